@@ -1,0 +1,31 @@
+# make demo | make test | make lint | make bench: each makes or refreshes .venv by itself.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo.stamp
+	.venv/bin/python -m pipeline.demo_data demo_data
+	.venv/bin/python -m pipeline.run +experiment=demo
+
+test: .venv/dev.stamp
+	.venv/bin/python -m pytest
+
+lint: .venv/dev.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e ".[demo]"
+	@touch $@
+
+.venv/dev.stamp: .venv/demo.stamp
+	$(PIP) install --quiet -c constraints.txt -e ".[demo,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,105 @@
+"""The contract every distribution keeps: built empty, `update`, `merge`, `state`.
+
+A distribution summarises, neuron by neuron, the activations it was shown. It is a commutative
+monoid, so any grouping of the images into batches, shards or machines gives the same result:
+
+    whole = Gaussian({"block_0": 3})
+    whole.update("block_0", first)       # (samples, positions, neurons)
+    whole.update("block_0", second)
+
+    left, right = Gaussian({"block_0": 3}), Gaussian({"block_0": 3})
+    left.update("block_0", first)
+    right.update("block_0", second)
+    left.merge(right)                    # equals `whole`; `right` is untouched
+
+The laws are proved for every distribution by `tests/test_laws.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+
+State = dict[str, np.ndarray]
+"""Plain arrays under the names they have on disk; the first dimension is always `neuron`."""
+
+
+class IncompatibleError(ValueError):
+    """Two things were merged or compared that do not describe the same quantity."""
+
+
+class Distribution(ABC):
+    """Statistics of every neuron of a network, all layers side by side.
+
+    The neurons of all layers form one axis in network order; `slices[layer]` is a layer's part.
+    """
+
+    dims: Mapping[str, tuple[str, ...]]
+    """Dimension names of every array of `state`, for instance `{"histogram": ("neuron", "bin")}`."""
+
+    def __init__(self, name: str, layers: Mapping[str, int]) -> None:
+        self.name = name
+        self.layers = dict(layers)
+        self.slices = layer_slices(layers)
+        self.neurons = sum(layers.values())
+
+    @abstractmethod
+    def update(self, layer: str, activations: torch.Tensor) -> None:
+        """Fold a batch in. `activations` is `(samples, positions, neurons)`, floating, any strides."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Fold another distribution of the same kind in; `other` is neither changed nor aliased."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Copies of the arrays that restore this distribution, named as on disk."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replace the contents by a `state` of the same kind; raises `IncompatibleError` on a wrong shape."""
+
+    def like(self) -> tuple[object, ...]:
+        """What must be equal for a merge; kinds with parameters extend it."""
+        return (type(self), self.name, self.layers)
+
+    def check_mergeable(self, other: Distribution) -> None:
+        if self.like() != other.like():
+            raise IncompatibleError(
+                f"cannot merge {other.name} into {self.name}: kind, layers and parameters must be equal"
+            )
+
+    def check_batch(self, layer: str, activations: torch.Tensor) -> None:
+        if layer not in self.layers:
+            raise ValueError(f"unknown layer {layer!r}; layers: {', '.join(self.layers)}")
+        if activations.ndim != 3 or activations.shape[2] != self.layers[layer]:
+            raise ValueError(
+                f"layer {layer!r} expects (samples, positions, {self.layers[layer]}), got {tuple(activations.shape)}"
+            )
+
+    def checked(self, state: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        """One array of a `state` as a tensor of its own, refused when its shape or type is another."""
+        if name not in state:
+            raise IncompatibleError(f"{self.name}: the state has no array {name!r}")
+        array = state[name]
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise IncompatibleError(
+                f"{self.name}: {name!r} should be {dtype}{shape}, found {array.dtype}{array.shape}"
+            )
+        return torch.from_numpy(np.array(array.astype(_SIGNED.get(dtype, dtype)), copy=True, order="C"))
+
+
+_SIGNED = {"uint64": "int64"}  # torch has no arithmetic on uint64; counts stay far below 2**63
+
+
+def layer_slices(layers: Mapping[str, int]) -> dict[str, slice]:
+    """`{layer: its part of the neuron axis}`, layers laid side by side in the order given."""
+    slices, start = {}, 0
+    for layer, neurons in layers.items():
+        slices[layer] = slice(start, start + neurons)
+        start += neurons
+    return slices

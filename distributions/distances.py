@@ -1,0 +1,188 @@
+"""Distances between two VDNAs: `emd`, `nfd`, `fd`.
+
+    emd(v, w)                                 # mean over all neurons, in bins
+    emd(v, w, layer="block_0")                # mean over a layer
+    emd(v, w, layer="block_0", neuron=42)     # one neuron
+    emd(v, w, per_neuron=True)                # {layer: (neurons) float64}
+
+EMD works on histograms, NFD on each neuron's Gaussian, FD on the layers' multivariate Gaussians.
+All are symmetric and zero between a VDNA and itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, overload
+
+import numpy as np
+import scipy.linalg
+
+from distributions.base import IncompatibleError
+from distributions.histogram import Histogram
+from distributions.kernels import absolute_row_differences
+from distributions.vdna import VDNA, Moments, difference_between
+
+PerNeuron = dict[str, np.ndarray]
+
+
+@overload
+def emd(
+    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
+) -> float: ...
+@overload
+def emd(v: VDNA, w: VDNA, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
+def emd(
+    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
+) -> float | PerNeuron:
+    """Earth mover's distance between the neurons' histograms, in bins, averaged over the neurons selected.
+
+    Between two normalised histograms p and q it is the sum over bins of |cumsum(p - q)| (Rubner et al.
+    2000, one dimension); times 2 / bins it is a fraction of the half-range. Raises `IncompatibleError`
+    unless both VDNAs have the same network, bins and activation ranges.
+    """
+    check_comparable(v, w, histograms=True)
+
+    def rows(name: str) -> np.ndarray:
+        return emd_rows(cdf(v.histogram(name)), cdf(w.histogram(name)))
+
+    return _select(v, rows, layer, neuron, per_neuron)
+
+
+@overload
+def nfd(
+    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
+) -> float: ...
+@overload
+def nfd(v: VDNA, w: VDNA, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
+def nfd(
+    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
+) -> float | PerNeuron:
+    """Fréchet distance between the neurons' Gaussians, averaged over the neurons selected.
+
+    (m1 - m2)² + v1 + v2 - 2 sqrt(v1 v2) (Dowson and Landau 1982, one dimension), in squared units of
+    the activations. Uses `gaussian`, or the diagonal of `layer-gaussian`.
+    """
+    check_comparable(v, w)
+
+    def rows(name: str) -> np.ndarray:
+        return frechet_rows(v.gaussian(name), w.gaussian(name))
+
+    return _select(v, rows, layer, neuron, per_neuron)
+
+
+@overload
+def fd(
+    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
+) -> float: ...
+@overload
+def fd(v: VDNA, w: VDNA, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
+def fd(
+    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
+) -> float | PerNeuron:
+    """Fréchet distance between the layers' multivariate Gaussians, averaged over layers if none is named.
+
+    |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Dowson and Landau 1982); with Inception's last block
+    it is FID (Heusel et al. 2017). For a single neuron, or `per_neuron`, it is the one-dimensional
+    distance between that neuron's marginals.
+    """
+    check_comparable(v, w)
+    if per_neuron or neuron is not None:
+
+        def rows(name: str) -> np.ndarray:
+            return frechet_rows(_marginals(v.layer_gaussian(name)), _marginals(w.layer_gaussian(name)))
+
+        return _select(v, rows, layer, neuron, per_neuron)
+    names = [layer] if layer is not None else list(v.layers)
+    return float(np.mean([frechet(Factor(v.layer_gaussian(n)), Factor(w.layer_gaussian(n))) for n in names]))
+
+
+def cdf(histogram: np.ndarray) -> np.ndarray:
+    """Cumulative shares of counts: (neurons, bins) uint64 to float64, each row ending in 1."""
+    totals = histogram.sum(axis=1, dtype=np.uint64, keepdims=True)
+    if (totals == 0).any():
+        raise IncompatibleError("a neuron's histogram is empty: the VDNA counted no image, or only NaN")
+    return np.cumsum(histogram, axis=1, dtype=np.uint64) / totals  # type: ignore[no-any-return]
+
+
+def emd_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """EMD in bins of each neuron from two CDFs (neurons, bins) float64."""
+    return absolute_row_differences(a, b)
+
+
+def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
+    """One-dimensional Fréchet distance of each neuron, (neurons) float64."""
+    # (√v1 − √v2)² is v1 + v2 − 2√(v1·v2) without the cancellation, so it is never negative.
+    return (a.mean - b.mean) ** 2 + (np.sqrt(a.spread) - np.sqrt(b.spread)) ** 2  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A layer's Gaussian with the symmetric square root of its covariance, computed once per dataset."""
+
+    moments: Moments
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        values, vectors = scipy.linalg.eigh(self.moments.spread)
+        return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T  # type: ignore[no-any-return]
+
+    @cached_property
+    def trace(self) -> float:
+        return float(np.trace(self.moments.spread))
+
+
+def frechet(a: Factor, b: Factor) -> float:
+    """Multivariate Fréchet distance; tr (S1 S2)^½ is the sum of the roots of the eigenvalues of S1^½ S2 S1^½.
+
+    That matrix is symmetric and positive semi-definite, so no imaginary part can arise; eigenvalues
+    below zero are rounding and count as zero. Ordered by content so that swapping the arguments
+    gives the same bits.
+    """
+    if a.moments.spread.shape != b.moments.spread.shape:
+        raise IncompatibleError("the layers have different numbers of neurons")
+    if np.array_equal(a.moments.mean, b.moments.mean) and np.array_equal(a.moments.spread, b.moments.spread):
+        return 0.0
+    first, second = sorted((a, b), key=lambda f: (f.trace, f.moments.mean.tobytes()))
+    product = first.root @ second.moments.spread @ first.root
+    values = scipy.linalg.eigvalsh((product + product.T) / 2)
+    difference = a.moments.mean - b.moments.mean
+    shared = float(np.sqrt(np.clip(values, 0, None)).sum())
+    return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
+
+
+def check_comparable(v: VDNA, w: VDNA, histograms: bool = False) -> None:
+    """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities."""
+    a, b = v.spec, w.spec
+    if a.network != b.network:
+        raise IncompatibleError(f"these VDNAs cannot be compared ({difference_between(a, b)})")
+    if not histograms:
+        return
+    for vdna in (v, w):
+        if not vdna.has(Histogram):
+            raise IncompatibleError(f"EMD needs histograms, found {', '.join(vdna.spec.distributions)}")
+    if v.find(Histogram).like() != w.find(Histogram).like():
+        raise IncompatibleError(f"these histograms cannot be compared ({difference_between(a, b)})")
+
+
+def _marginals(moments: Moments) -> Moments:
+    return Moments(moments.mean, np.diagonal(moments.spread))
+
+
+def _select(
+    v: VDNA, rows: Callable[[str], np.ndarray], layer: str | None, neuron: int | None, per_neuron: bool
+) -> float | PerNeuron:
+    """Apply a per-neuron distance to the neurons asked for, as the seed's three selection arguments do."""
+    if neuron is not None:
+        if layer is None:
+            raise ValueError("a neuron is named within its layer: give layer= as well")
+        if per_neuron:
+            raise ValueError("give either neuron= or per_neuron=True, not both")
+        v.part(layer)
+        if not 0 <= neuron < v.layers[layer]:
+            raise IndexError(f"layer {layer!r} has neurons 0 to {v.layers[layer] - 1}, not {neuron}")
+        return float(rows(layer)[neuron])
+    names = [layer] if layer is not None else list(v.layers)
+    values = {name: rows(name) for name in names}
+    return values if per_neuron else float(np.concatenate(list(values.values())).mean())

@@ -1,0 +1,86 @@
+"""`layer-gaussian`: mean vector and covariance matrix of every layer over images.
+
+    gaussians = LayerGaussian(layers)
+    gaussians.update("block_0", activations)
+    mean, covariance = gaussians.compute("block_0")   # (neurons), (neurons, neurons) float64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+
+from distributions.base import Distribution, State
+from distributions.kernels import position_means
+
+
+class LayerGaussian(Distribution):
+    """Running count, mean and co-moment matrix per layer, float64, merged as in `Gaussian`.
+
+    On disk the co-moments of all layers are one array (neuron, other): row i holds neuron i against
+    every neuron of its own layer, padded with zeros to the widest layer. An image with a NaN or
+    infinite mean anywhere in a layer is left out of that layer, and `layer_count` falls short by it.
+    """
+
+    dims = {"layer_count": ("neuron",), "layer_mean": ("neuron",), "comoment": ("neuron", "other")}
+
+    def __init__(self, layers: Mapping[str, int], device: torch.device | str = "cpu") -> None:
+        super().__init__("layer-gaussian", layers)
+        self.width = max(layers.values(), default=0)
+        self.count = dict.fromkeys(layers, 0)
+        self.mean = {k: torch.zeros(n, dtype=torch.float64, device=device) for k, n in layers.items()}
+        self.comoment = {k: torch.zeros((n, n), dtype=torch.float64, device=device) for k, n in layers.items()}
+
+    def update(self, layer: str, activations: torch.Tensor) -> None:
+        self.check_batch(layer, activations)
+        images = position_means(activations)
+        finite = images.isfinite().all(dim=1)
+        if not bool(finite.all()):
+            images = images[finite]
+        if len(images):
+            mean = images.mean(0)
+            centred = images - mean
+            self._fold(layer, len(images), mean, centred.T @ centred)
+
+    def merge(self, other: Self) -> None:
+        self.check_mergeable(other)
+        for layer in self.layers:
+            device = self.mean[layer].device
+            mean, comoment = other.mean[layer].to(device), other.comoment[layer].to(device)
+            self._fold(layer, other.count[layer], mean, comoment)
+
+    def _fold(self, layer: str, count: int, mean: torch.Tensor, comoment: torch.Tensor) -> None:
+        mine = self.count[layer]
+        share = count / max(mine + count, 1)
+        delta = mean - self.mean[layer]
+        self.comoment[layer] += comoment
+        self.comoment[layer].addr_(delta, delta, alpha=mine * share)
+        self.mean[layer] += delta * share
+        self.count[layer] = mine + count
+
+    def compute(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (neurons) and covariance (neurons, neurons), float64, divisor n - 1; zero for one image."""
+        covariance = self.comoment[layer] / max(self.count[layer] - 1, 1)
+        covariance = (covariance + covariance.T) / 2  # the matrix product may differ in the last bit
+        return self.mean[layer].cpu().numpy().copy(), covariance.cpu().numpy()
+
+    def state(self) -> State:
+        comoment = np.zeros((self.neurons, self.width))
+        count = np.zeros(self.neurons, dtype=np.uint64)
+        for layer, part in self.slices.items():
+            comoment[part, : self.layers[layer]] = self.comoment[layer].cpu().numpy()
+            count[part] = self.count[layer]
+        mean = torch.cat([*self.mean.values()]).cpu().numpy()
+        return {"layer_count": count, "layer_mean": mean, "comoment": comoment}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        count = self.checked(state, "layer_count", (self.neurons,), "uint64")
+        mean = self.checked(state, "layer_mean", (self.neurons,), "float64")
+        comoment = self.checked(state, "comoment", (self.neurons, self.width), "float64")
+        for layer, part in self.slices.items():
+            self.count[layer] = int(count[part][0])
+            self.mean[layer].copy_(mean[part])
+            self.comoment[layer].copy_(comoment[part, : self.layers[layer]])

@@ -1,0 +1,104 @@
+"""The ledger: what every shard of a VDNA contributed, so that a VDNA can say how complete it is.
+
+    record = ShardRecord("s3://bucket/000.tar", size=1024, counted=98, skipped={"not an image": 2})
+    record.seen                               # 100
+    ledger = Ledger([record])
+    ledger.counted, ledger.skipped            # 98, {"not an image": 2}
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributions.base import IncompatibleError
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard: where it was, what it was, how many of its images counted and why the others did not.
+
+    `url` with `part` (which members, where a shard is a part of an object) names the shard. `etag` is
+    the store's version of the object when the run was planned, `sha256` the digest of the bytes that
+    were read. `damage` says where an archive broke; `lost_bytes` lie behind that place unread.
+    """
+
+    url: str
+    part: str = ""
+    size: int = 0
+    etag: str = ""
+    sha256: str = ""
+    counted: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    damage: str = ""
+    lost_bytes: int = 0
+
+    @property
+    def seen(self) -> int:
+        return self.counted + sum(self.skipped.values())
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.url, self.part)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "skipped": dict(sorted(self.skipped.items()))}
+
+
+class Ledger:
+    """The records of distinct shards, ordered by name. A shard that is already there cannot be added."""
+
+    def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
+        self._records: dict[tuple[str, str], ShardRecord] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: ShardRecord) -> None:
+        if record.key in self._records:
+            raise IncompatibleError(f"shard {record.url} {record.part} would be counted twice".replace("  ", " "))
+        self._records[record.key] = record
+
+    def merge(self, other: Ledger) -> None:
+        """Add the other's shards; refuses, unchanged, if the two have a shard in common."""
+        common = self._records.keys() & other._records.keys()
+        if common:
+            raise IncompatibleError(
+                f"{len(common)} shard(s) would be counted twice, for instance {min(common)[0]}"
+            )
+        self._records.update(other._records)
+
+    def __iter__(self) -> Iterator[ShardRecord]:
+        return iter(record for _, record in sorted(self._records.items()))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and self._records == other._records
+
+    @property
+    def counted(self) -> int:
+        """Images whose activations are in the VDNA."""
+        return sum(record.counted for record in self._records.values())
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Images left out, by reason."""
+        total: Counter[str] = Counter()
+        for record in self:
+            total.update(record.skipped)
+        return dict(sorted(total.items()))
+
+    @property
+    def damaged(self) -> list[ShardRecord]:
+        """Shards whose archive broke before its end."""
+        return [record for record in self if record.damage]
+
+    @property
+    def bad_fraction(self) -> float:
+        """Share of the data that could not be used: of the images seen or of the bytes, whichever is worse."""
+        skipped = sum(self.skipped.values())
+        lost, size = (sum(getattr(r, name) for r in self._records.values()) for name in ("lost_bytes", "size"))
+        return max(skipped / max(self.counted + skipped, 1), lost / max(size, 1))

@@ -1,0 +1,166 @@
+"""Activation ranges: what each neuron spans, and the histogram axes made from it.
+
+`ActivationRanges` is the distribution that observes minima and maxima; `Ranges` is the fixed set
+of histogram axes that every VDNA of a catalogue shares, so that histograms can be compared:
+
+    observed = ActivationRanges({"block_0": 2})
+    observed.update("block_0", torch.tensor([[[0.0, -1.0], [5.0, 1.0]]]))
+    axes = Ranges.calibrated(observed)      # [0, 5] and [-1, 1], a tenth of the width wider on each side
+    axes.id                                 # content hash: histograms with another id are not comparable
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from distributions.base import Distribution, IncompatibleError, State
+from distributions.kernels import extremes
+
+SEED_SCALE = 1.2
+"""The seed library multiplies the observed minimum and maximum by this (Ramtoula et al., vdna 0.1.1)."""
+
+MARGIN = 0.1
+"""Our own calibration widens a range by this fraction of its width on each side; for a range symmetric
+about zero that equals the seed's rule, but it does not shrink a range whose minimum is positive."""
+
+
+class ActivationRanges(Distribution):
+    """Minimum and maximum of every neuron over images and positions, float32; empty is (+inf, -inf)."""
+
+    dims = {"min": ("neuron",), "max": ("neuron",), "range_nonfinite": ("neuron",)}
+
+    def __init__(self, layers: Mapping[str, int], device: torch.device | str = "cpu") -> None:
+        super().__init__("activation-ranges", layers)
+        self.low = torch.full((self.neurons,), torch.inf, device=device)
+        self.high = torch.full((self.neurons,), -torch.inf, device=device)
+        self.nonfinite = torch.zeros(self.neurons, dtype=torch.int64, device=device)
+
+    def update(self, layer: str, activations: torch.Tensor) -> None:
+        self.check_batch(layer, activations)
+        part = self.slices[layer]
+        extremes(activations, self.low[part], self.high[part], self.nonfinite[part])
+
+    def merge(self, other: Self) -> None:
+        self.check_mergeable(other)
+        torch.minimum(self.low, other.low.to(self.low.device), out=self.low)
+        torch.maximum(self.high, other.high.to(self.high.device), out=self.high)
+        self.nonfinite += other.nonfinite.to(self.nonfinite.device)
+
+    def state(self) -> State:
+        return {
+            "min": self.low.cpu().numpy().copy(),
+            "max": self.high.cpu().numpy().copy(),
+            "range_nonfinite": self.nonfinite.cpu().numpy().astype(np.uint64),
+        }
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        shape = (self.neurons,)
+        self.low.copy_(self.checked(state, "min", shape, "float32"))
+        self.high.copy_(self.checked(state, "max", shape, "float32"))
+        self.nonfinite.copy_(self.checked(state, "range_nonfinite", shape, "uint64"))
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """One histogram axis per neuron, from observed minima and maxima and the rule that widens them.
+
+    `minimum`, `maximum` are (neurons) float64; `rule` is `"widen"` (ours, by `MARGIN` of the width)
+    or `"scale"` (the seed's, by `SEED_SCALE`).
+    """
+
+    layers: Mapping[str, int]
+    minimum: np.ndarray
+    maximum: np.ndarray
+    rule: str = "widen"
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("widen", "scale"):
+            raise ValueError(f"unknown ranges rule {self.rule!r}; allowed: widen, scale")
+        shape = (sum(self.layers.values()),)
+        if self.minimum.shape != shape or self.maximum.shape != shape:
+            raise IncompatibleError(f"ranges need one minimum and maximum for each of {shape[0]} neurons")
+        if not (np.isfinite(self.minimum).all() and np.isfinite(self.maximum).all()):
+            raise ValueError("ranges must be finite: calibrate on at least one readable image")
+        if (self.minimum > self.maximum).any():
+            raise ValueError("ranges must have minimum <= maximum for every neuron")
+
+    @classmethod
+    def calibrated(cls, observed: ActivationRanges) -> Ranges:
+        """Axes from our own calibration pass."""
+        low, high = (t.cpu().numpy().astype(np.float64) for t in (observed.low, observed.high))
+        return cls(dict(observed.layers), low, high)
+
+    @cached_property
+    def low(self) -> np.ndarray:
+        """Lower edge of the first bin, (neurons) float64."""
+        if self.rule == "scale":
+            return self.minimum * SEED_SCALE
+        return self.minimum - MARGIN * (self.maximum - self.minimum)
+
+    @cached_property
+    def high(self) -> np.ndarray:
+        """Upper edge of the last bin, (neurons) float64."""
+        if self.rule == "scale":
+            return self.maximum * SEED_SCALE
+        return self.maximum + MARGIN * (self.maximum - self.minimum)
+
+    @cached_property
+    def centre(self) -> np.ndarray:
+        return (self.low + self.high) / 2
+
+    @cached_property
+    def half_width(self) -> np.ndarray:
+        """Half the axis, plus the seed's 1e-8 so that a neuron that never varies still has an axis."""
+        return (self.high - self.low) / 2 + 1e-8
+
+    @cached_property
+    def id(self) -> str:
+        """Content hash over layers and edges, 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(list(self.layers.items())).encode())
+        for edges in (self.low, self.high):
+            digest.update(np.ascontiguousarray(edges, dtype="<f8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The seed's ranges file (`mins_per_neuron`, `maxs_per_neuron`) and our `rule` beside it."""
+        return json.dumps(
+            {
+                "mins_per_neuron": _per_neuron(self.layers, self.minimum),
+                "maxs_per_neuron": _per_neuron(self.layers, self.maximum),
+                "rule": self.rule,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Ranges:
+        """Read a ranges file, the seed's (no `rule`: its scaling applies) or ours.
+
+        Neurons are taken in file order: the keys are decimal strings, and sorting them as text would
+        permute the neurons. Raises `ValueError` when the file is not a ranges file.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            minima, maxima = content["mins_per_neuron"], content["maxs_per_neuron"]
+            layers = {layer: len(neurons) for layer, neurons in minima.items()}
+            if layers != {layer: len(neurons) for layer, neurons in maxima.items()}:
+                raise ValueError("minima and maxima disagree about the neurons")
+            low, high = (
+                np.array([value for neurons in side.values() for value in neurons.values()], dtype=np.float64)
+                for side in (minima, maxima)
+            )
+        except (KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a ranges file (mins_per_neuron, maxs_per_neuron): {error}") from None
+        return cls(layers, low, high, content.get("rule", "scale"))
+
+
+def _per_neuron(layers: Mapping[str, int], values: np.ndarray) -> dict[str, dict[str, float]]:
+    flat = iter(values.tolist())
+    return {layer: {str(neuron): next(flat) for neuron in range(count)} for layer, count in layers.items()}
