@@ -1,0 +1,11 @@
+"""Frozen networks: from images to activations, layer by layer.
+
+Knows nothing of files, Ray or configuration.
+"""
+
+from extractors.layers import LayerError
+from extractors.network import Extractor, ExtractorConfig, build
+from extractors.preprocess import Preprocess
+from extractors.weights import WeightsError
+
+__all__ = ["Extractor", "ExtractorConfig", "LayerError", "Preprocess", "WeightsError", "build"]
