@@ -72,8 +72,8 @@ class ActivationRanges(Distribution):
 class Ranges:
     """One histogram axis per neuron, from observed minima and maxima and the rule that widens them.
 
-    `minimum`, `maximum` are (neurons) float64; `rule` is `"widen"` (ours, by `MARGIN` of the width)
-    or `"scale"` (the seed's, by `SEED_SCALE`).
+    `minimum`, `maximum` are (neurons) float64; `rule` is `"widen"` (ours, by `MARGIN` of the width),
+    `"scale"` (the seed's, by `SEED_SCALE`) or `"exact"` (they are the edges already).
     """
 
     layers: Mapping[str, int]
@@ -82,8 +82,8 @@ class Ranges:
     rule: str = "widen"
 
     def __post_init__(self) -> None:
-        if self.rule not in ("widen", "scale"):
-            raise ValueError(f"unknown ranges rule {self.rule!r}; allowed: widen, scale")
+        if self.rule not in ("widen", "scale", "exact"):
+            raise ValueError(f"unknown ranges rule {self.rule!r}; allowed: widen, scale, exact")
         shape = (sum(self.layers.values()),)
         if self.minimum.shape != shape or self.maximum.shape != shape:
             raise IncompatibleError(f"ranges need one minimum and maximum for each of {shape[0]} neurons")
@@ -98,19 +98,23 @@ class Ranges:
         low, high = (t.cpu().numpy().astype(np.float64) for t in (observed.low, observed.high))
         return cls(dict(observed.layers), low, high)
 
+    @property
+    def _margin(self) -> np.ndarray | float:
+        return MARGIN * (self.maximum - self.minimum) if self.rule == "widen" else 0.0
+
     @cached_property
     def low(self) -> np.ndarray:
         """Lower edge of the first bin, (neurons) float64."""
         if self.rule == "scale":
             return self.minimum * SEED_SCALE
-        return self.minimum - MARGIN * (self.maximum - self.minimum)
+        return self.minimum - self._margin
 
     @cached_property
     def high(self) -> np.ndarray:
         """Upper edge of the last bin, (neurons) float64."""
         if self.rule == "scale":
             return self.maximum * SEED_SCALE
-        return self.maximum + MARGIN * (self.maximum - self.minimum)
+        return self.maximum + self._margin
 
     @cached_property
     def centre(self) -> np.ndarray:

@@ -1,0 +1,254 @@
+"""From Hydra's configuration to plain, checked settings.
+
+    settings = Settings.from_config(cfg)      # UserError names the key and the allowed values
+
+Stages and workers see `Settings` and what it holds, never Hydra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distributions import Ranges, Spec
+from distributions.vdna import bins_of
+from extractors import Extractor, ExtractorConfig, build
+from pipeline.errors import UserError
+from pipeline.planning import Plan
+from pipeline.store import NAME, Store
+from pipeline.worker import Job, cores
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+STAGES = ("plan", "calibrate", "extract", "reduce", "compare", "publish")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What `conf/dataset/NAME.yaml` says: where a dataset is and what is known of it."""
+
+    name: str
+    url: str | tuple[str, ...]
+    description: str = ""
+    licence: str = ""
+    storage: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def named(cls, name: str) -> DatasetConfig:
+        """A dataset of `conf/dataset` by its file name."""
+        path = CONF / "dataset" / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+            raise UserError(f"calibration.datasets: no dataset {name}; conf/dataset has {', '.join(known)}")
+        return dataset_config(_plain(OmegaConf.load(path)))
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How many actors, what each takes, how often a task may be tried, and the Ray cluster's address."""
+
+    actors: int = 1
+    gpus_per_actor: float = 0.0
+    attempts: int = 4
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run: a dataset through an extractor into a catalogue."""
+
+    dataset: DatasetConfig
+    extractor: ExtractorConfig
+    catalogue: str
+    storage: Mapping[str, Any]
+    distributions: tuple[str, ...]
+    stages: tuple[str, ...]
+    pool: PoolConfig
+    batch_size: int
+    device: str
+    threads: int
+    decode_threads: int
+    max_bad_fraction: float
+    shards_per_task: int
+    images_per_shard: int
+    ranges: str
+    calibration: tuple[DatasetConfig, ...]
+    calibration_max_tasks: int | None
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.catalogue, self.storage)
+
+    @cached_property
+    def network(self) -> Extractor:
+        """The network on this machine's processor, made when first asked for."""
+        return build(self.extractor)
+
+    def plan(self) -> Plan:
+        return self.store.get_plan(self.dataset.name, self.extractor.name)
+
+    def ranges_of(self, network: str) -> Ranges | None:
+        """The histogram axes that `ranges=` means for a network: a file, an id, or those in use (None: none yet)."""
+        if self.ranges == "auto":
+            return self.store.get_ranges(network)
+        if Path(self.ranges).is_file():
+            try:
+                return Ranges.from_json(Path(self.ranges).read_text())
+            except ValueError as error:
+                raise UserError(f"ranges={self.ranges}: {error}") from None
+        found = self.store.get_ranges(network, self.ranges) if NAME.fullmatch(self.ranges) else None
+        if found is None:
+            raise UserError(f"ranges={self.ranges}: neither a file nor an id this network has in the catalogue")
+        return found
+
+    def spec(self) -> Spec:
+        """The spec of the VDNA this run makes; `UserError` if its histograms have no axes yet."""
+        plan = self.plan()
+        needed = any(bins_of(name) is not None for name in self.distributions)
+        ranges = self.ranges_of(plan.network.network) if needed else None
+        if needed and ranges is None:
+            raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
+        return plan.spec(self.distributions, ranges)
+
+    def job(self, spec: Spec, dataset: DatasetConfig) -> Job:
+        """What workers have to know to make VDNAs of that spec."""
+        return Job(
+            self.extractor, spec, self.batch_size, self.threads, self.decode_threads, self.device, dataset.storage
+        )
+
+    @classmethod
+    def from_config(cls, cfg: DictConfig) -> Settings:
+        """Check every key; raise `UserError` at the first that cannot be."""
+        c = _plain(cfg)
+        dataset = dataset_config(c["dataset"])
+        distributions = _several(c, "distributions")
+        for name in distributions:
+            try:
+                bins_of(name)
+            except ValueError as error:
+                raise UserError(f"distributions: {error}") from None
+        stages = _several(c, "stages")
+        for name in stages:
+            _one_of("stages", name, STAGES)
+        device = _one_of("device", c["device"], ("auto", "cpu", "cuda"))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        gpus = c["gpus_per_actor"]
+        gpus = float(device == "cuda") if gpus == "auto" else _number(c, "gpus_per_actor", 0)
+        actors = _actors(c, device, gpus)
+        threads = c["threads"]
+        threads = max(cores() // actors, 1) if threads == "auto" else _whole(c, "threads")
+        names = c["calibration"]["datasets"]
+        swept = [name for name in SweptDatasets.names if name != "images"]
+        calibration = [DatasetConfig.named(name) for name in (swept if names is None else names)]
+        return cls(
+            dataset=dataset,
+            extractor=extractor_config(c["extractor"], c["layers"], c["precision"]),
+            catalogue=str(c["catalogue"]),
+            storage=c["storage"] or {},
+            distributions=distributions,
+            stages=tuple(name for name in STAGES if name in stages),
+            pool=PoolConfig(actors, gpus, _whole(c, "attempts"), c["cluster"]["address"]),
+            batch_size=_whole(c, "batch_size"),
+            device=device,
+            threads=threads,
+            decode_threads=_whole(c, "decode_threads"),
+            max_bad_fraction=_number(c, "max_bad_fraction", 0, 1),
+            shards_per_task=_whole(c, "shards_per_task"),
+            images_per_shard=_whole(c, "images_per_shard"),
+            ranges=str(c["ranges"]),
+            calibration=tuple(calibration) or (dataset,),
+            calibration_max_tasks=c["calibration"]["max_tasks"] and _whole(c["calibration"], "max_tasks"),
+        )
+
+
+class SweptDatasets(Callback):
+    """Remembers which datasets a multirun names, so that one calibration covers them all."""
+
+    names: list[str] = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        params = config.hydra.sweeper.params or {}
+        lines = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+        for override in OverridesParser.create().parse_overrides(lines):
+            if override.key_or_group == "dataset" and override.is_sweep_override():
+                type(self).names = [str(name) for name in override.sweep_string_iterator()]
+
+
+def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
+    for key, hint in (
+        ("name", "a name for the catalogue: dataset.name=my_images"),
+        ("url", "where the images are: dataset.url=PATH_OR_GLOB_OR_URL, for instance s3://bucket/laion/{00000..00127}.tar"),
+    ):
+        if d.get(key) in (None, "", "???"):
+            raise UserError(f"dataset.{key} is not set; give {hint}")
+    url = d["url"]
+    if not NAME.fullmatch(str(d["name"])):
+        raise UserError(f"dataset.name={d['name']}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
+    return DatasetConfig(
+        str(d["name"]),
+        str(url) if not isinstance(url, list) else tuple(map(str, url)),
+        d.get("description") or "",
+        d.get("licence") or "",
+        d.get("storage") or {},
+    )
+
+
+def extractor_config(e: Mapping[str, Any], layers: Any = None, precision: str = "fp32") -> ExtractorConfig:
+    if e["model"] in (None, "", "???"):
+        raise UserError("extractor.model is not set; give a timm model: extractor=timm extractor.model=vit_tiny_patch16_224")
+    _one_of("precision", precision, ("fp32", "bf16"))
+    _one_of("extractor.match", e["match"], ("name", "order"))
+    if not NAME.fullmatch(str(e["name"])):
+        raise UserError(f"extractor.name={e['name']}: use letters, digits, '.', '_' and '-', it names a folder")
+    values = {**e, "layers": e["layers"] if layers is None else layers, "precision": precision}
+    return ExtractorConfig(**{**values, "weights": str(e["weights"]), "name": str(e["name"])})
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    try:
+        content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    return dict(content)
+
+
+def _actors(c: Mapping[str, Any], device: str, gpus: float) -> int:
+    if c["actors"] != "auto":
+        return _whole(c, "actors")
+    return max(int(torch.cuda.device_count() / gpus), 1) if device == "cuda" and gpus else 1
+
+
+def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise UserError(f"{key}={value}: allowed are {', '.join(allowed)}")
+    return str(value)
+
+
+def _several(c: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = c[key]
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{key}={value}: give a list, for instance {key}=[{'plan' if key == 'stages' else 'gaussian'}]")
+    return tuple(map(str, value))
+
+
+def _whole(c: Mapping[str, Any], key: str) -> int:
+    value = c[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{key}={value}: must be a whole number, at least 1")
+    return value
+
+
+def _number(c: Mapping[str, Any], key: str, low: float, high: float = float("inf")) -> float:
+    value = c[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"{key}={value}: must be a number from {low:g}" + (f" to {high:g}" if high < 1e9 else ""))
+    return float(value)

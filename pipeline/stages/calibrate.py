@@ -1,0 +1,63 @@
+"""Calibrate: give a network's histograms their axes, once per catalogue.
+
+What every neuron spans is observed over the datasets of the command (or those that
+`calibration.datasets` names); all later datasets use the same axes, or they could not be compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+from distributions import VDNA, ActivationRanges, Ranges
+from distributions.vdna import bins_of
+from pipeline import pool
+from pipeline.config import Settings
+from pipeline.data.sources import find, group
+from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Make sure that the ranges this run's histograms need are in the catalogue."""
+    if all(bins_of(name) is None for name in settings.distributions):
+        return
+    plan, store = settings.plan(), settings.store
+    network = plan.network
+    ranges = settings.ranges_of(network.network)
+    if ranges is None:
+        ranges = _observe(settings)
+        log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(settings.calibration))
+    if dict(ranges.layers) != dict(network.layers):
+        raise UserError(f"ranges={settings.ranges}: made for other layers than {network.extractor} has")
+    store.put_ranges(network.network, ranges, current=store.get_ranges(network.network) is None)
+
+
+def _observe(settings: Settings) -> Ranges:
+    spec, store = settings.plan().network, settings.store
+    total = VDNA(spec)
+    for dataset in settings.calibration:
+        shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
+        tasks = group(shards, settings.shards_per_task)
+        if settings.calibration_max_tasks is not None:
+            tasks = tasks[:: -(-len(tasks) // settings.calibration_max_tasks)]
+        missing = [task for task in tasks if task.id not in store.partials(spec.id)]
+        if missing:
+            report = pool.run(
+                settings.job(spec, dataset),
+                settings.network.state(),
+                missing,
+                store,
+                settings.pool,
+                f"calibrating on {dataset.name}",
+                settings.max_bad_fraction,
+            )
+            report.require_all(len(tasks))
+        for task in tasks:
+            partial, _ = store.get_partial(spec, task)
+            total.distributions["activation-ranges"].merge(partial.distributions["activation-ranges"])
+    try:
+        return Ranges.calibrated(cast(ActivationRanges, total.distributions["activation-ranges"]))
+    except ValueError as error:
+        raise UserError(f"cannot calibrate on {', '.join(d.name for d in settings.calibration)}: {error}") from None

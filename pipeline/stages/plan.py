@@ -1,0 +1,25 @@
+"""Plan: find the shards, group them into tasks, and write down which network will see them.
+
+The tasks depend on the data alone, not on who will do them, so a plan made again is the same plan.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.config import Settings
+from pipeline.data.sources import find, group
+from pipeline.planning import Plan, network_spec
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Write the plan of the dataset asked for."""
+    dataset = settings.dataset
+    shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
+    tasks = group(shards, settings.shards_per_task)
+    known = {"name": dataset.name, "url": dataset.url, "description": dataset.description, "licence": dataset.licence}
+    known["extractor_licence"] = settings.extractor.licence
+    settings.store.put_plan(Plan(known, network_spec(settings.network), tuple(tasks)))
+    log.info("plan: %s is %d shard(s) in %d task(s)", dataset.name, len(shards), len(tasks))

@@ -1,0 +1,79 @@
+"""Reduce: merge a dataset's partials, in order of the tasks and in a tree of fixed shape, and commit the result.
+
+The tree depends on the number of tasks alone, so the bytes are the same for any number of workers, and
+no more VDNAs are in memory than the tree is deep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from distributions import VDNA, Spec
+from pipeline.config import Settings
+from pipeline.data.sources import Task
+from pipeline.errors import UserError
+from pipeline.groups import DamagedError
+from pipeline.store import Store
+
+log = logging.getLogger(__name__)
+
+FAN_IN = 16
+
+
+def run(settings: Settings) -> None:
+    """Store the dataset's VDNA; does nothing if the current one has this plan's fingerprint."""
+    plan, spec, store = settings.plan(), settings.spec(), settings.store
+    name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
+    manifest = store.manifest(name, spec.extractor)
+    if manifest and manifest["fingerprint"] == fingerprint:
+        return
+    provenance: dict[str, set[Any]] = {}
+    vdna = merged(store, spec, plan.tasks, provenance)
+    if not vdna.images:
+        raise UserError(f"dataset {name}: none of {len(plan.tasks)} task(s) had a usable image: {_reasons(vdna)}")
+    if vdna.ledger.bad_fraction > settings.max_bad_fraction:
+        raise UserError(
+            f"dataset {name}: {vdna.ledger.bad_fraction:.1%} of the data cannot be used, more than "
+            f"max_bad_fraction={settings.max_bad_fraction:g}: {_reasons(vdna)}. Nothing has to be done again: "
+            "a larger max_bad_fraction accepts it"
+        )
+    facts = {
+        "fingerprint": fingerprint,
+        "url": plan.dataset["url"],
+        "description": plan.dataset["description"],
+        "licence": plan.dataset["licence"],
+        "extractor_licence": plan.dataset["extractor_licence"],
+        "provenance": {key: sorted(values, key=str) for key, values in provenance.items()},
+    }
+    manifest = store.put_vdna(vdna, name, facts)
+    log.info("reduce: %s has %d images, %d skipped", name, manifest["images"], manifest["skipped"])
+
+
+def merged(store: Store, spec: Spec, tasks: Sequence[Task], provenance: dict[str, set[Any]]) -> VDNA:
+    """The merge of the tasks' partials; collects what made them in `provenance`."""
+    total = VDNA(spec)
+    if len(tasks) > FAN_IN:
+        width = FAN_IN
+        while width * FAN_IN < len(tasks):
+            width *= FAN_IN
+        for start in range(0, len(tasks), width):
+            total.merge(merged(store, spec, tasks[start : start + width], provenance))
+        return total
+    for task in tasks:
+        try:
+            partial, made = store.get_partial(spec, task)
+        except DamagedError as error:
+            store.drop_partial(spec, task)
+            raise UserError(f"{error}. It was removed; the same command makes it again") from error
+        total.merge(partial)
+        for key, value in made.items():
+            provenance.setdefault(key, set()).add(value)
+    return total
+
+
+def _reasons(vdna: VDNA) -> str:
+    reasons = [f"{count} {reason}" for reason, count in vdna.ledger.skipped.items()]
+    reasons += [f"{record.url}: {record.damage}" for record in vdna.ledger.damaged[:5]]
+    return "; ".join(reasons) or "the archives hold no images"

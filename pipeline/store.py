@@ -1,0 +1,224 @@
+"""Every path of a catalogue, every read and every write.
+
+    plans/DATASET/EXTRACTOR.json.gz            tasks of the dataset, as last planned
+    ranges/NETWORK/ID.json, current            histogram axes of a network; the one in use
+    partials/SPEC/TASK.zip                     one immutable partial per task, a Zarr group
+    vdnas/DATASET/EXTRACTOR/DIGEST.zarr/       a dataset's VDNA, a Zarr group
+    vdnas/DATASET/EXTRACTOR/manifest.json      names the current one; written last
+    distances/EXTRACTOR/DIGEST.zarr/, manifest.json      the matrix, likewise
+    site/                                      what people open
+
+An object appears whole or not at all: a temporary file and a rename on a disk, a single PUT on an
+object store. Readers see only what a manifest names, so a writer that dies leaves nothing half-seen.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec.core
+import xarray as xr
+
+from distributions import VDNA, IncompatibleError, Ranges, Spec
+from pipeline.data.sources import Task
+from pipeline.errors import UserError
+from pipeline.planning import Plan
+from pipeline.groups import FORMAT, DamagedError, from_dataset, pack, to_dataset, unzip, zipped
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Names of datasets and extractors: they become folder names and appear in pages."""
+
+
+class Store:
+    """A catalogue on any fsspec file system. Cheap to make; travels to workers as URL and options."""
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.url = url
+        self.options = dict(options or {})
+        try:
+            self.fs, root = fsspec.core.url_to_fs(url, **self.options)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"catalogue={url}: cannot open this kind of URL ({error})") from None
+        self.root = root.rstrip("/")
+        self._local = "file" in ([self.fs.protocol] if isinstance(self.fs.protocol, str) else self.fs.protocol)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
+        return Store, (self.url, self.options)
+
+    # -- objects ---------------------------------------------------------------------------------
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object whole: it has its old or its new content at any moment."""
+        full = f"{self.root}/{path}"
+        if not self._local:
+            self.fs.pipe_file(full, data)
+            return
+        self.fs.makedirs(full.rpartition("/")[0], exist_ok=True)
+        temporary = f"{full}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        try:
+            with self.fs.open(temporary, "wb") as file:
+                file.write(data)
+            self.fs.mv_file(temporary, full)
+        except BaseException:
+            if self.fs.exists(temporary):
+                self.fs.rm_file(temporary)
+            raise
+
+    def get(self, path: str) -> bytes | None:
+        """An object's content, or None if it is not there."""
+        try:
+            return bytes(self.fs.cat_file(f"{self.root}/{path}"))
+        except FileNotFoundError:
+            return None
+
+    def put_json(self, path: str, content: Any) -> None:
+        self.put(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+    def get_json(self, path: str) -> Any:
+        data = self.get(path)
+        return None if data is None else json.loads(data)
+
+    def names(self, folder: str, ending: str = "") -> list[str]:
+        """Names directly inside a folder, sorted, without their `ending`."""
+        try:
+            found = self.fs.ls(f"{self.root}/{folder}", detail=False, refresh=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = (name.rstrip("/").rpartition("/")[2] for name in found)
+        return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+
+    # -- plans and ranges ------------------------------------------------------------------------
+
+    def put_plan(self, plan: Plan) -> None:
+        data = gzip.compress(json.dumps(plan.to_dict()).encode(), mtime=0)
+        self.put(f"plans/{plan.dataset['name']}/{plan.network.extractor}.json.gz", data)
+
+    def get_plan(self, dataset: str, extractor: str) -> Plan:
+        """The plan of a dataset; `UserError` if there is none yet."""
+        data = self.get(f"plans/{dataset}/{extractor}.json.gz")
+        if data is None:
+            raise UserError(f"no plan for dataset {dataset} and extractor {extractor} yet: add plan to stages=[...]")
+        return Plan.from_dict(json.loads(gzip.decompress(data)))
+
+    def put_ranges(self, network: str, ranges: Ranges, current: bool) -> None:
+        self.put(f"ranges/{network}/{ranges.id}.json", ranges.to_json().encode())
+        if current:
+            self.put(f"ranges/{network}/current", ranges.id.encode())
+
+    def get_ranges(self, network: str, ranges_id: str | None = None) -> Ranges | None:
+        """Ranges by id, or those in use for a network; None if there are none."""
+        if ranges_id is None:
+            current = self.get(f"ranges/{network}/current")
+            if current is None:
+                return None
+            ranges_id = current.decode()
+        data = self.get(f"ranges/{network}/{ranges_id}.json")
+        return None if data is None else Ranges.from_json(data.decode())
+
+    # -- partials --------------------------------------------------------------------------------
+
+    def partials(self, spec_id: str) -> set[str]:
+        """Ids of the tasks whose partial is there."""
+        return set(self.names(f"partials/{spec_id}", ".zip"))
+
+    def put_partial(self, vdna: VDNA, task: Task, provenance: Mapping[str, Any]) -> None:
+        objects = pack(to_dataset(vdna, {"provenance": json.dumps(provenance)}), consolidated=False)
+        self.put(f"partials/{vdna.spec.id}/{task.id}.zip", zipped(objects))
+
+    def get_partial(self, spec: Spec, task: Task) -> tuple[VDNA, dict[str, Any]]:
+        """A partial and its provenance. `DamagedError` names a partial that is not as it was written."""
+        path = f"partials/{spec.id}/{task.id}.zip"
+        data = self.get(path)
+        if data is None:
+            raise UserError(f"task {task.index} has no partial yet: add extract to stages=[...]")
+        try:
+            dataset = unzip(data)
+            return from_dataset(dataset, spec), json.loads(dataset.attrs["provenance"])
+        except (zipfile.BadZipFile, IncompatibleError, DamagedError, KeyError, ValueError, OSError) as error:
+            raise DamagedError(f"{path}: {error}") from error
+
+    def drop_partial(self, spec: Spec, task: Task) -> None:
+        self.fs.rm_file(f"{self.root}/partials/{spec.id}/{task.id}.zip")
+
+    # -- VDNAs and distances -----------------------------------------------------------------------
+
+    def put_vdna(self, vdna: VDNA, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Store a dataset's VDNA and make it the current one; returns its manifest."""
+        folder = f"vdnas/{dataset}/{vdna.spec.extractor}"
+        digest = vdna.digest()
+        manifest = {"format": FORMAT, "dataset": dataset, **summary(vdna), **facts, "digest": digest, "created": now()}
+        attributes = {name: value for name, value in manifest.items() if isinstance(value, str | int)}
+        self._put_group(f"{folder}/{digest[:16]}.zarr", pack(to_dataset(vdna, attributes), consolidated=True))
+        manifest["group"] = f"{digest[:16]}.zarr"
+        self.put_json(f"{folder}/manifest.json", manifest)
+        return manifest
+
+    def manifest(self, dataset: str, extractor: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.get_json(f"vdnas/{dataset}/{extractor}/manifest.json")
+        if found is not None and found["format"] > FORMAT:
+            raise UserError(f"{self.url} was written by a newer version of this program; update it")
+        return found
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifest of every current VDNA, by dataset and extractor."""
+        pairs = [(d, e) for d in self.names("vdnas") for e in self.names(f"vdnas/{d}")]
+        return [m for d, e in pairs if (m := self.manifest(d, e)) is not None]
+
+    def get_vdna(self, manifest: Mapping[str, Any], verify: bool = False) -> VDNA:
+        """The VDNA a manifest names; `verify` re-hashes it and raises `DamagedError` if it is another."""
+        dataset = self._open_group(f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}")
+        return from_dataset(dataset.load(), verify=verify)
+
+    def put_distances(self, extractor: str, distances: xr.Dataset, facts: Mapping[str, Any]) -> None:
+        group = f"{facts['digest'][:16]}.zarr"
+        self._put_group(f"distances/{extractor}/{group}", pack(distances, consolidated=True))
+        self.put_json(f"distances/{extractor}/manifest.json", {"format": FORMAT, **facts, "group": group})
+
+    def distances_manifest(self, extractor: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.get_json(f"distances/{extractor}/manifest.json")
+        return found
+
+    def get_distances(self, extractor: str) -> xr.Dataset | None:
+        """All distances between the VDNAs of an extractor, or None before the first comparison."""
+        manifest = self.distances_manifest(extractor)
+        return None if manifest is None else self._open_group(f"distances/{extractor}/{manifest['group']}").load()
+
+    def _put_group(self, path: str, objects: Mapping[str, bytes]) -> None:
+        for name, data in objects.items():
+            self.put(f"{path}/{name}", data)
+
+    def _open_group(self, path: str) -> xr.Dataset:
+        full = f"{self.root}/{path}" if self._local else self.fs.unstrip_protocol(f"{self.root}/{path}")
+        return xr.open_zarr(full, storage_options=None if self._local else self.options, chunks=None)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def summary(vdna: VDNA) -> dict[str, Any]:
+    """What an index says of a VDNA."""
+    spec, ledger = vdna.spec, vdna.ledger
+    return {
+        "extractor": spec.extractor,
+        "images": vdna.images,
+        "skipped": sum(ledger.skipped.values()),
+        "skipped_by_reason": ledger.skipped,
+        "damaged_shards": len(ledger.damaged),
+        "shards": len(ledger),
+        "weights_sha256": spec.weights,
+        "preprocessing": spec.preprocessing,
+        "precision": spec.precision,
+        "distributions": list(spec.distributions),
+        "ranges": spec.ranges.id if spec.ranges and spec.needs_ranges else "",
+        "network": spec.network,
+        "spec": spec.id,
+        "layers": dict(spec.layers),
+    }
