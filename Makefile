@@ -5,7 +5,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 .PHONY: demo test lint bench clean
 
 demo: .venv/demo.stamp
-	.venv/bin/python -m pipeline.demo_data demo_data
+	.venv/bin/python -m pipeline.data.demo demo_data
 	.venv/bin/python -m pipeline.run +experiment=demo
 
 test: .venv/dev.stamp

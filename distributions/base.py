@@ -87,9 +87,7 @@ class Distribution(ABC):
             raise IncompatibleError(f"{self.name}: the state has no array {name!r}")
         array = state[name]
         if array.shape != shape or array.dtype != np.dtype(dtype):
-            raise IncompatibleError(
-                f"{self.name}: {name!r} should be {dtype}{shape}, found {array.dtype}{array.shape}"
-            )
+            raise IncompatibleError(f"{self.name}: {name!r} should be {dtype}{shape}, found {array.dtype}{array.shape}")
         return torch.from_numpy(np.array(array.astype(_SIGNED.get(dtype, dtype)), copy=True, order="C"))
 
 

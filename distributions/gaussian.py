@@ -1,8 +1,8 @@
 """`gaussian`: mean and variance of every neuron over images (each image is its mean over positions).
 
-    gaussian = Gaussian(layers)
-    gaussian.update("block_0", activations)
-    mean, variance = gaussian.compute()       # (neurons) float64, variance with divisor n - 1
+gaussian = Gaussian(layers)
+gaussian.update("block_0", activations)
+mean, variance = gaussian.compute()       # (neurons) float64, variance with divisor n - 1
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`histogram-N`: for every neuron, N equal bins over its range; every position of every image counts.
 
-    histogram = Histogram(layers, bins=1000, ranges=ranges)
-    histogram.update("block_0", activations)
-    histogram.state()["histogram"]            # (neurons, bins) uint64
+histogram = Histogram(layers, bins=1000, ranges=ranges)
+histogram.update("block_0", activations)
+histogram.state()["histogram"]            # (neurons, bins) uint64
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Histogram(Distribution):
     `histogram_below` / `histogram_above`. So `histogram.sum(1) + histogram_nan` is images x positions.
     """
 
-    dims = {"histogram": ("neuron", "bin"), **{name: ("neuron",) for name in _FLOWS}}
+    dims = {"histogram": ("neuron", "bin"), **dict.fromkeys(_FLOWS, ("neuron",))}
 
     def __init__(
         self, layers: Mapping[str, int], bins: int, ranges: Ranges, device: torch.device | str = "cpu"

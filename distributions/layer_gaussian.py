@@ -1,8 +1,8 @@
 """`layer-gaussian`: mean vector and covariance matrix of every layer over images.
 
-    gaussians = LayerGaussian(layers)
-    gaussians.update("block_0", activations)
-    mean, covariance = gaussians.compute("block_0")   # (neurons), (neurons, neurons) float64
+gaussians = LayerGaussian(layers)
+gaussians.update("block_0", activations)
+mean, covariance = gaussians.compute("block_0")   # (neurons), (neurons, neurons) float64
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The ledger: what every shard of a VDNA contributed, so that a VDNA can say how complete it is.
 
-    record = ShardRecord("s3://bucket/000.tar", size=1024, counted=98, skipped={"not an image": 2})
-    record.seen                               # 100
-    ledger = Ledger([record])
-    ledger.counted, ledger.skipped            # 98, {"not an image": 2}
+record = ShardRecord("s3://bucket/000.tar", size=1024, counted=98, skipped={"not an image": 2})
+record.seen                               # 100
+ledger = Ledger([record])
+ledger.counted, ledger.skipped            # 98, {"not an image": 2}
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ class Ledger:
         """Add the other's shards; refuses, unchanged, if the two have a shard in common."""
         common = self._records.keys() & other._records.keys()
         if common:
-            raise IncompatibleError(
-                f"{len(common)} shard(s) would be counted twice, for instance {min(common)[0]}"
-            )
+            raise IncompatibleError(f"{len(common)} shard(s) would be counted twice, for instance {min(common)[0]}")
         self._records.update(other._records)
 
     def __iter__(self) -> Iterator[ShardRecord]:
@@ -100,5 +98,6 @@ class Ledger:
     def bad_fraction(self) -> float:
         """Share of the data that could not be used: of the images seen or of the bytes, whichever is worse."""
         skipped = sum(self.skipped.values())
-        lost, size = (sum(getattr(r, name) for r in self._records.values()) for name in ("lost_bytes", "size"))
+        lost = sum(record.lost_bytes for record in self._records.values())
+        size = sum(max(record.size, 0) for record in self._records.values())
         return max(skipped / max(self.counted + skipped, 1), lost / max(size, 1))

@@ -106,24 +106,24 @@ class Ranges:
     def low(self) -> np.ndarray:
         """Lower edge of the first bin, (neurons) float64."""
         if self.rule == "scale":
-            return self.minimum * SEED_SCALE
-        return self.minimum - self._margin
+            return np.asarray(self.minimum * SEED_SCALE)
+        return np.asarray(self.minimum - self._margin)
 
     @cached_property
     def high(self) -> np.ndarray:
         """Upper edge of the last bin, (neurons) float64."""
         if self.rule == "scale":
-            return self.maximum * SEED_SCALE
-        return self.maximum + self._margin
+            return np.asarray(self.maximum * SEED_SCALE)
+        return np.asarray(self.maximum + self._margin)
 
     @cached_property
     def centre(self) -> np.ndarray:
-        return (self.low + self.high) / 2
+        return np.asarray((self.low + self.high) / 2)
 
     @cached_property
     def half_width(self) -> np.ndarray:
         """Half the axis, plus the seed's 1e-8 so that a neuron that never varies still has an axis."""
-        return (self.high - self.low) / 2 + 1e-8
+        return np.asarray((self.high - self.low) / 2 + 1e-8)
 
     @cached_property
     def id(self) -> str:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -108,7 +108,9 @@ class VDNA:
     def merge(self, other: VDNA) -> None:
         """Fold in the VDNA of other images; raises `IncompatibleError` on another spec or a shared shard."""
         if other.spec.id != self.spec.id:
-            raise IncompatibleError(f"cannot merge VDNAs of different specs ({difference_between(self.spec, other.spec)})")
+            raise IncompatibleError(
+                f"cannot merge VDNAs of different specs ({difference_between(self.spec, other.spec)})"
+            )
         self.ledger.merge(other.ledger)
         for name, distribution in self.distributions.items():
             distribution.merge(other.distributions[name])
@@ -165,7 +167,7 @@ class VDNA:
         """The distribution of that kind; raises `IncompatibleError` if the VDNA was computed without."""
         for distribution in self.distributions.values():
             if isinstance(distribution, kind):
-                return cast(D, distribution)
+                return distribution
         raise IncompatibleError(
             f"this VDNA has no {kind.__name__}: it was computed with {', '.join(self.spec.distributions)}"
         )
@@ -215,7 +217,9 @@ def _distribution(name: str, spec: Spec, device: torch.device | str) -> Distribu
 def difference_between(a: Spec, b: Spec) -> str:
     """Which fields of two specs differ, in words."""
     fields = ("extractor", "weights", "preprocessing", "precision", "distributions")
-    words = [f"{name}: {getattr(a, name)} and {getattr(b, name)}" for name in fields if getattr(a, name) != getattr(b, name)]
+    words = [
+        f"{name}: {getattr(a, name)} and {getattr(b, name)}" for name in fields if getattr(a, name) != getattr(b, name)
+    ]
     if dict(a.layers) != dict(b.layers):
         words.append("other layers")
     if a.ranges and b.ranges and a.ranges.id != b.ranges.id:

@@ -1,8 +1,8 @@
 """Which modules of a network are its layers, and how their outputs become `(samples, positions, neurons)`.
 
-    choose(model, "default")                          # {"blocks.0": "blocks.0", ..., "norm": "norm"}
-    choose(model, ["blocks.*", "norm"])               # by name or pattern
-    choose(model, {"block_0": "blocks.0"})            # under names of one's own
+choose(model, "default")                          # {"blocks.0": "blocks.0", ..., "norm": "norm"}
+choose(model, ["blocks.*", "norm"])               # by name or pattern
+choose(model, {"block_0": "blocks.0"})            # under names of one's own
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ Layers = str | Sequence[str] | Mapping[str, str]
 Sink = Callable[[str, torch.Tensor], None]
 
 
-class LayerError(ValueError):
+class ExtractorError(ValueError):
+    """A network, its weights or its settings cannot be had as asked; the message says what to change."""
+
+
+class LayerError(ExtractorError):
     """A layer that the network does not have, or whose output is no activation map."""
 
 

@@ -1,8 +1,8 @@
 """The extractor: a frozen network that hands out its layers' activations while it runs.
 
-    extractor = build(ExtractorConfig(name="efficientnet_lite0", model="tf_efficientnet_lite0", ...))
-    extractor.layers                          # {"blocks.0.0": 16, ...} in network order
-    extractor(images, vdna.update)            # images (samples, 3, size, size) float32
+extractor = build(ExtractorConfig(name="efficientnet_lite0", model="tf_efficientnet_lite0", ...))
+extractor.layers                          # {"blocks.0.0": 16, ...} in network order
+extractor(images, vdna.update)            # images (samples, 3, size, size) float32
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from extractors import weights
-from extractors.layers import LayerError, Layers, Sink, as_positions, choose
+from extractors.layers import ExtractorError, LayerError, Layers, Sink, as_positions, choose
 from extractors.preprocess import Preprocess
 
 PRECISIONS = ("fp32", "bf16")
@@ -52,7 +52,7 @@ class Extractor:
 
     def __init__(self, config: ExtractorConfig, model: nn.Module, device: torch.device | str = "cpu") -> None:
         if config.precision not in PRECISIONS:
-            raise ValueError(f"precision={config.precision}: allowed are {', '.join(PRECISIONS)}")
+            raise ExtractorError(f"precision={config.precision}: allowed are {', '.join(PRECISIONS)}")
         self.config = config
         self.name = config.name
         self.weights_sha256 = weights.digest(model)
@@ -91,7 +91,9 @@ class Extractor:
         names = [layer for layer, _ in fired]
         for layer, module in self.modules.items():
             if names.count(layer) != 1:
-                raise LayerError(f"layer {layer!r} ({module}) fires {names.count(layer)} times per image; once is needed")
+                raise LayerError(
+                    f"layer {layer!r} ({module}) fires {names.count(layer)} times per image; once is needed"
+                )
         return dict(fired)
 
     def state(self) -> weights.State:
@@ -104,15 +106,14 @@ def build(
 ) -> Extractor:
     """Make the network and load its weights: from the configured source, or `state` from another process.
 
-    Raises `WeightsError`, `LayerError` or `ValueError`, each saying what to change.
+    Raises `WeightsError`, `LayerError` or `ExtractorError`, each saying what to change.
     """
-    if config.model not in timm.list_models():
-        if config.model.split(".")[0] not in timm.list_models():
-            close = timm.list_models(f"*{config.model.split('_')[0]}*")[:8]
-            raise ValueError(
-                f"extractor.model={config.model}: timm has no such model"
-                + (f"; similar: {', '.join(close)}" if close else "; see timm.list_models()")
-            )
+    if not timm.is_model(config.model):
+        close = timm.list_models(f"*{config.model.split('_')[0]}*")[:8]
+        raise ExtractorError(
+            f"extractor.model={config.model}: timm has no such model"
+            + (f"; similar: {', '.join(close)}" if close else "; see timm.list_models()")
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model: nn.Module = timm.create_model(config.model, pretrained=False)
@@ -145,7 +146,9 @@ def _preprocess(config: ExtractorConfig, model: nn.Module) -> Preprocess:
     own = {key: value for key, value in config.preprocess.items() if value is not None}
     unknown = own.keys() - {"size", "mean", "std", "resize", "crop"}
     if unknown:
-        raise ValueError(f"extractor.preprocess.{min(unknown)}: unknown key; allowed are size, mean, std, resize, crop")
+        raise ExtractorError(
+            f"extractor.preprocess.{min(unknown)}: unknown key; allowed are size, mean, std, resize, crop"
+        )
     defaults = {"size": published["input_size"][-1], "mean": published["mean"], "std": published["std"]}
     values = {**defaults, **own}
     return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

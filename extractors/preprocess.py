@@ -1,8 +1,8 @@
 """From a decoded picture to the network's input.
 
-    preprocess = Preprocess(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    preprocess(picture)                       # (3, 224, 224) float32 from (height, width, 3) uint8
-    preprocess.id                             # "clean-224-none-mean0.5,0.5,0.5-std0.5,0.5,0.5"
+preprocess = Preprocess(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+preprocess(picture)                       # (3, 224, 224) float32 from (height, width, 3) uint8
+preprocess.id                             # "clean-224-none-mean0.5,0.5,0.5-std0.5,0.5,0.5"
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 import torch
 from PIL import Image
+
+from extractors.layers import ExtractorError
 
 RESIZES = ("clean", "clean-pillow")
 CROPS = ("none", "center", "random")
@@ -36,11 +38,11 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
-            raise ValueError(f"extractor.preprocess.resize={self.resize}: allowed are {', '.join(RESIZES)}")
+            raise ExtractorError(f"extractor.preprocess.resize={self.resize}: allowed are {', '.join(RESIZES)}")
         if self.crop not in CROPS:
-            raise ValueError(f"extractor.preprocess.crop={self.crop}: allowed are {', '.join(CROPS)}")
+            raise ExtractorError(f"extractor.preprocess.crop={self.crop}: allowed are {', '.join(CROPS)}")
         if self.size < 1:
-            raise ValueError(f"extractor.preprocess.size={self.size}: must be at least 1 pixel")
+            raise ExtractorError(f"extractor.preprocess.size={self.size}: must be at least 1 pixel")
 
     @property
     def id(self) -> str:

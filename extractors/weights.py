@@ -23,10 +23,12 @@ import torch
 from timm.models import load_state_dict
 from torch import nn
 
+from extractors.layers import ExtractorError
+
 State = dict[str, torch.Tensor]
 
 
-class WeightsError(ValueError):
+class WeightsError(ExtractorError):
     """The weights are not to be had, or are not this network's."""
 
 
@@ -68,7 +70,10 @@ def _download(url: str) -> Path:
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    with urllib.request.urlopen(url, timeout=60) as answer, tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
+    with (
+        urllib.request.urlopen(url, timeout=60) as answer,
+        tempfile.NamedTemporaryFile(dir=folder, delete=False) as part,
+    ):
         shutil.copyfileobj(answer, part)
         expected = int(answer.headers.get("Content-Length") or part.tell())
         if part.tell() != expected:
@@ -85,7 +90,9 @@ def read(path: Path) -> State:
         raise WeightsError(f"{path} is not a readable checkpoint: {error}") from error
 
 
-def fit(model: nn.Module, state: Mapping[str, torch.Tensor], by_order: bool, classifier: str | None, source: str) -> None:
+def fit(
+    model: nn.Module, state: Mapping[str, torch.Tensor], by_order: bool, classifier: str | None, source: str
+) -> None:
     """Load a checkpoint; every tensor must find its place, only the classifier may be absent or another.
 
     `by_order` pairs tensors by their place in the file instead of by name, for files of another
@@ -119,5 +126,7 @@ def digest(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         sha.update(f"{name}{values.dtype}{tuple(values.shape)}".encode())
-        sha.update(np.ascontiguousarray(values.view(-1).view(torch.uint8).numpy() if values.ndim else values.numpy()).data)
+        sha.update(
+            np.ascontiguousarray(values.view(-1).view(torch.uint8).numpy() if values.ndim else values.numpy()).data
+        )
     return sha.hexdigest()

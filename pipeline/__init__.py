@@ -1,0 +1,27 @@
+"""The pipeline: from images anywhere to a catalogue of VDNAs, and what consumers import.
+
+from pipeline import make_vdna, open_catalogue
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.catalogue import Catalogue, open_catalogue
+    from pipeline.make import make_vdna
+
+__all__ = ["Catalogue", "make_vdna", "open_catalogue"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: a worker that imports pipeline.worker needs none of it.
+    if name == "make_vdna":
+        from pipeline.make import make_vdna
+
+        return make_vdna
+    if name in ("Catalogue", "open_catalogue"):
+        import pipeline.catalogue
+
+        return getattr(pipeline.catalogue, name)
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

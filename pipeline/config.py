@@ -8,7 +8,7 @@ Stages and workers see `Settings` and what it holds, never Hydra.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,9 @@ class Settings:
         return build(self.extractor)
 
     def plan(self) -> Plan:
-        return self.store.get_plan(self.dataset.name, self.extractor.name)
+        """The stored plan of the dataset, its tasks with the options to read them."""
+        plan = self.store.get_plan(self.dataset.name, self.extractor.name)
+        return replace(plan, tasks=tuple(replace(task, storage=self.dataset.storage) for task in plan.tasks))
 
     def ranges_of(self, network: str) -> Ranges | None:
         """The histogram axes that `ranges=` means for a network: a file, an id, or those in use (None: none yet)."""
@@ -118,11 +120,9 @@ class Settings:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
         return plan.spec(self.distributions, ranges)
 
-    def job(self, spec: Spec, dataset: DatasetConfig) -> Job:
+    def job(self, spec: Spec) -> Job:
         """What workers have to know to make VDNAs of that spec."""
-        return Job(
-            self.extractor, spec, self.batch_size, self.threads, self.decode_threads, self.device, dataset.storage
-        )
+        return Job(self.extractor, spec, self.batch_size, self.threads, self.decode_threads, self.device)
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Settings:
@@ -135,6 +135,8 @@ class Settings:
                 bins_of(name)
             except ValueError as error:
                 raise UserError(f"distributions: {error}") from None
+        if len({"histogram" if bins_of(name) else name for name in distributions}) < len(distributions):
+            raise UserError(f"distributions={list(distributions)}: each kind can be asked for once")
         stages = _several(c, "stages")
         for name in stages:
             _one_of("stages", name, STAGES)
@@ -186,13 +188,18 @@ class SweptDatasets(Callback):
 def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
     for key, hint in (
         ("name", "a name for the catalogue: dataset.name=my_images"),
-        ("url", "where the images are: dataset.url=PATH_OR_GLOB_OR_URL, for instance s3://bucket/laion/{00000..00127}.tar"),
+        (
+            "url",
+            "where the images are: dataset.url=PATH_OR_GLOB_OR_URL, for instance s3://bucket/laion/{00000..00127}.tar",
+        ),
     ):
         if d.get(key) in (None, "", "???"):
             raise UserError(f"dataset.{key} is not set; give {hint}")
     url = d["url"]
     if not NAME.fullmatch(str(d["name"])):
-        raise UserError(f"dataset.name={d['name']}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
+        raise UserError(
+            f"dataset.name={d['name']}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder"
+        )
     return DatasetConfig(
         str(d["name"]),
         str(url) if not isinstance(url, list) else tuple(map(str, url)),
@@ -204,7 +211,9 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
 
 def extractor_config(e: Mapping[str, Any], layers: Any = None, precision: str = "fp32") -> ExtractorConfig:
     if e["model"] in (None, "", "???"):
-        raise UserError("extractor.model is not set; give a timm model: extractor=timm extractor.model=vit_tiny_patch16_224")
+        raise UserError(
+            "extractor.model is not set; give a timm model: extractor=timm extractor.model=vit_tiny_patch16_224"
+        )
     _one_of("precision", precision, ("fp32", "bf16"))
     _one_of("extractor.match", e["match"], ("name", "order"))
     if not NAME.fullmatch(str(e["name"])):

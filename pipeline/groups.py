@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
+import zarr.buffer
 import zarr.codecs
 import zarr.storage
 
@@ -139,5 +139,7 @@ def zipped(objects: Mapping[str, bytes]) -> bytes:
 def unzip(data: bytes) -> xr.Dataset:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         objects = {name: archive.read(name) for name in archive.namelist()}
-    buffers = {name: zarr.core.buffer.cpu.Buffer.from_bytes(content) for name, content in objects.items()}
-    return xr.open_zarr(zarr.storage.MemoryStore(buffers), consolidated=False, chunks=None).load()
+    buffer = zarr.buffer.cpu.Buffer
+    store = zarr.storage.MemoryStore({name: buffer.from_bytes(content) for name, content in objects.items()})
+    dataset: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None).load()
+    return dataset

@@ -64,7 +64,9 @@ class Report:
         """Raise `UserError` with the reasons if more of the data is bad than allowed, even were all the rest good."""
         if self.bad_fraction * share_done > limit:
             reasons = [f"{count} {reason}" for reason, count in self.skipped.most_common()]
-            reasons += [f"{self.damaged} damaged archive(s), {self.lost_bytes} bytes behind the damage"] * bool(self.damaged)
+            reasons += [f"{self.damaged} damaged archive(s), {self.lost_bytes} bytes behind the damage"] * bool(
+                self.damaged
+            )
             raise UserError(
                 f"{self.bad_fraction:.1%} of the data cannot be used, more than max_bad_fraction={limit:g}: "
                 f"{'; '.join(reasons)}. What is done is kept; a larger max_bad_fraction goes on from here"
@@ -101,9 +103,12 @@ class _Pool:
     def __init__(self, job: Job, state: Mapping[str, torch.Tensor], config: PoolConfig, actors: int) -> None:
         self._job = ray.put(job)
         self._state = ray.put(dict(state))
-        options = {"num_cpus": job.threads, "num_gpus": config.gpus_per_actor}
-        groups = {"work": 1, "talk": 1}
-        self._make = ray.remote(_Actor).options(**options, concurrency_groups=groups, max_restarts=0)
+        self._make = ray.remote(  # type: ignore[call-overload]  # concurrency_groups is missing there
+            num_cpus=job.threads,
+            num_gpus=config.gpus_per_actor,
+            max_restarts=0,
+            concurrency_groups={"work": 1, "talk": 1},
+        )(_Actor)
         self.running: dict[Any, tuple[Any, Task]] = {}  # reference → actor, task
         self.actors: list[Any] = [self._new() for _ in range(actors)]
 
@@ -170,7 +175,9 @@ def run(
                         waiting.appendleft(task)
                     else:
                         report.failed[task.index] = fault
-                counted, skipped = _poll(pool, asked, under_way) if time.monotonic() - last_poll > POLL_SECONDS else (0, 0)
+                counted, skipped = (
+                    _poll(pool, asked, under_way) if time.monotonic() - last_poll > POLL_SECONDS else (0, 0)
+                )
                 counted, skipped = max(counted, report.counted), max(skipped, report.skipped.total())
                 tracker.show(report.done + len(report.failed), counted, skipped, len(pool.actors))
                 report.judge(max_bad_fraction, report.done / len(tasks))
@@ -205,4 +212,4 @@ def start_ray(config: PoolConfig, threads: int) -> None:
     if address is None:
         # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
         local = {"num_cpus": max(config.actors * threads, os.cpu_count() or 1), "include_dashboard": False}
-    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True, **local)
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **local)

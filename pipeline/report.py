@@ -39,7 +39,9 @@ def matrix(distances: xr.Dataset, metric: str, reference: str) -> Table:
     values = distances[f"{metric}_overall"]
     names = [str(name) for name in values["dataset"].to_numpy()]
     if len(names) > MOST:
-        names = [str(n) for n in values.sel(dataset=reference).sortby(values.sel(dataset=reference))["other"].to_numpy()]
+        names = [
+            str(n) for n in values.sel(dataset=reference).sortby(values.sel(dataset=reference))["other"].to_numpy()
+        ]
     names = names[:MOST]
     title = f"{metric.upper()} ({values.attrs['units']}), {values.sizes['dataset']} datasets"
     table = Table(title=title, title_justify="left")

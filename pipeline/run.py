@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 import warnings
 
@@ -20,7 +19,7 @@ import hydra
 from omegaconf import DictConfig
 
 from distributions import IncompatibleError
-from extractors import LayerError, WeightsError
+from extractors import ExtractorError
 from pipeline.config import CONF, Settings
 from pipeline.errors import UserError
 from pipeline.report import show
@@ -40,13 +39,12 @@ def run(settings: Settings) -> None:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for chatty in ("ray", "huggingface_hub", "fsspec", "aiobotocore", "botocore", "urllib3", "numba"):
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for chatty in ("huggingface_hub", "fsspec", "aiobotocore", "botocore", "urllib3", "numba", "timm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         run(Settings.from_config(cfg))
-    except (UserError, IncompatibleError, LayerError, WeightsError, ValueError) as error:
-        if isinstance(error, ValueError) and os.environ.get("HYDRA_FULL_ERROR"):
-            raise
+    except (UserError, IncompatibleError, ExtractorError) as error:
         failures.append(str(error))
         sys.stderr.write(f"error: {error}\n")
 

@@ -21,6 +21,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import fsspec.core
@@ -29,8 +30,8 @@ import xarray as xr
 from distributions import VDNA, IncompatibleError, Ranges, Spec
 from pipeline.data.sources import Task
 from pipeline.errors import UserError
-from pipeline.planning import Plan
 from pipeline.groups import FORMAT, DamagedError, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.planning import Plan
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of datasets and extractors: they become folder names and appear in pages."""
@@ -65,7 +66,7 @@ class Store:
         try:
             with self.fs.open(temporary, "wb") as file:
                 file.write(data)
-            self.fs.mv_file(temporary, full)
+            Path(temporary).replace(full)
         except BaseException:
             if self.fs.exists(temporary):
                 self.fs.rm_file(temporary)
@@ -196,7 +197,8 @@ class Store:
 
     def _open_group(self, path: str) -> xr.Dataset:
         full = f"{self.root}/{path}" if self._local else self.fs.unstrip_protocol(f"{self.root}/{path}")
-        return xr.open_zarr(full, storage_options=None if self._local else self.options, chunks=None)
+        dataset: xr.Dataset = xr.open_zarr(full, storage_options=None if self._local else self.options, chunks=None)
+        return dataset
 
 
 def now() -> str:

@@ -16,10 +16,10 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,7 +42,6 @@ class Job:
     threads: int = 1
     decode_threads: int = 2
     device: str = "cpu"
-    storage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Worker:
         """The VDNA of the task's images. Raises on a passing fault: then nothing of the task counts."""
         torch.set_num_threads(self.job.threads)  # a setting of the calling thread
         vdna = VDNA(self.job.spec, self.extractor.device)
-        readers = [ShardReader(shard, dict(self.job.storage)) for shard in task.shards]
+        readers = [ShardReader(shard, dict(task.storage)) for shard in task.shards]
         counted: Counter[int] = Counter()
         skipped: dict[int, Counter[str]] = {i: Counter() for i in range(len(readers))}
         batch: list[torch.Tensor] = []
@@ -127,7 +126,7 @@ class Worker:
         self._done["counted"] += len(batch)
         batch.clear()
 
-    def _inputs(self, readers: list[ShardReader]) -> Iterator[tuple[int, torch.Tensor | BadImage]]:
+    def _inputs(self, readers: list[ShardReader]) -> Generator[tuple[int, torch.Tensor | BadImage]]:
         """Network inputs in order of the shards, read and decoded ahead by at most two batches."""
         ahead: queue.Queue[tuple[int, Future[torch.Tensor | BadImage]] | Exception | None]
         ahead = queue.Queue(maxsize=2 * self.job.batch_size)

@@ -32,7 +32,7 @@ def decode(data: bytes) -> np.ndarray:
             with Image.open(io.BytesIO(data)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise BadImage("too large")
-                return np.asarray(_rgb(image))
+                return np.array(_rgb(image))
     except UnidentifiedImageError:
         raise BadImage("not an image of a supported format") from None
     except Image.DecompressionBombError:

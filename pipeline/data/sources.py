@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import braceexpand
@@ -48,10 +48,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Task:
-    """A fixed group of shards. `id` hashes them, so a task keeps its partial when a dataset grows."""
+    """A fixed group of shards. `id` hashes them, so a task keeps its partial when a dataset grows.
+
+    `storage` are the fsspec options to read them with; they are no part of the id and are never stored.
+    """
 
     index: int
     shards: tuple[Shard, ...]
+    storage: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -60,10 +64,13 @@ class Task:
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
 
 
-def group(shards: Sequence[Shard], shards_per_task: int) -> list[Task]:
+def group(
+    shards: Sequence[Shard], shards_per_task: int, storage: Mapping[str, Any] | None = None, first: int = 0
+) -> list[Task]:
     """Consecutive shards in groups of a fixed size: the same tasks on any number of machines."""
     starts = range(0, len(shards), shards_per_task)
-    return [Task(i, tuple(shards[start : start + shards_per_task])) for i, start in enumerate(starts)]
+    groups = (tuple(shards[start : start + shards_per_task]) for start in starts)
+    return [Task(index, members, storage or {}) for index, members in enumerate(groups, first)]
 
 
 def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[str, Any] | None = None) -> list[Shard]:

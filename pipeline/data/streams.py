@@ -83,12 +83,12 @@ class ShardReader:
             stream = _Tap(gzip.GzipFile(fileobj=raw)) if packed else raw  # type: ignore[arg-type]  # reads only
             broken_at, position, rest_blank = "", 0, True
             try:
-                with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]  # reads only
+                with tarfile.open(fileobj=stream, mode="r|") as tar:
                     for member in tar:
                         position = member.offset
                         if _is_image(member):
                             yield f"{self.shard.url}/{member.name}", _body(tar, member)
-                        tar.members = []  # or memory grows with the archive
+                        tar.members = []  # type: ignore[attr-defined]  # or memory grows with the archive
                     position = tar.offset
                     blank, rest_blank = stream.blank_from(position)
                     if not blank:

@@ -7,13 +7,12 @@ What every neuron spans is observed over the datasets of the command (or those t
 from __future__ import annotations
 
 import logging
-from typing import cast
 
-from distributions import VDNA, ActivationRanges, Ranges
+from distributions import ActivationRanges, Ranges
 from distributions.vdna import bins_of
 from pipeline import pool
 from pipeline.config import Settings
-from pipeline.data.sources import find, group
+from pipeline.data.sources import Task, find, group
 from pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,28 +35,29 @@ def run(settings: Settings) -> None:
 
 def _observe(settings: Settings) -> Ranges:
     spec, store = settings.plan().network, settings.store
-    total = VDNA(spec)
+    tasks: list[Task] = []
     for dataset in settings.calibration:
         shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
-        tasks = group(shards, settings.shards_per_task)
-        if settings.calibration_max_tasks is not None:
-            tasks = tasks[:: -(-len(tasks) // settings.calibration_max_tasks)]
-        missing = [task for task in tasks if task.id not in store.partials(spec.id)]
-        if missing:
-            report = pool.run(
-                settings.job(spec, dataset),
-                settings.network.state(),
-                missing,
-                store,
-                settings.pool,
-                f"calibrating on {dataset.name}",
-                settings.max_bad_fraction,
-            )
-            report.require_all(len(tasks))
-        for task in tasks:
-            partial, _ = store.get_partial(spec, task)
-            total.distributions["activation-ranges"].merge(partial.distributions["activation-ranges"])
+        its = group(shards, settings.shards_per_task, dataset.storage, first=len(tasks))
+        tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
+    there = store.partials(spec.id)
+    missing = [task for task in tasks if task.id not in there]
+    names = ", ".join(dataset.name for dataset in settings.calibration)
+    if missing:
+        report = pool.run(
+            settings.job(spec),
+            settings.network.state(),
+            missing,
+            store,
+            settings.pool,
+            f"calibrating on {names}",
+            settings.max_bad_fraction,
+        )
+        report.require_all(len(tasks))
+    total = ActivationRanges(spec.layers)
+    for task in tasks:
+        total.merge(store.get_partial(spec, task)[0].find(ActivationRanges))
     try:
-        return Ranges.calibrated(cast(ActivationRanges, total.distributions["activation-ranges"]))
+        return Ranges.calibrated(total)
     except ValueError as error:
-        raise UserError(f"cannot calibrate on {', '.join(d.name for d in settings.calibration)}: {error}") from None
+        raise UserError(f"cannot calibrate on {names}: {error}") from None

@@ -23,7 +23,7 @@ def run(settings: Settings) -> None:
     log.info("extract: %d of %d task(s) to do", len(missing), len(plan.tasks))
     if missing:
         report = pool.run(
-            settings.job(spec, settings.dataset),
+            settings.job(spec),
             settings.network.state(),
             missing,
             store,

@@ -1,0 +1,124 @@
+"""What consumers open: a catalogue, read-only; no Ray and no Hydra needed.
+
+    cat = open_catalogue("catalogue")         # a folder or any fsspec URL
+    cat.index()                               # pandas.DataFrame, a row per VDNA
+    v = cat.vdna("demo_digits", "efficientnet_lite0")
+    cat.distances("efficientnet_lite0", "emd")          # xarray.DataArray (dataset, other, layer)
+    cat.nearest("demo_digits", "efficientnet_lite0")    # the datasets most like it
+
+On the command line: `python -m pipeline.catalogue {list,show,nearest,export,import} …`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+from distributions import VDNA, IncompatibleError
+from pipeline.errors import UserError
+from pipeline.groups import DamagedError
+from pipeline.store import Store
+
+COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
+MORE = ("preprocessing", "precision", "weights_sha256", "network", "fingerprint", "digest", "created", "licence")
+
+
+class Catalogue:
+    """Read-only view of a catalogue."""
+
+    def __init__(self, url: str, **storage: Any) -> None:
+        self._store = Store(url, storage)
+        if not self._store.names(""):
+            raise UserError(f"catalogue={url}: there is no catalogue here")
+
+    def index(self) -> pd.DataFrame:
+        """A row per VDNA: what it is of, how complete it is and what it was made with."""
+        rows = [{**m, "distributions": " ".join(m["distributions"])} for m in self._store.manifests()]
+        return pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
+
+    def manifest(self, dataset: str, extractor: str) -> dict[str, Any]:
+        """Everything the catalogue says of one VDNA."""
+        manifest = self._store.manifest(dataset, extractor)
+        if manifest is None:
+            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self._known()}")
+        return manifest
+
+    def vdna(self, dataset: str, extractor: str) -> VDNA:
+        """The VDNA itself."""
+        return self._store.get_vdna(self.manifest(dataset, extractor))
+
+    def distances(self, extractor: str, metric: str) -> xr.DataArray:
+        """`emd`, `nfd` or `fd` between all datasets, (dataset, other, layer); `.overall` is over all layers."""
+        distances = self._store.get_distances(extractor)
+        if distances is None:
+            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self._known()}")
+        if metric not in distances:
+            metrics = [str(name) for name in distances.data_vars if not str(name).endswith("_overall")]
+            raise UserError(f"no metric {metric} for {extractor}; there is {', '.join(metrics)}")
+        return distances[metric].assign_coords(overall=distances[f"{metric}_overall"])
+
+    def nearest(self, dataset: str, extractor: str, metric: str = "emd", k: int = 10) -> pd.Series[float]:
+        """The other datasets by distance, the most like first."""
+        self.manifest(dataset, extractor)
+        overall = self.distances(extractor, metric).overall
+        if dataset not in overall["dataset"]:
+            raise UserError(f"{dataset} is not in the matrix of {extractor}: run it again with stages=[compare]")
+        row = overall.sel(dataset=dataset).drop_sel(other=dataset).to_series()
+        return row.sort_values().head(k)
+
+    def _known(self) -> str:
+        return ", ".join(f"{m['dataset']} · {m['extractor']}" for m in self._store.manifests()[:20]) or "none"
+
+
+def open_catalogue(url: str, **storage: Any) -> Catalogue:
+    """Open a catalogue at a path or fsspec URL; `storage` are fsspec options. `UserError` if there is none."""
+    return Catalogue(url, **storage)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.catalogue", description="Ask a catalogue.")
+    parser.add_argument("--catalogue", default="catalogue", help="folder or URL (default: ./catalogue)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="every VDNA in it")
+    for name, text in (("show", "everything known of one VDNA"), ("nearest", "the datasets most like one")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("dataset")
+        command.add_argument("extractor", nargs="?", default="efficientnet_lite0")
+        if name == "nearest":
+            command.add_argument("--metric", default="emd", choices=("emd", "nfd", "fd"))
+            command.add_argument("-k", type=int, default=10)
+    given = parser.parse_args(arguments)
+    console = Console()
+    try:
+        cat = open_catalogue(given.catalogue)
+        if given.command == "list":
+            console.print(_table(cat.index()[[*COLUMNS]]))
+        elif given.command == "show":
+            console.print_json(json.dumps(cat.manifest(given.dataset, given.extractor)))
+        else:
+            near = cat.nearest(given.dataset, given.extractor, given.metric, given.k)
+            console.print(_table(near.rename("distance").reset_index().rename(columns={"other": "dataset"})))
+    except (UserError, IncompatibleError, DamagedError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    table = Table(*map(str, frame.columns))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Five small sets of real pictures as WebDataset tars, for the demo and the tests.
+
+    python -m pipeline.data.demo demo_data    # demo_data/demo_faces/demo_faces-00000.tar, …
+
+Cut from the pictures inside the scikit-image and scikit-learn wheels: each picture feeds one set only, so
+no two sets share a near-duplicate. The same wheels give the same tars, and what is there is left alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+from PIL import Image, ImageOps
+
+from pipeline.errors import UserError
+
+SHARDS = 4
+CUT = {
+    "demo_photographs": (
+        ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "china.jpg", "flower.jpg"],
+        42,
+    ),
+    "demo_microscopy": (["ihc.png", "retina.jpg", "cell.png"], 98),
+    "demo_textures": (["brick.png", "grass.png", "gravel.png"], 98),
+}
+"""Set: the pictures it is cut from, and the number of cuts from each."""
+
+SETS = (*CUT, "demo_digits", "demo_faces")
+DIGITS = 300
+FACES = 100
+
+
+def write(folder: Path) -> None:
+    """Write the sets that are not there yet; a set appears only when all its shards are whole."""
+    for name in SETS:
+        target = folder / name
+        if target.is_dir():
+            continue
+        partial = folder / f".{name}.{os.getpid()}"
+        partial.mkdir(parents=True)
+        images = list(pictures(name))
+        for shard in range(SHARDS):
+            with webdataset.TarWriter(str(partial / f"{name}-{shard:05d}.tar"), mtime=0, user="", group="") as tar:
+                for index in range(shard, len(images), SHARDS):
+                    image, origin = images[index]
+                    kind = "jpg" if index // SHARDS % 2 else "png"
+                    tar.write({"__key__": f"{index:06d}", kind: _encoded(image, kind), "json": {"origin": origin}})
+        partial.rename(target)
+
+
+def pictures(name: str) -> Iterator[tuple[Image.Image, str]]:
+    """The images of a set, in order, and where each comes from."""
+    if name == "demo_digits":
+        with gzip.open(_wheel("sklearn", "datasets/data/digits.csv.gz"), "rt") as file:
+            for row, values in zip(range(DIGITS), csv.reader(file), strict=False):
+                grey = np.array(values[:64], dtype=np.float64).reshape(8, 8) * (255 / 16)
+                yield Image.fromarray(grey.astype(np.uint8)), f"scikit-learn digits, row {row}"
+        return
+    if name == "demo_faces":
+        # The array's first hundred are faces, the others background. Their mirror images make two hundred.
+        for row, grey in enumerate(np.load(_wheel("skimage", "data/lfw_subset.npy"))[:FACES]):
+            face = Image.fromarray((grey * 255).astype(np.uint8))
+            yield face, f"scikit-image lfw_subset, row {row}"
+            yield ImageOps.mirror(face), f"scikit-image lfw_subset, row {row}, mirrored"
+        return
+    files, cuts = CUT[name]
+    for origin in files:
+        package, folder = (
+            ("sklearn", "datasets/images") if origin in ("china.jpg", "flower.jpg") else ("skimage", "data")
+        )
+        with Image.open(_wheel(package, f"{folder}/{origin}")) as opened:
+            picture = opened.convert("L" if opened.mode == "L" else "RGB")
+        draw = np.random.default_rng(sum(origin.encode()))
+        for _ in range(cuts):
+            side = int(draw.integers(112, 225))
+            left = int(draw.integers(0, picture.width - side + 1))
+            top = int(draw.integers(0, picture.height - side + 1))
+            yield picture.crop((left, top, left + side, top + side)), f"{package} {origin}, {side} px at {left}, {top}"
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"quality": 90} if kind == "jpg" else {}
+    image.save(buffer, "JPEG" if kind == "jpg" else "PNG", **options)
+    return buffer.getvalue()
+
+
+def _wheel(package: str, name: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"the demo's pictures are inside {package}: pip install 'vdna-catalogue[demo]'")
+    return Path(found.submodule_search_locations[0]) / name
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "demo_data"))

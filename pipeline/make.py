@@ -1,0 +1,130 @@
+"""One VDNA from Python, in this process: no Ray, no catalogue needed.
+
+v = make_vdna("photos/")
+w = make_vdna([array, array], ranges=v.spec.ranges)     # (height, width, 3) uint8
+emd(v, w)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import timm
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from distributions import VDNA, ActivationRanges, Ranges
+from distributions.vdna import bins_of
+from extractors import ExtractorConfig, build
+from pipeline.config import CONF, extractor_config
+from pipeline.data.sources import Task, find
+from pipeline.errors import UserError
+from pipeline.planning import network_spec
+from pipeline.store import Store
+from pipeline.worker import Job, Worker, cores
+
+DISTRIBUTIONS = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
+
+
+def make_vdna(
+    source: str | Path | Sequence[str | Path] | Sequence[np.ndarray],
+    extractor: str = "efficientnet_lite0",
+    distributions: Sequence[str] = DISTRIBUTIONS,
+    *,
+    ranges: Ranges | str | Path | None = None,
+    catalogue: str | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    **options: Any,
+) -> VDNA:
+    """The VDNA of a folder, tar, zip, Parquet file, list of paths or list of (height, width, 3) uint8 arrays.
+
+    `extractor` is a name from conf/extractor or any timm model; `options` are its keys (`weights="random"`,
+    `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file), else those in use
+    in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
+    the two cannot be compared by EMD. Raises `UserError`, `ExtractorError` or `IncompatibleError`.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = named_extractor(extractor, precision, **options)
+    task = Task(0, tuple(find(_sources(source))))
+    network = build(config)
+    spec = network_spec(network)
+    job = Job(config, spec, batch_size, threads or cores(), max(cores() - 1, 1), device)
+    state = network.state()
+    if any(bins_of(name) is not None for name in distributions):
+        axes = _given(ranges)
+        if axes is None and catalogue is not None:
+            axes = Store(catalogue).get_ranges(spec.network)
+        if axes is None:
+            try:
+                axes = Ranges.calibrated(Worker(job, state).vdna(task).find(ActivationRanges))
+            except ValueError as error:
+                raise UserError(f"cannot calibrate on this source: {error}") from None
+        spec = replace(spec, ranges=axes)
+    return Worker(replace(job, spec=replace(spec, distributions=tuple(distributions))), state).vdna(task)
+
+
+def named_extractor(name: str, precision: str = "fp32", **options: Any) -> ExtractorConfig:
+    """The configuration of an extractor of conf/extractor, or of a timm model, with some keys set anew."""
+    path = CONF / "extractor" / f"{name}.yaml"
+    if not path.is_file() or name == "timm":
+        if not timm.is_model(name):
+            known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+            raise UserError(f"extractor={name}: neither one of {', '.join(known)} nor a timm model")
+        path, options = CONF / "extractor" / "timm.yaml", {"model": name, **options}
+    content = OmegaConf.create({"extractor": OmegaConf.load(path)})
+    unknown = options.keys() - {str(key) for key in content.extractor}
+    if unknown:
+        raise UserError(f"extractor.{min(unknown)}: unknown key; allowed are {', '.join(map(str, content.extractor))}")
+    content.extractor.update(options)
+    resolved: Any = OmegaConf.to_container(content, resolve=True)
+    return extractor_config(resolved["extractor"], None, precision)
+
+
+def _given(ranges: Ranges | str | Path | None) -> Ranges | None:
+    if ranges is None or isinstance(ranges, Ranges):
+        return ranges
+    try:
+        return Ranges.from_json(Path(ranges).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"ranges={ranges}: {error}") from None
+
+
+def _sources(source: Any) -> list[str]:
+    if isinstance(source, str | Path):
+        return [str(source)]
+    items = list(source)
+    if items and all(isinstance(item, np.ndarray) for item in items):
+        return [_as_tar(items)]
+    return [str(item) for item in items]
+
+
+def _as_tar(arrays: Sequence[np.ndarray]) -> str:
+    """The arrays as a tar in fsspec's memory file system: the same path through the pipeline as any shard."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for index, array in enumerate(arrays):
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+                raise UserError(f"image {index} is {array.dtype}{array.shape}: give (height, width, 3) uint8 arrays")
+            data = io.BytesIO()
+            Image.fromarray(array).save(data, "PNG", compress_level=0)
+            member = tarfile.TarInfo(f"{index:08d}.png")
+            member.size = data.tell()
+            data.seek(0)
+            tar.addfile(member, data)
+    url = f"memory://vdna/{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.tar"
+    with fsspec.open(url, "wb") as file:
+        file.write(buffer.getvalue())
+    return url
