@@ -118,7 +118,7 @@ def build(
         torch.manual_seed(config.seed)
         model: nn.Module = timm.create_model(config.model, pretrained=False)
     if state is not None:
-        if not set(state) == set(model.state_dict()):
+        if set(state) != set(model.state_dict()):
             model.reset_classifier(0)  # type: ignore[operator]
         model.load_state_dict(dict(state))
     elif config.weights != "random":

@@ -72,7 +72,8 @@ class Catalogue:
         if dataset not in overall["dataset"]:
             raise UserError(f"{dataset} is not in the matrix of {extractor}: run it again with stages=[compare]")
         row = overall.sel(dataset=dataset).drop_sel(other=dataset).to_series()
-        return row.sort_values().head(k)
+        ordered: pd.Series[float] = row.sort_values().head(k)
+        return ordered
 
     def _known(self) -> str:
         return ", ".join(f"{m['dataset']} · {m['extractor']}" for m in self._store.manifests()[:20]) or "none"

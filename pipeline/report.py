@@ -12,42 +12,52 @@ MOST = 12
 """Datasets shown of a matrix; the site has them all."""
 
 
-def show(settings: Settings, console: Console | None = None) -> None:
-    """Print the dataset's counts, the distances of its extractor and the path of the site."""
-    console = console or Console()
-    store, name = settings.store, settings.extractor.name
-    counts = Table(title=f"{settings.dataset.name} · {name}", title_justify="left")
-    for column in ("images", "skipped", "reasons", "damaged shards", "fingerprint"):
-        counts.add_column(column, overflow="fold")
-    manifest = store.manifest(settings.dataset.name, name)
-    if manifest is not None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["skipped_by_reason"].items()) or "none"
-        cells = (manifest["images"], manifest["skipped"], reasons, manifest["damaged_shards"], manifest["fingerprint"])
-        counts.add_row(*map(str, cells))
-        console.print(counts)
-    distances = store.get_distances(name)
+def counted(settings: Settings, console: Console) -> None:
+    """One dataset: images counted and skipped, with the reasons."""
+    manifest = settings.store.manifest(settings.dataset.name, settings.extractor.name)
+    if manifest is None:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("dataset", "extractor", "images", "skipped", "reasons", "damaged shards", "fingerprint"):
+        table.add_column(column, overflow="fold", header_style="dim")
+    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["skipped_by_reason"].items())
+    names = ("dataset", "extractor", "images", "skipped")
+    cells = [*(manifest[name] for name in names), reasons or "–", manifest["damaged_shards"], manifest["fingerprint"]]
+    table.add_row(*map(str, cells))
+    console.print(table)
+
+
+def compared(settings: Settings, console: Console) -> None:
+    """All datasets of the extractor: the matrices, and the site."""
+    distances = settings.store.get_distances(settings.extractor.name)
     if distances is not None and "compare" in settings.stages:
         for metric in ("emd", "fd"):
             if metric in distances:
+                console.print()
+                console.print(f"{metric.upper()} ({distances[metric].attrs['units']}), {settings.extractor.name}")
                 console.print(matrix(distances, metric, settings.dataset.name))
     if "publish" in settings.stages:
-        console.print(f"site: {settings.catalogue.rstrip('/')}/site/index.html", soft_wrap=True)
+        console.print(f"\nsite: {settings.catalogue.rstrip('/')}/site/index.html", soft_wrap=True)
 
 
 def matrix(distances: xr.Dataset, metric: str, reference: str) -> Table:
-    """A metric's overall distances as a table: all datasets, or the nearest to one of them."""
+    """A metric's overall distances as a table: all datasets, or the nearest to one of them.
+
+    Columns are numbered like the rows, so that long names fit a narrow terminal.
+    """
     values = distances[f"{metric}_overall"]
     names = [str(name) for name in values["dataset"].to_numpy()]
-    if len(names) > MOST:
-        names = [
-            str(n) for n in values.sel(dataset=reference).sortby(values.sel(dataset=reference))["other"].to_numpy()
-        ]
+    if len(names) > MOST and reference in names:
+        row = values.sel(dataset=reference)
+        names = [str(name) for name in row.sortby(row)["other"].to_numpy()]
     names = names[:MOST]
-    title = f"{metric.upper()} ({values.attrs['units']}), {values.sizes['dataset']} datasets"
-    table = Table(title=title, title_justify="left")
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in names:
-        table.add_row(row, *(f"{float(values.sel(dataset=row, other=column)):.3g}" for column in names))
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right", header_style="dim")
+    for number, name in enumerate(names, 1):
+        cells = (float(values.sel(dataset=name, other=other)) for other in names)
+        table.add_row(f"{number} {name}", *(f"{cell:.4g}" for cell in cells))
+    if len(values["dataset"]) > len(names):
+        table.caption = f"the {len(names)} nearest to {reference} of {values.sizes['dataset']} datasets"
     return table

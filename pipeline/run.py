@@ -20,43 +20,47 @@ from omegaconf import DictConfig
 
 from distributions import IncompatibleError
 from extractors import ExtractorError
+from pipeline import report
 from pipeline.config import CONF, Settings
 from pipeline.errors import UserError
-from pipeline.report import show
+from pipeline.progress import console
 
-log = logging.getLogger(__name__)
-
+finished: list[Settings] = []
 failures: list[str] = []
 
 
 def run(settings: Settings) -> None:
-    """Every stage asked for, in order, then what came of it."""
+    """Every stage asked for, in order."""
     for stage in settings.stages:
         importlib.import_module(f"pipeline.stages.{stage}").run(settings)
-    show(settings)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
+    """One dataset; Hydra calls it once for each when there are several."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    for chatty in ("huggingface_hub", "fsspec", "aiobotocore", "botocore", "urllib3", "numba", "timm"):
+    for chatty in ("ray", "huggingface_hub", "fsspec", "aiobotocore", "botocore", "urllib3", "numba", "timm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        run(Settings.from_config(cfg))
+        settings = Settings.from_config(cfg)
+        run(settings)
+        report.counted(settings, console)
+        finished.append(settings)
     except (UserError, IncompatibleError, ExtractorError) as error:
         failures.append(str(error))
         sys.stderr.write(f"error: {error}\n")
 
 
 def command() -> None:
-    """`main`, with exit code 2 if a dataset failed and 130 when interrupted."""
+    """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         main()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what is done is kept, the same command goes on from here\n")
         sys.exit(130)
+    if finished:
+        report.compared(finished[-1], console)
     if failures:
         sys.exit(2)
 
