@@ -160,7 +160,7 @@ class Ranges:
                 np.array([value for neurons in side.values() for value in neurons.values()], dtype=np.float64)
                 for side in (minima, maxima)
             )
-        except (KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"not a ranges file (mins_per_neuron, maxs_per_neuron): {error}") from None
         return cls(layers, low, high, content.get("rule", "scale"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import xarray as xr
 from rich.console import Console
 from rich.table import Table
@@ -12,19 +14,20 @@ MOST = 12
 """Datasets shown of a matrix; the site has them all."""
 
 
-def counted(settings: Settings, console: Console) -> None:
-    """One dataset: images counted and skipped, with the reasons."""
-    manifest = settings.store.manifest(settings.dataset.name, settings.extractor.name)
-    if manifest is None:
-        return
+def counted(runs: Sequence[Settings], console: Console) -> None:
+    """Every dataset of the command: images counted and skipped, with the reasons."""
     table = Table(box=None, pad_edge=False)
-    for column in ("dataset", "extractor", "images", "skipped", "reasons", "damaged shards", "fingerprint"):
-        table.add_column(column, overflow="fold", header_style="dim")
-    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["skipped_by_reason"].items())
-    names = ("dataset", "extractor", "images", "skipped")
-    cells = [*(manifest[name] for name in names), reasons or "–", manifest["damaged_shards"], manifest["fingerprint"]]
-    table.add_row(*map(str, cells))
-    console.print(table)
+    for column in ("dataset", "images", "skipped", "reasons", "damaged", "fingerprint"):
+        number = column in ("images", "skipped", "damaged")
+        table.add_column(column, overflow="fold", header_style="dim", justify="right" if number else "left")
+    for settings in runs:
+        m = settings.store.manifest(settings.dataset.name, settings.extractor.name)
+        if m is not None:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
+            cells = (m["dataset"], m["images"], m["skipped"], reasons or "–", m["damaged_shards"], m["fingerprint"])
+            table.add_row(*map(str, cells))
+    if table.row_count:
+        console.print(table)
 
 
 def compared(settings: Settings, console: Console) -> None:

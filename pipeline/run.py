@@ -44,7 +44,6 @@ def main(cfg: DictConfig) -> None:
     try:
         settings = Settings.from_config(cfg)
         run(settings)
-        report.counted(settings, console)
         finished.append(settings)
     except (UserError, IncompatibleError, ExtractorError) as error:
         failures.append(str(error))
@@ -60,6 +59,7 @@ def command() -> None:
         sys.stderr.write("interrupted: what is done is kept, the same command goes on from here\n")
         sys.exit(130)
     if finished:
+        report.counted(finished, console)
         report.compared(finished[-1], console)
     if failures:
         sys.exit(2)

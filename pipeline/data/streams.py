@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 import pyarrow
@@ -80,7 +80,8 @@ class ShardReader:
         with self._open() as file:
             raw = _Tap(file, self._digest)
             packed = self.shard.url.endswith(("gz",))
-            stream = _Tap(gzip.GzipFile(fileobj=raw)) if packed else raw  # type: ignore[arg-type]  # reads only
+            unpacked = _Unpacked(raw) if packed else None
+            stream = _Tap(unpacked) if unpacked else raw
             broken_at, position, rest_blank = "", 0, True
             try:
                 with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -93,8 +94,10 @@ class ShardReader:
                     blank, rest_blank = stream.blank_from(position)
                     if not blank:
                         broken_at = "the archive breaks off or a header is corrupt"
-            except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except tarfile.TarError as error:
                 broken_at = str(error)
+            if unpacked and unpacked.fault:
+                broken_at = unpacked.fault
             rest_blank = raw.drain() and rest_blank
             if self.shard.size >= 0 and raw.count != self.shard.size:
                 raise ShortRead(f"{self.shard.url}: read {raw.count} of {self.shard.size} bytes")
@@ -141,17 +144,39 @@ class ShardReader:
                 self.damage, self.lost_bytes = str(error).splitlines()[0], max(self.shard.size, 0)
 
 
+class _Unpacked(io.RawIOBase):
+    """A gzip stream that ends, with its `fault` noted, where the compressed data breaks: what came before is kept."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._gzip = gzip.GzipFile(fileobj=file)  # type: ignore[arg-type]  # reads only
+        self.fault = ""
+
+    def read(self, size: int = -1) -> bytes:
+        parts: list[bytes] = []
+        while size > 0 and not self.fault:
+            try:
+                part = self._gzip.read1(size)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                self.fault = str(error)
+                break
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
 class _Tap(io.RawIOBase):
     """Counts and hashes what flows through, and remembers the last blocks."""
 
-    def __init__(self, file: IO[bytes], digest: Any = None) -> None:
+    def __init__(self, file: Any, digest: Any = None) -> None:
         self._file = file
         self._digest = digest
         self.count = 0
         self._tail: deque[tuple[int, bytes]] = deque(maxlen=2)
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        data: bytes = self._file.read(size)
         if self._digest is not None:
             self._digest.update(data)
         if data:

@@ -1,0 +1,98 @@
+"""Shared material: the demo data, a small network, a Ray on this machine, and ways to run the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+# Ray and its actors inherit these: one thread team each, and no spinning on shared cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from hydra import compose, initialize_config_dir
+
+from distributions import VDNA, Ranges, ShardRecord, Spec
+from pipeline.config import CONF, Settings
+from pipeline.data import demo
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = {"first": 5, "second": 3}
+ALL = ("histogram-20", "gaussian", "layer-gaussian", "activation-ranges")
+TINY = ("extractor=timm", "extractor.model=test_vit", "extractor.weights=random")
+"""A transformer of 160 pixels and a few thousand parameters."""
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo_data")
+    demo.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray for all tests, with room for several actors."""
+    import ray
+
+    os.environ["RAY_DEDUP_LOGS"] = "0"
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def settings(*overrides: str) -> Settings:
+    """The settings a command line gives."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return Settings.from_config(compose("config", overrides=list(overrides)))
+
+
+def command(*arguments: str, module: str = "pipeline.run", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def ranges() -> Ranges:
+    return Ranges(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
+
+
+def spec(ranges: Ranges | None, distributions: tuple[str, ...] = ALL, weights: str = "w") -> Spec:
+    return Spec("net", weights, "clean", "fp32", LAYERS, distributions, ranges)
+
+
+def activations(seed: int, samples: int = 6, positions: int = 4, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {k: torch.randn(samples, positions, n, generator=generator) * scale for k, n in LAYERS.items()}
+
+
+@pytest.fixture
+def filled(ranges: Ranges) -> Callable[..., VDNA]:
+    """A VDNA of random activations, under the shard name given."""
+
+    def make(seed: int, url: str = "", **options: Any) -> VDNA:
+        vdna = VDNA(spec(options.pop("ranges", ranges), options.pop("distributions", ALL)))
+        batch = activations(seed, **options)
+        for layer, values in batch.items():
+            vdna.update(layer, values)
+        vdna.ledger.add(
+            ShardRecord(url or f"shard-{seed}", size=10, counted=len(batch["first"]), skipped={"corrupt": 1})
+        )
+        return vdna
+
+    return make

@@ -1,0 +1,302 @@
+"""Every kind of source, and archives that are not whole: the right images, or the right reason."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.data.decode import BadImage, decode
+from pipeline.data.sources import Shard, find, group
+from pipeline.data.streams import ShardReader, ShortRead
+from pipeline.errors import UserError
+
+
+def picture(seed: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+FILES = {f"{i:03d}.png": picture(i) for i in range(7)}
+
+
+def tar_bytes(files: dict[str, bytes], **options: object) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", **options) as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def images(shards: list[Shard]) -> list[bytes | str]:
+    """What the readers give: bytes, or the reason for an image that is lost."""
+    return [d.reason if isinstance(d, BadImage) else d for s in shards for _, d in ShardReader(s)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images at several depths with endings in any case, and things that are no images."""
+    for name, data in FILES.items():
+        path = (
+            tmp_path
+            / "images"
+            / ("deep/er" if name < "003" else "")
+            / name.replace(".png", ".PNG" if name > "005" else ".png")
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "images" / "notes.md").write_text("no image")
+    (tmp_path / "images" / ".hidden.png").write_bytes(b"")
+    return tmp_path / "images"
+
+
+def sorted_bytes(folder: Path) -> list[bytes]:
+    return [p.read_bytes() for p in sorted(folder.rglob("*")) if p.suffix.lower() == ".png" and p.name[0] != "."]
+
+
+def test_folder(folder: Path) -> None:
+    shards = find(str(folder), images_per_shard=3)
+    assert [len(s.members) for s in shards] == [3, 3, 1]
+    assert images(shards) == sorted_bytes(folder)
+    assert sum(s.size for s in shards) == sum(map(len, FILES.values()))
+
+
+def test_tars_by_glob_braces_and_list(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"shard-{i:02d}.tar").write_bytes(tar_bytes(dict(list(FILES.items())[2 * i : 2 * i + 2])))
+    expected = list(FILES.values())[:6]
+    for url in (
+        str(tmp_path / "*.tar"),
+        str(tmp_path / "shard-{00..02}.tar"),
+        [str(tmp_path / f"shard-{i:02d}.tar") for i in range(3)],
+        f"file://{tmp_path}/shard-{{00..02}}.tar",
+        str(tmp_path),
+    ):
+        assert images(find(url)) == expected
+
+
+def test_a_name_with_braces_is_itself(tmp_path: Path) -> None:
+    (tmp_path / "a{0..1}.tar").write_bytes(tar_bytes(FILES))
+    assert len(find(str(tmp_path / "a{0..1}.tar"))) == 1
+
+
+def test_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {**FILES, "folder/readme.txt": b"x", "__MACOSX/000.png": b""}.items():
+            archive.writestr(name, data)
+    shards = find(str(tmp_path / "images.zip"), images_per_shard=4)
+    assert [s.part for s in shards] == ["0:4", "4:7"]
+    assert images(shards) == list(FILES.values())
+
+
+def test_list_of_paths_in_a_file(folder: Path) -> None:
+    (folder / "list.txt").write_text(f"deep/er/001.png\n\n{folder / '003.png'}\nmissing.png\n")
+    assert images(find(str(folder / "list.txt"))) == [FILES["001.png"], FILES["003.png"], "missing file"]
+
+
+@pytest.mark.parametrize("layout", ["struct", "binary", "other name"])
+def test_parquet(tmp_path: Path, layout: str) -> None:
+    """The Hugging Face layout, plain bytes, and a column of another name, in several row groups."""
+    rows = [*FILES.values(), None]
+    column = (
+        pa.array([r and {"bytes": r, "path": "x"} for r in rows]) if layout == "struct" else pa.array(rows, pa.binary())
+    )
+    names = ["label", "photo" if layout == "other name" else "image"]
+    pq.write_table(pa.table([pa.array(range(8)), column], names), tmp_path / "0.parquet", row_group_size=3)
+    shards = find(str(tmp_path / "*.parquet"))
+    assert len(shards) == 3
+    assert images(shards) == [*FILES.values(), "no image in the row"]
+
+
+def test_parquet_without_images_is_damage(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": [1, 2]}), tmp_path / "0.parquet")
+    reader = ShardReader(find(str(tmp_path / "0.parquet"))[0])
+    assert list(reader) == []
+    assert reader.damage == "no column of image bytes among label"
+
+
+def test_single_image(folder: Path) -> None:
+    assert images(find(str(folder / "003.png"))) == [FILES["003.png"]]
+
+
+def test_nothing_passes_in_silence(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for url, message in (
+        (str(tmp_path / "nowhere"), "nothing is there"),
+        (str(tmp_path / "no*.tar"), "matches nothing"),
+        (str(tmp_path / "empty"), "no image found; expected a folder of images, .tar"),
+        (str(folder / "notes.md"), "not a kind of file that holds images"),
+        ("pipe:cat /etc/passwd", "shell commands are not run"),
+        ("nosuch://bucket/x.tar", "cannot open this kind of URL"),
+        ([], "dataset.url is empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find(url)
+
+
+def test_a_changed_file_is_another_shard(folder: Path) -> None:
+    before = group(find(str(folder)), 1)
+    (folder / "003.png").write_bytes(picture(99))
+    after = group(find(str(folder)), 1)
+    assert before[0].id != after[0].id
+
+
+def test_tasks_stay_the_same_when_a_dataset_grows(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.tar").write_bytes(tar_bytes(FILES))
+    before = group(find(str(tmp_path)), 2)
+    (tmp_path / "4.tar").write_bytes(tar_bytes(FILES))
+    after = group(find(str(tmp_path)), 2)
+    assert [t.id for t in before] == [t.id for t in after[:2]]
+    assert len({t.id for t in after}) == 3
+
+
+class TestTar:
+    """Lasting damage is recorded with what is whole before it; a short read raises."""
+
+    @pytest.fixture
+    def read(self, tmp_path: Path) -> Callable[..., tuple[list[bytes | str], ShardReader]]:
+        def run(data: bytes, name: str = "x.tar", size: int | None = None) -> tuple[list[bytes | str], ShardReader]:
+            (tmp_path / name).write_bytes(data)
+            reader = ShardReader(Shard("tar", str(tmp_path / name), len(data) if size is None else size, ""))
+            return [d.reason if isinstance(d, BadImage) else d for _, d in reader], reader
+
+        return run
+
+    def test_whole(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        for options in ({}, {"format": tarfile.GNU_FORMAT}, {"format": tarfile.PAX_FORMAT}):
+            found, reader = read(tar_bytes({**FILES, "long/" * 40 + "x.png": FILES["000.png"]}, **options))
+            assert found == [*FILES.values(), FILES["000.png"]]
+            assert (reader.damage, reader.lost_bytes) == ("", 0)
+
+    def test_gzip(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        data = gzip.compress(tar_bytes(FILES))
+        assert read(data, "x.tar.gz")[0] == list(FILES.values())
+        found, reader = read(data[: len(data) // 2], "x.tar.gz")
+        assert found[:-1] == list(FILES.values())[: len(found) - 1]
+        assert reader.damage
+
+    @pytest.mark.parametrize("offset", [0, 100, 511, 512, 600, 1023])
+    @pytest.mark.parametrize("member", [1, 3, 6])
+    def test_truncated_anywhere(
+        self, read: Callable[..., tuple[list[bytes | str], ShardReader]], member: int, offset: int
+    ) -> None:
+        data = tar_bytes(FILES)
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            start = tar.getmembers()[member].offset
+        found, reader = read(data[: start + offset])
+        # From the end of its header on, the cut member is known to have been there.
+        lost = ["cut off in the archive"] if offset >= 512 else []
+        assert found == list(FILES.values())[:member] + lost
+        assert reader.damage
+        assert reader.lost_bytes == offset
+
+    def test_without_end_blocks(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        data = tar_bytes(FILES).rstrip(b"\0")
+        found, reader = read(data + bytes(-len(data) % 512))
+        assert found == list(FILES.values())
+        assert "breaks off" in reader.damage
+
+    @pytest.mark.parametrize("member", [0, 1, 3, 6])
+    def test_corrupt_header_midway(
+        self, read: Callable[..., tuple[list[bytes | str], ShardReader]], member: int
+    ) -> None:
+        data = bytearray(tar_bytes(FILES))
+        with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
+            start = tar.getmembers()[member].offset
+        data[start + 10] ^= 0xFF
+        found, reader = read(bytes(data))
+        assert found == list(FILES.values())[:member]
+        assert reader.damage
+        assert reader.lost_bytes == len(data) - start
+
+    def test_data_behind_the_end(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        one = tar_bytes(FILES)
+        for data in (one + one, one.rstrip(b"\0") + bytes(1024 + 512) + b"x" * 512):
+            found, reader = read(data)
+            assert found[:7] == list(FILES.values())
+            assert reader.damage
+
+    def test_empty(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        assert read(b"")[1].damage
+        found, reader = read(tar_bytes({}))
+        assert (found, reader.damage) == ([], "")
+
+    @pytest.mark.parametrize("missing", [1, 512, 20_000])
+    def test_a_short_read_is_a_passing_fault(
+        self, read: Callable[..., tuple[list[bytes | str], ShardReader]], missing: int
+    ) -> None:
+        data = tar_bytes({**FILES, "big.png": bytes(30_000)})
+        with pytest.raises(ShortRead, match=rf"read {len(data) - missing} of {len(data)} bytes"):
+            read(data[:-missing], size=len(data))
+
+    def test_members_that_are_no_images(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for kind, name in (
+                (tarfile.SYMTYPE, "link.png"),
+                (tarfile.DIRTYPE, "folder.png"),
+                (tarfile.CHRTYPE, "dev.png"),
+            ):
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname = kind, "/etc/passwd"
+                tar.addfile(member)
+            for name in ("0.json", "0.txt", "._0.png", "__meta__/0.png", "../0.png", "/abs/0.jpg"):
+                member = tarfile.TarInfo(name)
+                member.size = len(FILES["000.png"])
+                tar.addfile(member, io.BytesIO(FILES["000.png"]))
+        assert read(buffer.getvalue())[0] == [FILES["000.png"]] * 2  # names are only names: nothing is unpacked
+
+    def test_the_checksum_is_the_objects(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
+        import hashlib
+
+        data = tar_bytes(FILES)
+        assert read(data)[1].sha256 == hashlib.sha256(data).hexdigest()
+
+
+class TestDecode:
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"])
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    def test_formats(self, kind: str, mode: str) -> None:
+        decoded = decode(picture(0, kind, mode))
+        assert decoded.shape == (12, 16, 3)
+        assert decoded.dtype == np.uint8
+
+    @pytest.mark.parametrize(
+        ("kind", "mode"), [("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "LA"), ("JPEG", "CMYK")]
+    )
+    def test_modes(self, kind: str, mode: str) -> None:
+        assert decode(picture(0, kind, mode)).shape == (12, 16, 3)
+
+    def test_sixteen_bits_are_scaled(self) -> None:
+        grey = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, "PNG")
+        np.testing.assert_array_equal(decode(buffer.getvalue())[..., 0], grey // 257)
+
+    def test_reasons(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = picture(0, "JPEG")
+        for data, reason in (
+            (b"", "empty file"),
+            (b"<html>not found</html>", "not an image of a supported format"),
+            (whole[: len(whole) // 2], "truncated"),
+            (picture(0)[:60], "corrupt|truncated"),
+        ):
+            with pytest.raises(BadImage, match=reason):
+                decode(data)
+        monkeypatch.setattr("pipeline.data.decode.MAX_PIXELS", 100)
+        with pytest.raises(BadImage, match="too large"):
+            decode(whole)
