@@ -26,6 +26,9 @@ from distributions.vdna import VDNA, Moments, difference_between
 
 PerNeuron = dict[str, np.ndarray]
 
+UNITS = {"emd": "bins", "nfd": "squared activation", "fd": "squared activation"}
+"""The distances, and what they are measured in."""
+
 
 @overload
 def emd(

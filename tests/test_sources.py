@@ -186,8 +186,12 @@ class TestTar:
         data = gzip.compress(tar_bytes(FILES))
         assert read(data, "x.tar.gz")[0] == list(FILES.values())
         found, reader = read(data[: len(data) // 2], "x.tar.gz")
-        assert found[:-1] == list(FILES.values())[: len(found) - 1]
-        assert reader.damage
+        assert 2 < len(found) < len(FILES)
+        assert found == [*list(FILES.values())[: len(found) - 1], "cut off in the archive"]
+        assert "end-of-stream" in reader.damage
+        corrupt = bytearray(data)
+        corrupt[len(data) // 2] ^= 0xFF
+        assert read(bytes(corrupt), "x.tar.gz")[1].damage
 
     @pytest.mark.parametrize("offset", [0, 100, 511, 512, 600, 1023])
     @pytest.mark.parametrize("member", [1, 3, 6])
@@ -292,7 +296,7 @@ class TestDecode:
         for data, reason in (
             (b"", "empty file"),
             (b"<html>not found</html>", "not an image of a supported format"),
-            (whole[: len(whole) // 2], "truncated"),
+            (whole[:-50], "truncated"),
             (picture(0)[:60], "corrupt|truncated"),
         ):
             with pytest.raises(BadImage, match=reason):

@@ -96,12 +96,13 @@ class ShardReader:
                         broken_at = "the archive breaks off or a header is corrupt"
             except tarfile.TarError as error:
                 broken_at = str(error)
-            if unpacked and unpacked.fault:
-                broken_at = unpacked.fault
-            rest_blank = raw.drain() and rest_blank
+            rest_blank = stream.drain() and rest_blank
+            raw.drain()
             if self.shard.size >= 0 and raw.count != self.shard.size:
                 raise ShortRead(f"{self.shard.url}: read {raw.count} of {self.shard.size} bytes")
-            if not broken_at and not rest_blank and not packed:
+            if unpacked and unpacked.fault:
+                broken_at = unpacked.fault
+            elif not broken_at and not rest_blank:
                 broken_at = "there is data behind the end of the archive"
             if broken_at:
                 self.damage = f"{broken_at}, at byte {position}"
@@ -148,7 +149,7 @@ class _Unpacked(io.RawIOBase):
     """A gzip stream that ends, with its `fault` noted, where the compressed data breaks: what came before is kept."""
 
     def __init__(self, file: io.RawIOBase) -> None:
-        self._gzip = gzip.GzipFile(fileobj=file)  # type: ignore[arg-type]  # reads only
+        self._gzip = gzip.GzipFile(fileobj=file)
         self.fault = ""
 
     def read(self, size: int = -1) -> bytes:

@@ -16,13 +16,11 @@ import numpy as np
 import xarray as xr
 
 from distributions import VDNA, Gaussian, Histogram, LayerGaussian, Spec
-from distributions.distances import Factor, cdf, emd_rows, frechet, frechet_rows
+from distributions.distances import UNITS, Factor, cdf, emd_rows, frechet, frechet_rows
 from pipeline.config import Settings
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
-
-METRICS = {"emd": "bins", "nfd": "squared activation", "fd": "squared activation"}
 
 
 def run(settings: Settings) -> None:
@@ -62,7 +60,7 @@ def _empty(members: list[dict[str, Any]], reference: Mapping[str, Any]) -> xr.Da
     kinds = {"emd": "histogram", "nfd": "gaussian", "fd": "layer-gaussian"}
     wanted = {
         metric: unit
-        for metric, unit in METRICS.items()
+        for metric, unit in UNITS.items()
         if any(kinds[metric] in name for name in reference["distributions"])
     }
     shape = (len(names), len(names), len(layers))

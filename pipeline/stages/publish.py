@@ -19,9 +19,9 @@ import scipy.cluster.hierarchy
 import scipy.spatial.distance
 import xarray as xr
 
+from distributions.distances import UNITS
 from pipeline.config import Settings
 from pipeline.errors import UserError
-from pipeline.stages.compare import METRICS
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _write(
 
 def _matrix(distances: xr.Dataset) -> dict[str, Any]:
     """A matrix for the page: names in the order of their clustering, and per metric and layer the values."""
-    metrics = [metric for metric in METRICS if metric in distances]
+    metrics = [metric for metric in UNITS if metric in distances]
     names = [str(name) for name in distances["dataset"].to_numpy()]
     order = _order(distances[f"{metrics[0]}_overall"].to_numpy()) if metrics else range(len(names))
     layers = [str(layer) for layer in distances["layer"].to_numpy()]
@@ -107,7 +107,7 @@ def _neighbours(distances: xr.Dataset | None, dataset: str) -> dict[str, Any] | 
     """The nearest datasets with their distance in every layer."""
     if distances is None or dataset not in distances["dataset"].to_numpy() or distances.sizes["dataset"] < 2:
         return None
-    metric = next(m for m in METRICS if m in distances)
+    metric = next(m for m in UNITS if m in distances)
     overall = distances[f"{metric}_overall"].sel(dataset=dataset).drop_sel(other=dataset)
     nearest = [str(name) for name in overall.sortby(overall)["other"].to_numpy()[:NEIGHBOURS]]
     rows = distances[metric].sel(dataset=dataset)

@@ -1,0 +1,193 @@
+"""The command as a user types it: what it prints, and what it says of mistakes; every configuration composes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.config import CONF, Settings
+from pipeline.errors import UserError
+from tests.conftest import ROOT, TINY, command, settings
+
+DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
+EXTRACTORS = sorted(path.stem for path in (CONF / "extractor").glob("*.yaml"))
+NEEDED = {
+    "images": ("dataset.name=mine", "dataset.url=photos"),
+    "laion_subset": ("dataset.url=s3://bucket/{00000..00009}.tar",),
+    "timm": ("extractor.model=test_vit",),
+}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_dataset_composes(dataset: str) -> None:
+    made = settings(f"dataset={dataset}", *NEEDED.get(dataset, ()))
+    assert made.dataset.name == ("mine" if dataset == "images" else dataset)
+    assert made.extractor.name == "efficientnet_lite0"
+
+
+@pytest.mark.parametrize("extractor", EXTRACTORS)
+def test_every_extractor_composes(extractor: str) -> None:
+    made = settings("dataset=demo_digits", f"extractor={extractor}", *NEEDED.get(extractor, ()))
+    assert made.extractor.name == ("test_vit" if extractor == "timm" else extractor)
+
+
+@pytest.mark.parametrize("cluster", sorted(path.stem for path in (CONF / "cluster").glob("*.yaml")))
+def test_every_cluster_composes(cluster: str) -> None:
+    assert settings("dataset=demo_digits", f"cluster={cluster}").pool.actors == 1
+
+
+def test_the_interface_that_others_rely_on() -> None:
+    made = settings(
+        "dataset=images",
+        "dataset.name=mine",
+        "dataset.url=[a.tar,b.tar]",
+        "extractor=dino_vit_base",
+        "catalogue=s3://bucket/catalogue",
+        "distributions=[histogram-1000,gaussian,layer-gaussian,activation-ranges]",
+        "actors=3",
+        "batch_size=7",
+        "device=cpu",
+        "precision=bf16",
+        "layers=[blocks.3]",
+        "max_bad_fraction=0.5",
+        "stages=[reduce,plan]",
+    )
+    assert made.dataset.url == ("a.tar", "b.tar")
+    assert (made.pool.actors, made.batch_size, made.device, made.extractor.precision) == (3, 7, "cpu", "bf16")
+    assert made.extractor.layers == ["blocks.3"]
+    assert made.stages == ("plan", "reduce")  # always in the order of the pipeline
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("dataset=images",), "dataset.name is not set; give a name"),
+        (("dataset=images", "dataset.name=mine"), "dataset.url is not set; give where the images are"),
+        (("dataset=laion_subset",), r"dataset\.url is not set.*s3://bucket"),
+        (("dataset=images", "dataset.name=a/b", "dataset.url=x"), r"dataset\.name=a/b: use letters"),
+        (("dataset=images", "dataset.name=..", "dataset.url=x"), r"dataset\.name=\.\.: use letters"),
+        (("dataset=demo_digits", "extractor=timm"), r"extractor\.model is not set"),
+        (
+            ("dataset=demo_digits", "distributions=[histogram]"),
+            "unknown distribution 'histogram'; allowed: histogram-N",
+        ),
+        (("dataset=demo_digits", "distributions=[gaussian,gaussian]"), "each kind can be asked for once"),
+        (("dataset=demo_digits", "distributions=[histogram-10,histogram-20]"), "each kind can be asked for once"),
+        (("dataset=demo_digits", "distributions=gaussian"), r"distributions=gaussian: give a list"),
+        (("dataset=demo_digits", "stages=[extrct]"), "stages=extrct: allowed are plan, calibrate, extract"),
+        (("dataset=demo_digits", "device=gpu"), "device=gpu: allowed are auto, cpu, cuda"),
+        (("dataset=demo_digits", "precision=fp8"), "precision=fp8: allowed are fp32, bf16"),
+        (("dataset=demo_digits", "batch_size=0"), "batch_size=0: must be a whole number, at least 1"),
+        (("dataset=demo_digits", "actors=many"), "actors=many: must be a whole number"),
+        (("dataset=demo_digits", "max_bad_fraction=2"), "max_bad_fraction=2: must be a number from 0 to 1"),
+        (("dataset=demo_digits", "calibration.datasets=[nope]"), "no dataset nope; conf/dataset has demo_digits"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_is_allowed(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dataset=demo_digit",), "Could not find 'dataset/demo_digit'"),
+        (("dataset=demo_digits", "extractor=resnet"), "Could not find 'extractor/resnet'"),
+        (("dataset=demo_digits", "bach_size=3"), "bach_size"),
+        ((), "dataset"),
+        (
+            ("dataset=images", "dataset.name=mine", "dataset.url=/nowhere"),
+            "error: dataset.url=/nowhere: nothing is there",
+        ),
+        (("dataset=demo_digits", "extractor.weights=/nowhere.pth"), "give its path with extractor.weights=PATH"),
+        (("dataset=demo_digits", "layers=[block.*]"), "unknown layer 'block.*'; the network has conv_stem"),
+    ],
+)
+def test_mistakes_on_the_command_line_show_no_traceback(
+    demo_data: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "demo_data").symlink_to(demo_data)
+    done = command(*arguments, cwd=tmp_path)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert message in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.zip"))
+
+
+def test_several_datasets_share_a_calibration_and_one_that_fails_stops_no_other(
+    demo_data: Path, tmp_path: Path
+) -> None:
+    """The whole job in a process of its own: multirun, a missing dataset, the matrix, the site, and again."""
+    (tmp_path / "demo_data").mkdir()
+    for name in ("demo_digits", "demo_faces"):
+        (tmp_path / "demo_data" / name).symlink_to(demo_data / name)
+    arguments = (
+        "-m",
+        "dataset=demo_digits,demo_textures,demo_faces",
+        *TINY,
+        "calibration.datasets=[demo_digits,demo_faces]",
+    )
+    done = command(*arguments, cwd=tmp_path)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert "error: dataset.url=demo_data/demo_textures/*.tar: the pattern matches nothing" in said
+    assert "calibrate: ranges" in said
+    assert said.count("calibrating on demo_digits, demo_faces: 8 of 8 tasks") == 1
+    assert "EMD (bins), test_vit" in said
+    assert "FD (squared activation), test_vit" in said
+    assert "site: catalogue/site/index.html" in said
+    assert (tmp_path / "catalogue" / "site" / "datasets" / "demo_faces.html").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "demo_data"]
+    again = command(*arguments, cwd=tmp_path)
+    assert "extract: demo_faces is complete, nothing to do" in again.stdout + again.stderr
+    listed = command("list", module="pipeline.catalogue", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "demo_faces" in listed.stdout
+    shown = command("show", "demo_faces", "test_vit", module="pipeline.catalogue", cwd=tmp_path)
+    assert json.loads(shown.stdout)["images"] == 200
+    near = command("nearest", "demo_faces", "test_vit", module="pipeline.catalogue", cwd=tmp_path)
+    assert "demo_digits" in near.stdout
+    wrong = command("show", "demo_face", "test_vit", module="pipeline.catalogue", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "error: no VDNA of dataset demo_face" in wrong.stderr
+
+
+def test_swept_datasets_are_calibrated_together(demo_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo_data").symlink_to(demo_data)
+    done = command("-m", "dataset=demo_digits,demo_faces", *TINY, "stages=[plan,calibrate]", cwd=tmp_path)
+    assert "calibrate: ranges" in done.stderr
+    assert "from 2 dataset(s)" in done.stderr
+
+
+def test_the_readme_is_true() -> None:
+    """Files it names exist, and every command it shows is composed or parsed by the test above or here."""
+    text = (ROOT / "README.md").read_text()
+    assert "make demo" in text
+    assert "make test" in text
+    for line in text.splitlines():
+        if line.startswith("python -m pipeline.run") and " -m dataset" not in line:
+            overrides = [word for word in line.split("#")[0].split()[3:] if not word.startswith("+experiment")]
+            if overrides:
+                assert isinstance(settings(*overrides), Settings), line
+
+
+def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
+    """The command of the README on pictures it has never seen, with the embedded network."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, kind in enumerate(("jpg", "png", "gif", "webp", "tiff")):
+        Image.linear_gradient("L").rotate(30 * i).convert("RGB").save(folder / f"{i}.{kind}")
+    done = command(
+        "dataset=images",
+        "dataset.name=mine",
+        f"dataset.url={folder}",
+        "extractor=efficientnet_lite0",
+        f"catalogue={tmp_path / 'somewhere'}",
+    )
+    assert done.returncode == 0, done.stderr
+    shown = command("--catalogue", str(tmp_path / "somewhere"), "show", "mine", module="pipeline.catalogue")
+    assert json.loads(shown.stdout)["images"] == 5

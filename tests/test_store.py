@@ -1,0 +1,192 @@
+"""The store: round trips, whole objects, what others can open, and what is damaged is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from distributions import VDNA, Ranges, ShardRecord
+from pipeline.data.sources import Shard, Task
+from pipeline.errors import UserError
+from pipeline.groups import DamagedError, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.store import Store
+from tests.conftest import ALL, LAYERS, spec
+
+TASK = Task(0, (Shard("tar", "shard-1", 10, "etag"),))
+FACTS = {"fingerprint": "f", "url": "u", "description": "", "licence": "", "extractor_licence": "", "provenance": {}}
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A folder, and fsspec's memory file system as an object store without folders or renames."""
+    return Store(str(tmp_path / "catalogue") if request.param == "disk" else f"memory://{tmp_path.name}")
+
+
+@pytest.mark.parametrize("distributions", [ALL, *((name,) for name in ALL)])
+def test_round_trip(filled: Callable[..., VDNA], distributions: tuple[str, ...]) -> None:
+    vdna = filled(1, distributions=distributions)
+    back = from_dataset(unzip(zipped(pack(to_dataset(vdna, {}), consolidated=False))), vdna.spec)
+    assert back.digest() == vdna.digest()
+    assert back.spec.id == vdna.spec.id
+    assert back.ledger == vdna.ledger
+    assert back.layers == LAYERS
+
+
+def test_an_empty_ledger_and_names_in_any_script(ranges: Ranges) -> None:
+    vdna = VDNA(spec(ranges))
+    assert from_dataset(unzip(zipped(pack(to_dataset(vdna, {}), consolidated=False)))).digest() == vdna.digest()
+    vdna.ledger.add(ShardRecord("données/写真.tar", "0:5", 7, "é", counted=3, skipped={"corrupt": 1}, damage="ß"))
+    assert from_dataset(unzip(zipped(pack(to_dataset(vdna, {}), consolidated=False)))).ledger == vdna.ledger
+
+
+def test_the_same_vdna_is_the_same_bytes(filled: Callable[..., VDNA]) -> None:
+    one, other = (zipped(pack(to_dataset(filled(1), {}), consolidated=False)) for _ in range(2))
+    assert one == other
+
+
+def test_partials(store: Store, filled: Callable[..., VDNA]) -> None:
+    vdna = filled(1)
+    store.put_partial(vdna, TASK, {"batch_size": 4})
+    store.put_partial(vdna, TASK, {"batch_size": 4})  # a retry overwrites
+    assert store.partials(vdna.spec.id) == {TASK.id}
+    back, provenance = store.get_partial(vdna.spec, TASK)
+    assert back.digest() == vdna.digest()
+    assert provenance == {"batch_size": 4}
+    assert not store.partials("other")
+
+
+@pytest.mark.parametrize("place", [0.01, 0.2, 0.5, 0.8, 0.999])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_partial_is_refused_by_name(
+    store: Store, filled: Callable[..., VDNA], damage: str, place: float
+) -> None:
+    vdna = filled(1)
+    store.put_partial(vdna, TASK, {})
+    path = f"partials/{vdna.spec.id}/{TASK.id}.zip"
+    data = bytearray(store.get(path) or b"")
+    at = int(len(data) * place)
+    if damage == "cut":
+        del data[at:]
+    else:
+        for i in range(at, min(at + 8, len(data))):
+            data[i] ^= 0xFF
+    store.put(path, bytes(data))
+    try:
+        back, _ = store.get_partial(vdna.spec, TASK)
+    except DamagedError as error:
+        assert path in str(error)
+    else:
+        assert damage == "flipped"  # in bytes that hold nothing: a zip's clock, say
+        assert back.digest() == vdna.digest()
+
+
+def test_a_partial_of_another_spec_is_refused(store: Store, filled: Callable[..., VDNA], ranges: Ranges) -> None:
+    vdna = filled(1)
+    store.put_partial(vdna, TASK, {})
+    other = spec(ranges, weights="v")
+    data = store.get(f"partials/{vdna.spec.id}/{TASK.id}.zip")
+    store.put(f"partials/{other.id}/{TASK.id}.zip", data or b"")
+    with pytest.raises(DamagedError, match="made with another network"):
+        store.get_partial(other, TASK)
+
+
+def test_vdnas(store: Store, filled: Callable[..., VDNA]) -> None:
+    vdna = filled(1)
+    manifest = store.put_vdna(vdna, "mine", FACTS)
+    assert store.manifests() == [manifest]
+    assert (manifest["images"], manifest["skipped"], manifest["layers"]) == (6, 1, LAYERS)
+    back = store.get_vdna(manifest, verify=True)
+    assert back.digest() == vdna.digest() == manifest["digest"]
+    newer = filled(2)
+    store.put_vdna(newer, "mine", FACTS)
+    assert [m["digest"] for m in store.manifests()] == [newer.digest()]
+    assert store.get_vdna(manifest).digest() == vdna.digest()  # the old one stays where its manifest says
+
+
+def test_readers_see_only_what_a_manifest_names(
+    store: Store, filled: Callable[..., VDNA], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that dies before its manifest leaves the old version."""
+    store.put_vdna(filled(1), "mine", FACTS)
+
+    def dies(path: str, content: object) -> None:
+        raise OSError("the machine is gone")
+
+    monkeypatch.setattr(store, "put_json", dies)
+    with pytest.raises(OSError, match="gone"):
+        store.put_vdna(filled(2), "mine", FACTS)
+    assert [m["digest"] for m in store.manifests()] == [filled(1).digest()]
+
+
+def test_an_interrupted_write_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.put("a/b", b"old")
+
+    def dies(self: Path, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.put("a/b", b"new")
+    assert store.get("a/b") == b"old"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_anyone_can_open_a_vdna_with_xarray(tmp_path: Path, filled: Callable[..., VDNA]) -> None:
+    store, vdna = Store(str(tmp_path)), filled(1)
+    manifest = store.put_vdna(vdna, "mine", FACTS)
+    with xr.open_zarr(tmp_path / "vdnas" / "mine" / "net" / manifest["group"]) as opened:
+        assert opened["histogram"].dims == ("neuron", "bin")
+        assert opened["comoment"].dims == ("neuron", "other")
+        assert opened["mean"].dims == opened["m2"].dims == opened["min"].dims == ("neuron",)
+        assert opened["layer"].to_numpy().tolist() == ["first"] * 5 + ["second"] * 3
+        second = opened.set_xindex("layer").sel(layer="second")
+        np.testing.assert_array_equal(second["histogram"], vdna.histogram("second"))
+        assert opened.attrs["fingerprint"] == "f"
+        assert int(opened["shard_counted"].sum()) == vdna.images
+
+
+def test_chunks_are_layers_or_whole_rows(ranges: Ranges) -> None:
+    def chunks(layers: dict[str, int]) -> list[int]:
+        axes = Ranges(layers, np.zeros(sum(layers.values())), np.ones(sum(layers.values())))
+        base = spec(axes)
+        vdna = VDNA(type(base)("n", "w", "p", "fp32", layers, ("histogram-1000",), axes))
+        meta = json.loads(pack(to_dataset(vdna, {}), consolidated=False)["histogram/zarr.json"])
+        return meta["chunk_grid"]["configuration"]["chunk_shape"]
+
+    assert chunks({"a": 700, "b": 700}) == [700, 1000]
+    assert chunks({"a": 30, "b": 700}) == [524, 1000]
+
+
+def test_ranges(store: Store, ranges: Ranges) -> None:
+    assert store.get_ranges("network") is None
+    store.put_ranges("network", ranges, current=True)
+    other = Ranges(LAYERS, ranges.minimum - 1, ranges.maximum)
+    store.put_ranges("network", other, current=False)
+    assert store.get_ranges("network").id == ranges.id
+    assert store.get_ranges("network", other.id).id == other.id
+    assert store.get_ranges("network", "0" * 16) is None
+
+
+def test_a_newer_format_is_refused(store: Store, filled: Callable[..., VDNA]) -> None:
+    manifest = store.put_vdna(filled(1), "mine", FACTS)
+    store.put_json("vdnas/mine/net/manifest.json", {**manifest, "format": 99})
+    with pytest.raises(UserError, match="newer version"):
+        store.manifests()
+
+
+def test_unknown_protocols_are_refused() -> None:
+    with pytest.raises(UserError, match="catalogue=nosuch://x: cannot open"):
+        Store("nosuch://x")
+
+
+def test_options_stay_out_of_everything_stored(tmp_path: Path, filled: Callable[..., VDNA]) -> None:
+    store = Store(str(tmp_path), {"auto_mkdir": True})
+    store.put_partial(filled(1), TASK, {})
+    store.put_vdna(filled(1), "mine", FACTS)
+    assert not any(b"auto_mkdir" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
