@@ -7,7 +7,7 @@ Stages and workers see `Settings` and what it holds, never Hydra.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +127,8 @@ class Settings:
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Settings:
         """Check every key; raise `UserError` at the first that cannot be."""
+        if OmegaConf.is_missing(cfg.extractor, "model"):
+            raise UserError("extractor.model is not set; give a timm model: extractor.model=vit_tiny_patch16_224")
         c = _plain(cfg)
         dataset = dataset_config(c["dataset"])
         distributions = _several(c, "distributions")
@@ -185,12 +187,29 @@ class SweptDatasets(Callback):
                 type(self).names = [str(name) for name in override.sweep_string_iterator()]
 
 
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The command line with `dataset.url=…` quoted, so that Hydra takes braces, `=` and `?` in it as they are.
+
+    Raises `UserError` if the shell has split a brace range already: Hydra would silently keep the last part.
+    """
+    urls = [a for a in arguments if a.startswith("dataset.url=")]
+    if len(urls) > 1:
+        raise UserError(
+            f"dataset.url is given {len(urls)} times; if the shell expanded a brace range, "
+            "put it in quotes: 'dataset.url=s3://bucket/{00000..00127}.tar'"
+        )
+    if not urls or urls[0][12:13] in ("'", '"', "[", "") or ("," in urls[0] and {"-m", "--multirun"} & set(arguments)):
+        return list(arguments)
+    value = urls[0][12:].replace("\\", "\\\\").replace('"', '\\"')
+    return [f'dataset.url="{value}"' if a == urls[0] else a for a in arguments]
+
+
 def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
     for key, hint in (
         ("name", "a name for the catalogue: dataset.name=my_images"),
         (
             "url",
-            "where the images are: dataset.url=PATH_OR_GLOB_OR_URL, for instance s3://bucket/laion/{00000..00127}.tar",
+            "where the images are: dataset.url=PATH_OR_GLOB_OR_URL, for instance 'dataset.url=s3://bucket/laion/{00000..00127}.tar'",
         ),
     ):
         if d.get(key) in (None, "", "???"):
@@ -210,10 +229,6 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
 
 
 def extractor_config(e: Mapping[str, Any], layers: Any = None, precision: str = "fp32") -> ExtractorConfig:
-    if e["model"] in (None, "", "???"):
-        raise UserError(
-            "extractor.model is not set; give a timm model: extractor=timm extractor.model=vit_tiny_patch16_224"
-        )
     _one_of("precision", precision, ("fp32", "bf16"))
     _one_of("extractor.match", e["match"], ("name", "order"))
     if not NAME.fullmatch(str(e["name"])):

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from distributions import IncompatibleError
 from extractors import ExtractorError
 from pipeline import report
-from pipeline.config import CONF, Settings
+from pipeline.config import CONF, Settings, quoted
 from pipeline.errors import UserError
 from pipeline.progress import console
 
@@ -54,7 +54,11 @@ def command() -> None:
     """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
+        sys.argv[1:] = quoted(sys.argv[1:])
         main()
+    except UserError as error:
+        failures.append(str(error))
+        sys.stderr.write(f"error: {error}\n")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what is done is kept, the same command goes on from here\n")
         sys.exit(130)

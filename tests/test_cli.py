@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.config import CONF, Settings
+from pipeline.config import CONF, Settings, quoted
 from pipeline.errors import UserError
 from tests.conftest import ROOT, TINY, command, settings
 
@@ -16,7 +16,7 @@ DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
 EXTRACTORS = sorted(path.stem for path in (CONF / "extractor").glob("*.yaml"))
 NEEDED = {
     "images": ("dataset.name=mine", "dataset.url=photos"),
-    "laion_subset": ("dataset.url=s3://bucket/{00000..00009}.tar",),
+    "laion_subset": ('dataset.url="s3://bucket/{00000..00009}.tar"',),
     "timm": ("extractor.model=test_vit",),
 }
 
@@ -89,6 +89,25 @@ def test_the_interface_that_others_rely_on() -> None:
 def test_mistakes_name_the_key_and_what_is_allowed(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings(*overrides)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://b/{00..12}.tar", "https://h/x.tar?a=b&c=(d)", "a b/*.tar", 'quo"te.tar', "back\\slash.tar", "a,b.tar"]
+)
+def test_urls_arrive_as_they_are_typed(url: str) -> None:
+    [argument] = quoted([f"dataset.url={url}"])
+    assert settings("dataset=images", "dataset.name=mine", argument).dataset.url == url
+
+
+def test_lists_and_quotes_of_ones_own_are_left_alone() -> None:
+    for argument in ("dataset.url=[a.tar,b.tar]", "dataset.url='a.tar'", 'dataset.url="a.tar"'):
+        assert quoted(["x=1", argument]) == ["x=1", argument]
+    assert quoted(["-m", "dataset.url=a,b"]) == ["-m", "dataset.url=a,b"]
+
+
+def test_a_range_that_the_shell_expanded_is_noticed() -> None:
+    with pytest.raises(UserError, match=r"given 2 times.*put it in quotes"):
+        quoted(["dataset.url=00.tar", "dataset.url=01.tar"])
 
 
 @pytest.mark.parametrize(
