@@ -7,6 +7,7 @@ Stages and workers see `Settings` and what it holds, never Hydra.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -200,7 +201,8 @@ def quoted(arguments: Sequence[str]) -> list[str]:
         )
     if not urls or urls[0][12:13] in ("'", '"', "[", "") or ("," in urls[0] and {"-m", "--multirun"} & set(arguments)):
         return list(arguments)
-    value = urls[0][12:].replace("\\", "\\\\").replace('"', '\\"')
+    # Inside Hydra's quotes a backslash is itself unless it stands before a quote, where it must be doubled.
+    value = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), urls[0][12:], count=0)
     return [f'dataset.url="{value}"' if a == urls[0] else a for a in arguments]
 
 

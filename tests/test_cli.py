@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -189,9 +190,7 @@ def test_the_readme_is_true() -> None:
     assert "make test" in text
     for line in text.splitlines():
         if line.startswith("python -m pipeline.run") and " -m dataset" not in line:
-            overrides = [word for word in line.split("#")[0].split()[3:] if not word.startswith("+experiment")]
-            if overrides:
-                assert isinstance(settings(*overrides), Settings), line
+            assert isinstance(settings(*quoted(shlex.split(line)[3:])), Settings), line
 
 
 def test_a_folder_of_mixed_images(tmp_path: Path) -> None:

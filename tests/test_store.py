@@ -76,13 +76,10 @@ def test_a_damaged_partial_is_refused_by_name(
         for i in range(at, min(at + 8, len(data))):
             data[i] ^= 0xFF
     store.put(path, bytes(data))
-    try:
-        back, _ = store.get_partial(vdna.spec, TASK)
-    except DamagedError as error:
-        assert path in str(error)
-    else:
-        assert damage == "flipped"  # in bytes that hold nothing: a zip's clock, say
-        assert back.digest() == vdna.digest()
+    with pytest.raises(DamagedError, match=path):
+        # Bytes that hold nothing (a zip's clock, say) may flip and leave the contents as they were.
+        if store.get_partial(vdna.spec, TASK)[0].digest() == vdna.digest() and damage == "flipped":
+            raise DamagedError(path)
 
 
 def test_a_partial_of_another_spec_is_refused(store: Store, filled: Callable[..., VDNA], ranges: Ranges) -> None:
