@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 # Ray and its actors inherit these: one thread team each, and no spinning on shared cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -19,13 +18,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from hydra import compose, initialize_config_dir
 
-from distributions import VDNA, Ranges, ShardRecord, Spec
+from distributions import VDNA, Ranges, ShardRecord
 from pipeline.config import CONF, Settings
 from pipeline.data import demo
+from tests.material import ALL, LAYERS, activations, spec
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = {"first": 5, "second": 3}
-ALL = ("histogram-20", "gaussian", "layer-gaussian", "activation-ranges")
 TINY = ("extractor=timm", "extractor.model=test_vit", "extractor.weights=random")
 """A transformer of 160 pixels and a few thousand parameters."""
 
@@ -70,15 +68,6 @@ def command(*arguments: str, module: str = "pipeline.run", cwd: Path = ROOT) -> 
 @pytest.fixture
 def ranges() -> Ranges:
     return Ranges(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
-
-
-def spec(ranges: Ranges | None, distributions: tuple[str, ...] = ALL, weights: str = "w") -> Spec:
-    return Spec("net", weights, "clean", "fp32", LAYERS, distributions, ranges)
-
-
-def activations(seed: int, samples: int = 6, positions: int = 4, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(samples, positions, n, generator=generator) * scale for k, n in LAYERS.items()}
 
 
 @pytest.fixture

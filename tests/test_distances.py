@@ -12,7 +12,7 @@ import torch
 from distributions import VDNA, IncompatibleError, Ledger, Ranges, ShardRecord, Spec, emd, fd, nfd
 from distributions.distances import Factor, frechet
 from distributions.vdna import Moments
-from tests.conftest import LAYERS, activations, spec
+from tests.material import LAYERS, activations, spec
 
 DISTANCES = (emd, nfd, fd)
 

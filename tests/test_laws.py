@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distributions import ActivationRanges, Distribution, Gaussian, Histogram, IncompatibleError, LayerGaussian, Ranges
-from tests.conftest import LAYERS, activations
+from tests.material import LAYERS, activations
 
 RANGES = Ranges(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
 

@@ -24,7 +24,8 @@ from pipeline.data.sources import Shard, Task
 from pipeline.errors import UserError
 from pipeline.stages import calibrate, compare, extract, plan, publish, reduce
 from pipeline.worker import Job
-from tests.conftest import TINY, activations, settings, spec
+from tests.conftest import TINY, settings
+from tests.material import activations, spec
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

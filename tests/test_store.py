@@ -15,7 +15,7 @@ from pipeline.data.sources import Shard, Task
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError, from_dataset, pack, to_dataset, unzip, zipped
 from pipeline.store import Store
-from tests.conftest import ALL, LAYERS, spec
+from tests.material import ALL, LAYERS, spec
 
 TASK = Task(0, (Shard("tar", "shard-1", 10, "etag"),))
 FACTS = {"fingerprint": "f", "url": "u", "description": "", "licence": "", "extractor_licence": "", "provenance": {}}

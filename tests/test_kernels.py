@@ -1,0 +1,101 @@
+"""Each kernel against a slow NumPy twin: on the CPU, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distributions.kernels import absolute_row_differences, count_bins, extremes, position_means
+
+GPU = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+)
+DEVICES = pytest.mark.parametrize("device", ["cpu", GPU])
+SHAPES = pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 7), (2, 5, 1), (4, 49, 33), (8, 197, 64)])
+LAYOUTS = {
+    "tokens": lambda a: a,
+    "channels first": lambda a: a.transpose(1, 2).contiguous().transpose(1, 2),
+    "cut": lambda a: torch.cat([a, a], 2)[:, :, : a.shape[2]],
+    "every other": lambda a: a.repeat_interleave(2, 1)[:, ::2],
+    "bf16": lambda a: a.bfloat16(),
+    "fp16": lambda a: a.half(),
+    "fp64": lambda a: a.double(),
+}
+LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def batch(shape: tuple[int, int, int], layout: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    values = torch.randn(shape, generator=generator) * 2
+    flat = values.view(-1)
+    for place, value in zip(range(0, len(flat), 7), (torch.nan, torch.inf, -torch.inf, 0.0, 60000.0), strict=False):
+        flat[place] = value
+    return LAYOUTS[layout](values)
+
+
+@DEVICES
+@SHAPES
+@LAYOUT
+@pytest.mark.parametrize("bins", [1, 10, 1000])
+def test_count_bins(device: str, shape: tuple[int, int, int], layout: str, bins: int) -> None:
+    neurons, draw = shape[2], np.random.default_rng(0)
+    centre, half = draw.normal(size=neurons), draw.uniform(0.5, 3, neurons)
+    half[0] = 1e-8  # a neuron that never varied when it was calibrated
+    activations = batch(shape, layout)
+    counts = torch.zeros((neurons, bins), dtype=torch.int64, device=device)
+    flows = [torch.zeros(neurons, dtype=torch.int64, device=device) for _ in range(3)]
+    axes = [torch.from_numpy(a).to(device) for a in (centre, half)]
+    for _ in range(2):
+        count_bins(activations.to(device), *axes, counts, *flows)
+    expected, below, above, nan = np.zeros((neurons, bins), np.int64), *np.zeros((3, neurons), np.int64)
+    for neuron in range(neurons):
+        z = (activations[:, :, neuron].double().numpy().ravel() - centre[neuron]) / half[neuron]
+        nan[neuron], below[neuron], above[neuron] = np.isnan(z).sum(), (z < -1).sum(), (z > 1).sum()
+        z = z[~np.isnan(z)].clip(-1, 1)
+        places = np.minimum(((z + 1) * bins / 2).astype(np.int64), bins - 1)
+        expected[neuron] = np.bincount(places, minlength=bins)
+    np.testing.assert_array_equal(counts.cpu(), 2 * expected)
+    for flow, reference in zip(flows, (below, above, nan), strict=True):
+        np.testing.assert_array_equal(flow.cpu(), 2 * reference)
+
+
+@DEVICES
+@SHAPES
+@LAYOUT
+def test_position_means(device: str, shape: tuple[int, int, int], layout: str) -> None:
+    activations = batch(shape, layout)
+    means = position_means(activations.to(device))
+    assert means.dtype == torch.float64
+    with np.errstate(invalid="ignore"):
+        expected = activations.double().numpy().mean(1)
+    np.testing.assert_allclose(means.cpu(), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_position_means_do_not_depend_on_the_batch() -> None:
+    for layout in ("tokens", "channels first"):
+        activations = batch((8, 197, 64), layout)
+        singly = torch.cat([position_means(image[None]) for image in activations])
+        assert torch.equal(position_means(activations).nan_to_num(), singly.nan_to_num())
+
+
+@DEVICES
+@SHAPES
+@LAYOUT
+def test_extremes(device: str, shape: tuple[int, int, int], layout: str) -> None:
+    activations, neurons = batch(shape, layout), shape[2]
+    low, high = torch.full((neurons,), 0.25, device=device), torch.full((neurons,), 0.25, device=device)
+    nonfinite = torch.zeros(neurons, dtype=torch.int64, device=device)
+    extremes(activations.to(device), low, high, nonfinite)
+    values = activations.float().numpy().reshape(-1, neurons)
+    finite = np.isfinite(values)
+    np.testing.assert_array_equal(low.cpu(), np.where(finite, values, np.inf).min(0).clip(max=0.25))
+    np.testing.assert_array_equal(high.cpu(), np.where(finite, values, -np.inf).max(0).clip(min=0.25))
+    np.testing.assert_array_equal(nonfinite.cpu(), (~finite).sum(0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1000), (64, 17)])
+def test_absolute_row_differences(shape: tuple[int, int]) -> None:
+    a, b = np.random.default_rng(0).random((2, *shape))
+    np.testing.assert_allclose(absolute_row_differences(a, b), np.abs(a - b).sum(1), rtol=1e-13)
+    np.testing.assert_array_equal(absolute_row_differences(a[::-1], b[::-1]), absolute_row_differences(a, b)[::-1])
