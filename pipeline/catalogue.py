@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,10 +23,11 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from distributions import VDNA, IncompatibleError
+from distributions import VDNA, IncompatibleError, Ranges
+from pipeline import seed_files
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
-from pipeline.store import Store
+from pipeline.store import NAME, Store
 
 COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
 MORE = ("preprocessing", "precision", "weights_sha256", "network", "fingerprint", "digest", "created", "licence")
@@ -97,11 +99,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "nearest":
             command.add_argument("--metric", default="emd", choices=("emd", "nfd", "fd"))
             command.add_argument("-k", type=int, default=10)
+    export = commands.add_parser("export", help="write one distribution of a VDNA as files of the seed library")
+    export.add_argument("dataset")
+    export.add_argument("extractor")
+    export.add_argument("out", type=Path, help="path and name of the files, without an ending")
+    export.add_argument("--distribution", default="histogram-1000")
+    bring = commands.add_parser("import", help="add a VDNA from files of the seed library")
+    bring.add_argument("file", type=Path)
+    bring.add_argument("--name", required=True, help="the dataset's name in the catalogue")
+    bring.add_argument("--ranges", type=Path, help="the ranges file that a histogram was made with")
     given = parser.parse_args(arguments)
     console = Console()
     try:
+        if given.command == "import":
+            _import(given.catalogue, given.file, given.name, given.ranges)
+            return 0
         cat = open_catalogue(given.catalogue)
-        if given.command == "list":
+        if given.command == "export":
+            for path in seed_files.write(cat.vdna(given.dataset, given.extractor), given.out, given.distribution):
+                console.print(str(path), soft_wrap=True)
+        elif given.command == "list":
             console.print(_table(cat.index()[[*COLUMNS]]))
         elif given.command == "show":
             console.print_json(json.dumps(cat.manifest(given.dataset, given.extractor)))
@@ -112,6 +129,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _import(url: str, file: Path, name: str, ranges: Path | None) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
+    try:
+        axes = Ranges.from_json(ranges.read_text()) if ranges else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ranges {ranges}: {error}") from None
+    vdna = seed_files.read(file, axes)
+    facts = {
+        "fingerprint": vdna.digest()[:16],
+        "url": str(file),
+        "description": f"imported from {file.name}",
+        "licence": "",
+        "extractor_licence": "",
+        "provenance": {"imported": ["vdna files"]},
+    }
+    Store(url).put_vdna(vdna, name, facts)
 
 
 def _table(frame: pd.DataFrame) -> Table:

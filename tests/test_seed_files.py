@@ -1,0 +1,119 @@
+"""Files travel both ways: the seed library loads ours, we read its, and the distances agree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distributions import VDNA, emd, fd, nfd
+from pipeline.catalogue import main, open_catalogue
+from pipeline.errors import UserError
+from pipeline.seed_files import read, write
+from pipeline.store import Store
+from tests.material import ALL, LAYERS, activations
+from tests.test_store import FACTS
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from vdna import EMD, FD, NFD, load_vdna_from_files
+    from vdna.vdnas import VDNAActivationRanges, VDNAGauss, VDNALayerGauss
+
+# The seed leaves the files it reads to the garbage collector, and calls SciPy in a way that is being retired.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The `disp` argument"),
+]
+
+Distance = Callable[..., float]
+PAIRS = [("histogram-20", emd, EMD), ("gaussian", nfd, NFD), ("layer-gaussian", nfd, NFD), ("layer-gaussian", fd, FD)]
+
+
+@pytest.mark.parametrize(("distribution", "ours", "theirs"), PAIRS)
+def test_the_seed_loads_what_we_write(
+    filled: Callable[..., VDNA],
+    tmp_path: Path,
+    distribution: str,
+    ours: Callable[..., float],
+    theirs: Callable[..., float],
+) -> None:
+    vdnas = [filled(1, samples=40), filled(2, samples=40)]
+    for i, vdna in enumerate(vdnas):
+        write(vdna, tmp_path / str(i), distribution)
+    loaded = [load_vdna_from_files(tmp_path / str(i)) for i in range(2)]
+    assert loaded[0].num_images == 40
+    assert loaded[0].neurons_list == LAYERS
+    assert float(theirs(*loaded)) == pytest.approx(ours(*vdnas), rel=1e-6)
+
+
+@pytest.mark.parametrize("distribution", ALL)
+def test_what_we_write_we_read(filled: Callable[..., VDNA], tmp_path: Path, distribution: str) -> None:
+    vdna = filled(1)
+    write(vdna, tmp_path / "x", distribution)
+    back = read(tmp_path / "x.json", vdna.spec.ranges)
+    kept = {name: array for name, array in back.state().items() if not name.startswith("histogram_")}
+    for name, array in kept.items():  # the seed's files do not say what lay outside the range
+        np.testing.assert_allclose(array, vdna.state()[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    assert back.images == vdna.images
+
+
+@pytest.mark.parametrize("kind", [VDNAGauss, VDNALayerGauss, VDNAActivationRanges])
+def test_we_read_what_the_seed_writes(tmp_path: Path, kind: type) -> None:
+    """Its files carry pickled junk beside the arrays; none of it is opened."""
+    theirs = kind()
+    maps = {k: a.transpose(1, 2)[..., None] for k, a in activations(1).items()}
+    theirs.neurons_list, theirs.num_images, theirs.feature_extractor_name = dict(LAYERS), 6, "net"
+    if kind is VDNAActivationRanges:
+        import torch
+
+        theirs._fit_distribution({k: torch.stack([m, m], -1) for k, m in maps.items()})
+    else:
+        theirs._fit_distribution({k: m.mean((2, 3), keepdim=True) for k, m in maps.items()})
+    theirs.save(tmp_path / "theirs")
+    back = read(tmp_path / "theirs")
+    for layer in LAYERS:
+        expected = theirs.get_all_neurons_in_layer_dist(layer)
+        if kind is VDNAActivationRanges:
+            np.testing.assert_array_equal(back.ranges(layer).minimum, expected["min"])
+            np.testing.assert_array_equal(back.ranges(layer).maximum, expected["max"])
+        else:
+            mine = back.gaussian(layer) if kind is VDNAGauss else back.layer_gaussian(layer)
+            np.testing.assert_allclose(mine.mean, expected["mu"], rtol=1e-6)
+            np.testing.assert_allclose(mine.spread, expected["var" if kind is VDNAGauss else "sigma"], rtol=1e-6)
+
+
+def test_what_cannot_be_held_is_refused(filled: Callable[..., VDNA], tmp_path: Path) -> None:
+    vdna = filled(1)
+    with pytest.raises(UserError, match="cuts names at a dot"):
+        write(vdna, tmp_path / "v1.0", "gaussian")
+    with pytest.raises(UserError, match="this VDNA has histogram-20, gaussian"):
+        write(vdna, tmp_path / "x", "histogram-30")
+    vdna.distributions["histogram-20"].counts[0, 0] = 2**31
+    with pytest.raises(UserError, match="int32 cannot hold"):
+        write(vdna, tmp_path / "x", "histogram-20")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="no such file; a VDNA of the seed is"):
+        read(tmp_path / "x")
+    (tmp_path / "y.json").write_text("{}")
+    with pytest.raises(UserError, match="not a VDNA of the seed library"):
+        read(tmp_path / "y")
+
+
+def test_on_the_command_line(filled: Callable[..., VDNA], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue, vdna = str(tmp_path / "cat"), filled(1)
+    Store(catalogue).put_vdna(vdna, "mine", FACTS)
+    (tmp_path / "ranges.json").write_text(vdna.spec.ranges.to_json())
+    out = str(tmp_path / "out")
+    assert main(["--catalogue", catalogue, "export", "mine", "net", out, "--distribution", "histogram-20"]) == 0
+    assert main(["--catalogue", catalogue, "import", f"{out}.json", "--name", "back"]) == 2
+    assert "give --ranges FILE" in capsys.readouterr().err
+    ranges = ["--ranges", str(tmp_path / "ranges.json")]
+    assert main(["--catalogue", catalogue, "import", out, "--name", "back", *ranges]) == 0
+    back = open_catalogue(catalogue).vdna("back", "net")
+    np.testing.assert_array_equal(back.histogram(), vdna.histogram())
+    assert main(["--catalogue", catalogue, "import", out, "--name", "../up", *ranges]) == 2
+    assert "--name ../up: use letters" in capsys.readouterr().err
