@@ -1,6 +1,6 @@
 """A pool of Ray actors that work through tasks.
 
-    report = run(job, state, tasks, store, pool, title="extracting demo_digits", bad=0.05)
+    run(settings, spec, plan.tasks, "extracting demo_digits")      # every task's partial is in the store
 
 Each actor holds the network and has at most two tasks: one under way, one waiting. An actor that dies
 is replaced and its tasks are tried again; so is a task that failed for a passing reason. A task that
@@ -21,7 +21,8 @@ import ray
 import ray.exceptions
 import torch
 
-from pipeline.config import PoolConfig
+from distributions import Spec
+from pipeline.config import PoolConfig, Settings
 from pipeline.data.sources import Task
 from pipeline.errors import UserError
 from pipeline.progress import Tracker
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass
@@ -60,9 +62,12 @@ class Report:
         skipped = self.skipped.total()
         return max(skipped / max(self.counted + skipped, 1), self.lost_bytes / max(self.bytes, 1))
 
-    def judge(self, limit: float, share_done: float) -> None:
-        """Raise `UserError` with the reasons if more of the data is bad than allowed, even were all the rest good."""
-        if self.bad_fraction * share_done > limit:
+    def judge(self, limit: float, plan_bytes: int) -> None:
+        """Raise `UserError` with the reasons if more of a plan is bad than allowed, were all the rest of it good.
+
+        Spares the rest of a hopeless run; the exact verdict is the reduce stage's, from the ledger.
+        """
+        if self.bad_fraction * self.bytes > limit * plan_bytes:
             reasons = [f"{count} {reason}" for reason, count in self.skipped.most_common()]
             reasons += [f"{self.damaged} damaged archive(s), {self.lost_bytes} bytes behind the damage"] * bool(
                 self.damaged
@@ -70,15 +75,6 @@ class Report:
             raise UserError(
                 f"{self.bad_fraction:.1%} of the data cannot be used, more than max_bad_fraction={limit:g}: "
                 f"{'; '.join(reasons)}. What is done is kept; a larger max_bad_fraction goes on from here"
-            )
-
-    def require_all(self, tasks: int) -> None:
-        """Raise `UserError` if a task failed for good."""
-        if self.failed:
-            shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(self.failed.items())[:5])
-            raise UserError(
-                f"{len(self.failed)} of {tasks} task(s) failed: {shown}. The others are kept; "
-                "the same command tries these again"
             )
 
 
@@ -98,7 +94,7 @@ class _Actor:
 
 
 class _Pool:
-    """The actors, what each is doing, and what is still to be done."""
+    """The actors, what each is doing, and how far they say they are."""
 
     def __init__(self, job: Job, state: Mapping[str, torch.Tensor], config: PoolConfig, actors: int) -> None:
         self._job = ray.put(job)
@@ -109,95 +105,111 @@ class _Pool:
             max_restarts=0,
             concurrency_groups={"work": 1, "talk": 1},
         )(_Actor)
-        self.running: dict[Any, tuple[Any, Task]] = {}  # reference → actor, task
+        self.running: dict[Any, tuple[Any, Task]] = {}  # reference → actor, task; oldest first
         self.actors: list[Any] = [self._new() for _ in range(actors)]
+        self._asked: dict[Any, Any] = {}  # reference → actor
+        self._answers: dict[Any, tuple[int, int]] = {}
+        self._started = self._polled = time.monotonic()
 
     def _new(self) -> Any:
         return self._make.remote(self._job, self._state)
 
     def give(self, task: Task, store: Store) -> bool:
         """Hand a task to the least busy actor; False when all have enough."""
-        load = Counter(id(actor) for actor, _ in self.running.values())
-        actor = min(self.actors, key=lambda a: load[id(a)])
-        if load[id(actor)] >= IN_FLIGHT:
+        load = Counter(actor for actor, _ in self.running.values())
+        actor = min(self.actors, key=lambda a: load[a])
+        if load[actor] >= IN_FLIGHT:
             return False
         self.running[actor.run.remote(task, store)] = (actor, task)
         return True
 
-    def replace(self, dead: Any) -> None:
-        """Put a fresh actor in the place of a dead one, once, however many of its tasks report the death."""
-        if dead in self.actors:
-            self.actors[self.actors.index(dead)] = self._new()
+    def bury(self, dead: Any) -> list[Task]:
+        """Put a fresh actor in the place of a dead one; returns the tasks it had, the one under way first."""
+        self.actors[self.actors.index(dead)] = self._new()
+        self._answers.pop(dead, None)
+        lost = [reference for reference, (actor, _) in self.running.items() if actor == dead]
+        return [self.running.pop(reference)[1] for reference in lost]
+
+    def poll(self) -> tuple[int, int, int]:
+        """Images counted, images skipped, and actors alive, by the last answers; asks again now and then."""
+        if time.monotonic() - self._polled > max(POLL_SECONDS, len(self.actors) / 100):
+            self._polled = time.monotonic()
+            answered = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
+            for reference in answered:
+                actor = self._asked.pop(reference)
+                try:
+                    self._answers[actor] = ray.get(reference)
+                except ray.exceptions.RayActorError:
+                    self._answers.pop(actor, None)
+            asked = set(self._asked.values())
+            self._asked.update({actor.progress.remote(): actor for actor in self.actors if actor not in asked})
+            if not self._answers and self._polled - self._started > PATIENCE_SECONDS:
+                self._started = self._polled
+                log.warning("no actor has started yet: is there a node with the processors and GPUs it asks for?")
+        return sum(c for c, _ in self._answers.values()), sum(s for _, s in self._answers.values()), len(self._answers)
 
     def close(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
 
 
-def run(
-    job: Job,
-    state: Mapping[str, torch.Tensor],
-    tasks: Sequence[Task],
-    store: Store,
-    config: PoolConfig,
-    title: str,
-    max_bad_fraction: float,
-) -> Report:
-    """Work through the tasks; when this returns, every task's partial is in the store or its failure reported.
+def run(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str) -> None:
+    """See to it that every task has its partial of that spec in the store; those that are there are not made again.
 
-    Raises `UserError` when too much of the data is bad; finished partials stay.
+    Raises `UserError` when too much of the data is bad or tasks failed for good; finished partials stay.
     """
-    start_ray(config, job.threads)
+    there = settings.store.partials(spec.id)
+    missing = [task for task in tasks if task.id not in there]
+    if not missing:
+        return
+    log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
+    report = work(settings, spec, missing, title, sum(task.size for task in tasks))
+    if report.failed:
+        shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(report.failed.items())[:5])
+        raise UserError(
+            f"{len(report.failed)} of {len(tasks)} task(s) failed: {shown}. The others are kept; "
+            "the same command tries these again"
+        )
+
+
+def work(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str, plan_bytes: int) -> Report:
+    """Work through the tasks that a plan still lacks; one whose actor dies or which raises is tried again."""
+    config, store = settings.pool, settings.store
+    start_ray(config, settings.threads)
     waiting, tries, report = deque(tasks), Counter[int](), Report()
-    pool = _Pool(job, state, config, min(config.actors, len(tasks)))
-    asked: dict[Any, Any] = {}
-    under_way: dict[Any, tuple[int, int]] = {}
-    last_poll = time.monotonic()
+    pool = _Pool(settings.job(spec), settings.network.state(), config, min(config.actors, len(tasks)))
     try:
         with Tracker(title, len(tasks)) as tracker:
             while waiting or pool.running:
                 while waiting and pool.give(waiting[0], store):
                     waiting.popleft()
-                ready, _ = ray.wait(list(pool.running), num_returns=1, timeout=POLL_SECONDS)
-                for reference in ready:
-                    actor, task = pool.running.pop(reference)
+                for reference in ray.wait(list(pool.running), num_returns=1, timeout=POLL_SECONDS)[0]:
+                    actor, task = pool.running[reference]
                     try:
                         report.add(ray.get(reference))
+                        del pool.running[reference]
                         continue
                     except ray.exceptions.RayActorError as error:
+                        # Only the task under way can be to blame; the one that waited behind it is not charged.
+                        task, *behind = pool.bury(actor)
+                        waiting.extendleft(behind)
                         fault = f"its actor died ({str(error).splitlines()[0]})"
-                        pool.replace(actor)
                     except ray.exceptions.RayTaskError as error:
+                        del pool.running[reference]
                         fault = f"{type(error.cause).__name__}: {error.cause}"
                     tries[task.index] += 1
                     if tries[task.index] < config.attempts:
                         log.warning("task %d failed and is tried again: %s", task.index, fault)
-                        waiting.appendleft(task)
+                        waiting.append(task)
                     else:
                         report.failed[task.index] = fault
-                counted, skipped = (
-                    _poll(pool, asked, under_way) if time.monotonic() - last_poll > POLL_SECONDS else (0, 0)
-                )
+                counted, skipped, alive = pool.poll()
                 counted, skipped = max(counted, report.counted), max(skipped, report.skipped.total())
-                tracker.show(report.done + len(report.failed), counted, skipped, len(pool.actors))
-                report.judge(max_bad_fraction, report.done / len(tasks))
+                tracker.show(report.done + len(report.failed), counted, skipped, alive)
+                report.judge(settings.max_bad_fraction, plan_bytes)
     finally:
         pool.close()
     return report
-
-
-def _poll(pool: _Pool, asked: dict[Any, Any], known: dict[Any, tuple[int, int]]) -> tuple[int, int]:
-    """Images counted and skipped by all actors, from the answers that are in; asks each again."""
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0) if asked else ([], [])
-    for reference in answered:
-        actor = asked.pop(reference)
-        try:
-            known[actor] = ray.get(reference)
-        except ray.exceptions.RayActorError:
-            known.pop(actor, None)  # its tasks are being tried again and will be counted there
-    busy = set(asked.values())
-    asked.update({actor.progress.remote(): actor for actor in pool.actors if actor not in busy})
-    return sum(c for c, _ in known.values()), sum(s for _, s in known.values())
 
 
 def start_ray(config: PoolConfig, threads: int) -> None:

@@ -23,6 +23,7 @@ from extractors import ExtractorError
 from pipeline import report
 from pipeline.config import CONF, Settings, quoted
 from pipeline.errors import UserError
+from pipeline.groups import DamagedError
 from pipeline.progress import console
 
 finished: list[Settings] = []
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> None:
         settings = Settings.from_config(cfg)
         run(settings)
         finished.append(settings)
-    except (UserError, IncompatibleError, ExtractorError) as error:
+    except (UserError, IncompatibleError, ExtractorError, DamagedError) as error:
         failures.append(str(error))
         sys.stderr.write(f"error: {error}\n")
 

@@ -58,19 +58,13 @@ class Store:
     def put(self, path: str, data: bytes) -> None:
         """Write an object whole: it has its old or its new content at any moment."""
         full = f"{self.root}/{path}"
-        if not self._local:
-            self.fs.pipe_file(full, data)
-            return
-        self.fs.makedirs(full.rpartition("/")[0], exist_ok=True)
-        temporary = f"{full}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         try:
-            with self.fs.open(temporary, "wb") as file:
-                file.write(data)
-            Path(temporary).replace(full)
-        except BaseException:
-            if self.fs.exists(temporary):
-                self.fs.rm_file(temporary)
-            raise
+            if self._local:
+                _put_on_disk(Path(full), data)
+            else:
+                self.fs.pipe_file(full, data)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"catalogue={self.url}: cannot be written ({error})") from None
 
     def get(self, path: str) -> bytes | None:
         """An object's content, or None if it is not there."""
@@ -134,7 +128,8 @@ class Store:
         self.put(f"partials/{vdna.spec.id}/{task.id}.zip", zipped(objects))
 
     def get_partial(self, spec: Spec, task: Task) -> tuple[VDNA, dict[str, Any]]:
-        """A partial and its provenance. `DamagedError` names a partial that is not as it was written."""
+        """A partial and its provenance. One that is not as it was written is removed, to be made again, and
+        `DamagedError` names it."""
         path = f"partials/{spec.id}/{task.id}.zip"
         data = self.get(path)
         if data is None:
@@ -143,10 +138,10 @@ class Store:
             dataset = unzip(data)
             return from_dataset(dataset, spec), json.loads(dataset.attrs["provenance"])
         except (zipfile.BadZipFile, IncompatibleError, DamagedError, KeyError, ValueError, OSError) as error:
-            raise DamagedError(f"{path}: {error}") from error
-
-    def drop_partial(self, spec: Spec, task: Task) -> None:
-        self.fs.rm_file(f"{self.root}/partials/{spec.id}/{task.id}.zip")
+            self.fs.rm_file(f"{self.root}/{path}")
+            raise DamagedError(
+                f"{path} is damaged ({error}) and was removed: the same command makes it again"
+            ) from error
 
     # -- VDNAs and distances -----------------------------------------------------------------------
 
@@ -199,6 +194,17 @@ class Store:
         full = f"{self.root}/{path}" if self._local else self.fs.unstrip_protocol(f"{self.root}/{path}")
         dataset: xr.Dataset = xr.open_zarr(full, storage_options=None if self._local else self.options, chunks=None)
         return dataset
+
+
+def _put_on_disk(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def now() -> str:

@@ -17,13 +17,13 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from distributions import VDNA, IncompatibleError, ShardRecord, emd, fd, nfd
+from distributions import VDNA, IncompatibleError, ShardRecord, Spec, emd, fd, nfd
 from pipeline import make_vdna, open_catalogue, pool, run
 from pipeline.config import Settings
 from pipeline.data.sources import Shard, Task
 from pipeline.errors import UserError
+from pipeline.groups import DamagedError
 from pipeline.stages import calibrate, compare, extract, plan, publish, reduce
-from pipeline.worker import Job
 from tests.conftest import TINY, settings
 from tests.material import activations, spec
 
@@ -135,7 +135,7 @@ def test_the_same_command_again_does_nothing(
     def works(*arguments: object) -> None:
         raise AssertionError("no task is left to do")
 
-    monkeypatch.setattr(pool, "run", works)
+    monkeypatch.setattr(pool, "work", works)
     do(quiet)
     after = {path: path.stat().st_mtime_ns for path in Path(quiet.catalogue).rglob("*") if path.is_file()}
     changed = {path.relative_to(quiet.catalogue).parts[0] for path in after if after[path] != before.get(path)}
@@ -146,13 +146,13 @@ def test_the_same_command_again_does_nothing(
 def tasks_done(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """The tasks that pools are given from now on."""
     done: list[Task] = []
-    really = pool.run
+    really = pool.work
 
-    def spy(job: Job, state: object, tasks: list[Task], *rest: object) -> object:
+    def spy(settings: Settings, spec: Spec, tasks: list[Task], title: str, plan_bytes: int) -> object:
         done.extend(tasks)
-        return really(job, state, tasks, *rest)
+        return really(settings, spec, tasks, title, plan_bytes)
 
-    monkeypatch.setattr(pool, "run", spy)
+    monkeypatch.setattr(pool, "work", spy)
     return done
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_partial_is_named_and_made_again(quiet: Settings, tars: Path, 
     shutil.rmtree(tmp_path / "catalogue" / "vdnas")
     victim = sorted((tmp_path / "catalogue" / "partials" / s.spec().id).iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:1000])
-    with pytest.raises(UserError, match=f"{victim.name}.*removed; the same command makes it again"):
+    with pytest.raises(DamagedError, match=f"{victim.name}.*removed: the same command makes it again"):
         do(s)
     assert digest(do(s)) == digest(quiet)
 
@@ -408,6 +408,18 @@ class TestBadData:
         s = do(settings(*where, *TINY, *SMALL, "max_bad_fraction=0.5"))
         assert s.store.manifest("mixed", "test_vit")["images"] == 36
         assert kept <= set((tmp_path / "cat" / "partials").rglob("*.zip"))
+
+    def test_the_last_task_may_be_all_bad(self, tars: Path, tmp_path: Path) -> None:
+        """What a resumed run does is judged against the whole plan, not against what was left to do."""
+        shutil.copytree(tars, tmp_path / "tars")
+        with tarfile.open(tmp_path / "tars" / "12.tar", "w") as tar:
+            tar.addfile(tarfile.TarInfo("empty.png"))
+        s = of(tmp_path / "tars", tmp_path / "cat", "max_bad_fraction=0.1")
+        do(s)
+        last = s.plan().tasks[-1]
+        (tmp_path / "cat" / "partials" / s.spec().id / f"{last.id}.zip").unlink()
+        shutil.rmtree(tmp_path / "cat" / "vdnas")
+        assert do(s).store.manifest("faces", "test_vit")["skipped"] == 1
 
     def test_damaged_tars_are_in_the_ledger(self, tars: Path, tmp_path: Path) -> None:
         shutil.copytree(tars, tmp_path / "tars")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +307,31 @@ class TestDecode:
         monkeypatch.setattr("pipeline.data.decode.MAX_PIXELS", 100)
         with pytest.raises(BadImage, match="too large"):
             decode(whole)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """A static web server on loopback, without byte ranges."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_over_http(tmp_path: Path, served: str) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.tar").write_bytes(tar_bytes(dict(list(FILES.items())[2 * i : 2 * i + 2])))
+    (tmp_path / "one.png").write_bytes(FILES["006.png"])
+    shards = find([f"{served}/{{0..2}}.tar", f"{served}/one.png"])
+    assert images(shards) == list(FILES.values())
+    assert shards[0].size == (tmp_path / "0.tar").stat().st_size
+    with pytest.raises(UserError, match="nothing is there"):
+        find(f"{served}/3.tar")

@@ -184,6 +184,13 @@ def test_a_newer_format_is_refused(store: Store, filled: Callable[..., VDNA]) ->
         store.manifests()
 
 
+def test_a_catalogue_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for url in (str(tmp_path / "file"), "/proc/catalogue"):
+        with pytest.raises((UserError, FileNotFoundError), match="catalogue"):
+            Store(url).put("a/b", b"")
+
+
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(UserError, match="catalogue=nosuch://x: cannot open"):
         Store("nosuch://x")

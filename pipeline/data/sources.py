@@ -58,6 +58,11 @@ class Task:
     storage: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def size(self) -> int:
+        """Bytes of the shards, as far as the store says."""
+        return sum(max(shard.size, 0) for shard in self.shards)
+
+    @property
     def id(self) -> str:
         # Members are in the etag of a group of files; naming them again would only cost time.
         keys = [(s.kind, s.url, s.part, s.size, s.etag) for s in self.shards]

@@ -40,20 +40,8 @@ def _observe(settings: Settings) -> Ranges:
         shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
         its = group(shards, settings.shards_per_task, dataset.storage, first=len(tasks))
         tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
-    there = store.partials(spec.id)
-    missing = [task for task in tasks if task.id not in there]
     names = ", ".join(dataset.name for dataset in settings.calibration)
-    if missing:
-        report = pool.run(
-            settings.job(spec),
-            settings.network.state(),
-            missing,
-            store,
-            settings.pool,
-            f"calibrating on {names}",
-            settings.max_bad_fraction,
-        )
-        report.require_all(len(tasks))
+    pool.run(settings, spec, tasks, f"calibrating on {names}")
     total = ActivationRanges(spec.layers)
     for task in tasks:
         total.merge(store.get_partial(spec, task)[0].find(ActivationRanges))

@@ -12,23 +12,9 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Make the missing partials; `UserError` names the tasks that failed for good."""
-    plan, spec, store = settings.plan(), settings.spec(), settings.store
-    if (manifest := store.manifest(settings.dataset.name, spec.extractor)) and manifest["fingerprint"] == (
-        plan.fingerprint(spec)
-    ):
-        log.info("extract: %s is complete, nothing to do", settings.dataset.name)
+    plan, spec, name = settings.plan(), settings.spec(), settings.dataset.name
+    manifest = settings.store.manifest(name, spec.extractor)
+    if manifest is not None and manifest["fingerprint"] == plan.fingerprint(spec):
+        log.info("extract: %s is complete, nothing to do", name)
         return
-    there = store.partials(spec.id)
-    missing = [task for task in plan.tasks if task.id not in there]
-    log.info("extract: %d of %d task(s) to do", len(missing), len(plan.tasks))
-    if missing:
-        report = pool.run(
-            settings.job(spec),
-            settings.network.state(),
-            missing,
-            store,
-            settings.pool,
-            f"extracting {settings.dataset.name}",
-            settings.max_bad_fraction,
-        )
-        report.require_all(len(plan.tasks))
+    pool.run(settings, spec, plan.tasks, f"extracting {name}")

@@ -14,7 +14,6 @@ from distributions import VDNA, Spec
 from pipeline.config import Settings
 from pipeline.data.sources import Task
 from pipeline.errors import UserError
-from pipeline.groups import DamagedError
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
@@ -62,11 +61,7 @@ def merged(store: Store, spec: Spec, tasks: Sequence[Task], provenance: dict[str
             total.merge(merged(store, spec, tasks[start : start + width], provenance))
         return total
     for task in tasks:
-        try:
-            partial, made = store.get_partial(spec, task)
-        except DamagedError as error:
-            store.drop_partial(spec, task)
-            raise UserError(f"{error}. It was removed; the same command makes it again") from error
+        partial, made = store.get_partial(spec, task)
         total.merge(partial)
         for key, value in made.items():
             provenance.setdefault(key, set()).add(value)
