@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +25,7 @@ from extractors import Extractor, ExtractorConfig, build
 from pipeline.errors import UserError
 from pipeline.planning import Plan
 from pipeline.store import NAME, Store
-from pipeline.worker import Job, cores
+from pipeline.worker import Job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STAGES = ("plan", "calibrate", "extract", "reduce", "compare", "publish")
@@ -54,10 +53,15 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How many actors, what each takes, how often a task may be tried, and the Ray cluster's address."""
+    """How many actors, what each takes, how often a task may be tried, and the Ray cluster's address.
 
-    actors: int = 1
-    gpus_per_actor: float = 0.0
+    `None`, and the device "auto", leave the choice to the pool, which knows the cluster.
+    """
+
+    actors: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    gpus_per_actor: float | None = None
     attempts: int = 4
     address: str | None = None
 
@@ -74,8 +78,6 @@ class Settings:
     stages: tuple[str, ...]
     pool: PoolConfig
     batch_size: int
-    device: str
-    threads: int
     decode_threads: int
     max_bad_fraction: float
     shards_per_task: int
@@ -121,9 +123,9 @@ class Settings:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
         return plan.spec(self.distributions, ranges)
 
-    def job(self, spec: Spec) -> Job:
+    def job(self, spec: Spec, device: str, threads: int) -> Job:
         """What workers have to know to make VDNAs of that spec."""
-        return Job(self.extractor, spec, self.batch_size, self.threads, self.decode_threads, self.device)
+        return Job(self.extractor, spec, self.batch_size, threads, self.decode_threads, device)
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Settings:
@@ -143,14 +145,14 @@ class Settings:
         stages = _several(c, "stages")
         for name in stages:
             _one_of("stages", name, STAGES)
-        device = _one_of("device", c["device"], ("auto", "cpu", "cuda"))
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        gpus = c["gpus_per_actor"]
-        gpus = float(device == "cuda") if gpus == "auto" else _number(c, "gpus_per_actor", 0)
-        actors = _actors(c, device, gpus)
-        threads = c["threads"]
-        threads = max(cores() // actors, 1) if threads == "auto" else _whole(c, "threads")
+        pool = PoolConfig(
+            actors=None if c["actors"] == "auto" else _whole(c, "actors"),
+            device=_one_of("device", c["device"], ("auto", "cpu", "cuda")),
+            threads=None if c["threads"] == "auto" else _whole(c, "threads"),
+            gpus_per_actor=None if c["gpus_per_actor"] == "auto" else _number(c, "gpus_per_actor", 0),
+            attempts=_whole(c, "attempts"),
+            address=c["cluster"]["address"],
+        )
         names = c["calibration"]["datasets"]
         swept = [name for name in SweptDatasets.names if name != "images"]
         calibration = [DatasetConfig.named(name) for name in (swept if names is None else names)]
@@ -161,10 +163,8 @@ class Settings:
             storage=c["storage"] or {},
             distributions=distributions,
             stages=tuple(name for name in STAGES if name in stages),
-            pool=PoolConfig(actors, gpus, _whole(c, "attempts"), c["cluster"]["address"]),
+            pool=pool,
             batch_size=_whole(c, "batch_size"),
-            device=device,
-            threads=threads,
             decode_threads=_whole(c, "decode_threads"),
             max_bad_fraction=_number(c, "max_bad_fraction", 0, 1),
             shards_per_task=_whole(c, "shards_per_task"),
@@ -245,12 +245,6 @@ def _plain(cfg: Any) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
     return dict(content)
-
-
-def _actors(c: Mapping[str, Any], device: str, gpus: float) -> int:
-    if c["actors"] != "auto":
-        return _whole(c, "actors")
-    return max(int(torch.cuda.device_count() / gpus), 1) if device == "cuda" and gpus else 1
 
 
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:

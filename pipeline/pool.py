@@ -27,7 +27,7 @@ from pipeline.data.sources import Task
 from pipeline.errors import UserError
 from pipeline.progress import Tracker
 from pipeline.store import Store
-from pipeline.worker import Job, Receipt, Worker
+from pipeline.worker import Job, Receipt, Worker, cores
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,26 @@ class Report:
             )
 
 
+@dataclass(frozen=True)
+class Share:
+    """What every actor gets, and how many there are."""
+
+    actors: int
+    device: str
+    threads: int
+    gpus: float
+
+    @classmethod
+    def of(cls, config: PoolConfig, cluster_gpus: float, cores: int) -> Share:
+        """The configuration with its open choices made: one actor per GPU of the cluster, or one on processors."""
+        device = config.device if config.device != "auto" else ("cuda" if cluster_gpus else "cpu")
+        if device == "cuda" and not cluster_gpus:
+            raise UserError("device=cuda: there is no GPU here; use device=cpu or device=auto")
+        gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(device == "cuda")
+        actors = config.actors or (max(int(cluster_gpus / gpus), 1) if gpus else 1)
+        return cls(actors, device, config.threads or max(cores // actors, 1), gpus)
+
+
 class _Actor:
     """A worker in a process of its own. Two threads: one works, one answers `progress`."""
 
@@ -96,12 +116,12 @@ class _Actor:
 class _Pool:
     """The actors, what each is doing, and how far they say they are."""
 
-    def __init__(self, job: Job, state: Mapping[str, torch.Tensor], config: PoolConfig, actors: int) -> None:
+    def __init__(self, job: Job, state: Mapping[str, torch.Tensor], gpus: float, actors: int) -> None:
         self._job = ray.put(job)
         self._state = ray.put(dict(state))
         self._make = ray.remote(  # type: ignore[call-overload]  # concurrency_groups is missing there
             num_cpus=job.threads,
-            num_gpus=config.gpus_per_actor,
+            num_gpus=gpus,
             max_restarts=0,
             concurrency_groups={"work": 1, "talk": 1},
         )(_Actor)
@@ -175,9 +195,11 @@ def run(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str) -> No
 def work(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str, plan_bytes: int) -> Report:
     """Work through the tasks that a plan still lacks; one whose actor dies or which raises is tried again."""
     config, store = settings.pool, settings.store
-    start_ray(config, settings.threads)
+    start_ray(config)
+    share = Share.of(config, ray.cluster_resources().get("GPU", 0), cores())  # type: ignore[no-untyped-call]
     waiting, tries, report = deque(tasks), Counter[int](), Report()
-    pool = _Pool(settings.job(spec), settings.network.state(), config, min(config.actors, len(tasks)))
+    job = settings.job(spec, share.device, share.threads)
+    pool = _Pool(job, settings.network.state(), share.gpus, min(share.actors, len(tasks)))
     try:
         with Tracker(title, len(tasks)) as tracker:
             while waiting or pool.running:
@@ -212,7 +234,7 @@ def work(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str, plan
     return report
 
 
-def start_ray(config: PoolConfig, threads: int) -> None:
+def start_ray(config: PoolConfig) -> None:
     """Join the cluster at `config.address`, or the one this job runs in, or start one on this machine."""
     if ray.is_initialized():
         return
@@ -225,5 +247,6 @@ def start_ray(config: PoolConfig, threads: int) -> None:
         # Waiting threads that spin take the cores from the decoders; measured, a tenth of the speed.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
-        local = {"num_cpus": max(config.actors * threads, os.cpu_count() or 1), "include_dashboard": False}
+        wanted = (config.actors or 1) * (config.threads or 1)
+        local = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **local)

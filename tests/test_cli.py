@@ -37,7 +37,7 @@ def test_every_extractor_composes(extractor: str) -> None:
 
 @pytest.mark.parametrize("cluster", sorted(path.stem for path in (CONF / "cluster").glob("*.yaml")))
 def test_every_cluster_composes(cluster: str) -> None:
-    assert settings("dataset=demo_digits", f"cluster={cluster}").pool.actors == 1
+    assert settings("dataset=demo_digits", f"cluster={cluster}").pool.address == {"local": None, "ray": "auto"}[cluster]
 
 
 def test_the_interface_that_others_rely_on() -> None:
@@ -57,7 +57,7 @@ def test_the_interface_that_others_rely_on() -> None:
         "stages=[reduce,plan]",
     )
     assert made.dataset.url == ("a.tar", "b.tar")
-    assert (made.pool.actors, made.batch_size, made.device, made.extractor.precision) == (3, 7, "cpu", "bf16")
+    assert (made.pool.actors, made.batch_size, made.pool.device, made.extractor.precision) == (3, 7, "cpu", "bf16")
     assert made.extractor.layers == ["blocks.3"]
     assert made.stages == ("plan", "reduce")  # always in the order of the pipeline
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from distributions import VDNA, IncompatibleError, ShardRecord, Spec, emd, fd, nfd
 from pipeline import make_vdna, open_catalogue, pool, run
-from pipeline.config import Settings
+from pipeline.config import PoolConfig, Settings
 from pipeline.data.sources import Shard, Task
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
@@ -240,6 +240,26 @@ def test_many_partials_merge_as_in_one_pass(quiet: Settings, tars: Path) -> None
     assert (merged.images, merged.ledger) == (whole.images, whole.ledger)
     assert emd(merged, whole) < 1e-3  # batches fall otherwise, so the network may round otherwise
     np.testing.assert_allclose(merged.gaussian().mean, whole.gaussian().mean, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "gpus", "share"),
+    [
+        (PoolConfig(), 0, (1, "cpu", 2, 0.0)),
+        (PoolConfig(), 8, (8, "cuda", 1, 1.0)),
+        (PoolConfig(gpus_per_actor=0.5), 4, (8, "cuda", 1, 0.5)),
+        (PoolConfig(actors=3, threads=2), 8, (3, "cuda", 2, 1.0)),
+        (PoolConfig(device="cpu"), 8, (1, "cpu", 2, 0.0)),
+        (PoolConfig(actors=4, device="cpu"), 0, (4, "cpu", 1, 0.0)),
+    ],
+)
+def test_open_choices_are_made_for_the_cluster(config: PoolConfig, gpus: int, share: tuple[object, ...]) -> None:
+    assert pool.Share.of(config, gpus, 2) == pool.Share(*share)
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="device=cuda: there is no GPU here"):
+        pool.Share.of(PoolConfig(device="cuda"), 0, 2)
 
 
 class TestTree:
