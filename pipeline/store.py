@@ -15,6 +15,7 @@ object store. Readers see only what a manifest names, so a writer that dies leav
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import json
 import os
 import re
@@ -150,11 +151,18 @@ class Store:
         folder = f"vdnas/{dataset}/{vdna.spec.extractor}"
         digest = vdna.digest()
         manifest = {"format": FORMAT, "dataset": dataset, **summary(vdna), **facts, "digest": digest, "created": now()}
-        attributes = {name: value for name, value in manifest.items() if isinstance(value, str | int)}
+        manifest["program"] = f"vdna-catalogue {importlib.metadata.version('vdna-catalogue')}"
+        attributes = {name: manifest[name] for name in ("dataset", "fingerprint", "images", "created", "program")}
+        attributes["provenance"] = json.dumps(manifest["provenance"])
         self._put_group(f"{folder}/{digest[:16]}.zarr", pack(to_dataset(vdna, attributes), consolidated=True))
         manifest["group"] = f"{digest[:16]}.zarr"
         self.put_json(f"{folder}/manifest.json", manifest)
         return manifest
+
+    def put_facts(self, manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Change what is said of a VDNA, such as its description; its numbers stay."""
+        folder = f"vdnas/{manifest['dataset']}/{manifest['extractor']}"
+        self.put_json(f"{folder}/manifest.json", {**manifest, **facts})
 
     def manifest(self, dataset: str, extractor: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self.get_json(f"vdnas/{dataset}/{extractor}/manifest.json")

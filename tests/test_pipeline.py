@@ -171,6 +171,14 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     assert digest(s) == digest(quiet)
 
 
+def test_a_new_description_needs_no_work(quiet: Settings, tars: Path, tmp_path: Path) -> None:
+    shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    s = do(of(tars, tmp_path / "catalogue", "dataset.description=mended", "stages=[plan,reduce]"))
+    manifest = s.store.manifest("faces", "test_vit")
+    assert manifest["description"] == "mended"
+    assert digest(s) == digest(quiet)
+
+
 def test_a_damaged_partial_is_named_and_made_again(quiet: Settings, tars: Path, tmp_path: Path) -> None:
     shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
     s = of(tars, tmp_path / "catalogue")

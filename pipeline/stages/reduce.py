@@ -22,11 +22,14 @@ FAN_IN = 16
 
 
 def run(settings: Settings) -> None:
-    """Store the dataset's VDNA; does nothing if the current one has this plan's fingerprint."""
+    """Store the dataset's VDNA, unless the current one has this plan's fingerprint already."""
     plan, spec, store = settings.plan(), settings.spec(), settings.store
     name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
+    facts = {key: plan.dataset[key] for key in ("url", "description", "licence", "extractor_licence")}
     manifest = store.manifest(name, spec.extractor)
     if manifest and manifest["fingerprint"] == fingerprint:
+        if any(manifest[key] != value for key, value in facts.items()):
+            store.put_facts(manifest, facts)
         return
     provenance: dict[str, set[Any]] = {}
     vdna = merged(store, spec, plan.tasks, provenance)
@@ -38,15 +41,8 @@ def run(settings: Settings) -> None:
             f"max_bad_fraction={settings.max_bad_fraction:g}: {_reasons(vdna)}. Nothing has to be done again: "
             "a larger max_bad_fraction accepts it"
         )
-    facts = {
-        "fingerprint": fingerprint,
-        "url": plan.dataset["url"],
-        "description": plan.dataset["description"],
-        "licence": plan.dataset["licence"],
-        "extractor_licence": plan.dataset["extractor_licence"],
-        "provenance": {key: sorted(values, key=str) for key, values in provenance.items()},
-    }
-    manifest = store.put_vdna(vdna, name, facts)
+    made_with = {key: sorted(values, key=str) for key, values in provenance.items()}
+    manifest = store.put_vdna(vdna, name, {**facts, "fingerprint": fingerprint, "provenance": made_with})
     log.info("reduce: %s has %d images, %d skipped", name, manifest["images"], manifest["skipped"])
 
 
