@@ -1,8 +1,8 @@
-# make demo | make test | make lint | make bench: each makes or refreshes .venv by itself.
+# make demo | make test | make lint: each makes or refreshes .venv by itself.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint clean
 
 demo: .venv/demo.stamp
 	.venv/bin/python -m pipeline.data.demo demo_data

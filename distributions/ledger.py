@@ -20,7 +20,8 @@ from distributions.base import IncompatibleError
 class ShardRecord:
     """One shard: where it was, what it was, how many of its images counted and why the others did not.
 
-    `url` with `part` (which members, where a shard is a part of an object) names the shard. `etag` is
+    `url` with `part` (which members, where a shard is a part of an object or a group of files) names
+    the shard; of two groups of files that overlap without being the same, nothing is noticed. `etag` is
     the store's version of the object when the run was planned, `sha256` the digest of the bytes that
     were read. `damage` says where an archive broke; `lost_bytes` lie behind that place unread.
     """

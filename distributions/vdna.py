@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from distributions.ledger import Ledger
 from distributions.ranges import ActivationRanges, Ranges
 
 D = TypeVar("D", bound=Distribution)
+
+DECIDING = ("architecture", "weights", "preprocessing", "precision")
+"""Fields of a spec that, with its extractor's name and layers, decide the activations."""
 
 ALLOWED = "histogram-N (N bins, for instance histogram-1000), gaussian, layer-gaussian, activation-ranges"
 
@@ -53,11 +56,13 @@ class Extremes(NamedTuple):
 class Spec:
     """What was measured, and how: two VDNAs may be merged when their specs have one `id`.
 
-    `weights` is the SHA-256 of the network's parameters as loaded, `preprocessing` the id of the
-    image transformation, `layers` the neurons of each layer in network order.
+    `architecture` says which network it is and which of its modules the layers are, `weights` is the
+    SHA-256 of its parameters as loaded, `preprocessing` the id of the image transformation, `layers`
+    the neurons of each layer in network order.
     """
 
     extractor: str
+    architecture: str
     weights: str
     preprocessing: str
     precision: str
@@ -80,8 +85,8 @@ class Spec:
 
     @cached_property
     def network(self) -> str:
-        """Hash of everything that decides the activations: extractor, weights, preprocessing, precision, layers."""
-        fields = [self.extractor, self.weights, self.preprocessing, self.precision, list(self.layers.items())]
+        """Hash of everything that decides the activations."""
+        fields = [self.extractor, *(getattr(self, name) for name in DECIDING), list(self.layers.items())]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
     @cached_property
@@ -150,10 +155,17 @@ class VDNA:
             variance = np.concatenate([np.diagonal(covariance) for _, covariance in moments])
         return Moments(mean[part], variance[part])
 
-    def layer_gaussian(self, layer: str) -> Moments:
-        """Mean vector and covariance matrix of a layer."""
+    @overload
+    def layer_gaussian(self, layer: str) -> Moments: ...
+    @overload
+    def layer_gaussian(self, layer: None = None) -> dict[str, Moments]: ...
+    def layer_gaussian(self, layer: str | None = None) -> Moments | dict[str, Moments]:
+        """Mean vector and covariance matrix of a layer, or of each: `{layer: Moments}`."""
+        gaussians = self.find(LayerGaussian)
+        if layer is None:
+            return {name: Moments(*gaussians.compute(name)) for name in self.layers}
         self.part(layer)
-        return Moments(*self.find(LayerGaussian).compute(layer))
+        return Moments(*gaussians.compute(layer))
 
     def ranges(self, layer: str | None = None) -> Extremes:
         """Observed minimum and maximum per neuron."""
@@ -216,7 +228,7 @@ def _distribution(name: str, spec: Spec, device: torch.device | str) -> Distribu
 
 def difference_between(a: Spec, b: Spec) -> str:
     """Which fields of two specs differ, in words."""
-    fields = ("extractor", "weights", "preprocessing", "precision", "distributions")
+    fields = ("extractor", *DECIDING, "distributions")
     words = [
         f"{name}: {getattr(a, name)} and {getattr(b, name)}" for name in fields if getattr(a, name) != getattr(b, name)
     ]

@@ -7,6 +7,8 @@ extractor(images, vdna.update)            # images (samples, 3, size, size) floa
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,6 +68,7 @@ class Extractor:
         for layer, module in self.modules.items():
             named[module].register_forward_hook(partial(self._fire, layer))
         self.layers = self._dry_run()
+        self.architecture = self._architecture()
 
     def _fire(self, layer: str, module: nn.Module, inputs: object, output: object) -> None:
         if self._sink is not None:
@@ -95,6 +98,11 @@ class Extractor:
                     f"layer {layer!r} ({module}) fires {names.count(layer)} times per image; once is needed"
                 )
         return dict(fired)
+
+    def _architecture(self) -> str:
+        """The model's name and a hash of which of its modules the layers are."""
+        modules = json.dumps([(layer, self.modules[layer]) for layer in self.layers])
+        return f"timm:{self.config.model}#{hashlib.sha256(modules.encode()).hexdigest()[:12]}"
 
     def state(self) -> weights.State:
         """The parameters and buffers, for building the same network elsewhere."""
@@ -136,8 +144,8 @@ def _load(config: ExtractorConfig, model: nn.Module) -> None:
         raise weights.WeightsError(
             f"timm publishes no weights for {config.model}; give extractor.weights=PATH or extractor.weights=random"
         )
-    by_order = config.match == "order" and config.weights == "pretrained"
     state = weights.read(weights.fetch(source))
+    by_order = config.match == "order" and state.keys() != model.state_dict().keys()
     weights.fit(model, state, by_order, published.get("classifier"), source)
 
 

@@ -47,7 +47,7 @@ class Preprocess:
     @property
     def id(self) -> str:
         """Name of the transformation; equal ids give equal inputs from equal pictures."""
-        mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        mean, std = (",".join(f"{value!r}" for value in values) for values in (self.mean, self.std))
         return f"{self.resize}-{self.size}-{self.crop}-mean{mean}-std{std}"
 
     @cached_property

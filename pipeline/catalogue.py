@@ -30,7 +30,10 @@ from pipeline.groups import DamagedError
 from pipeline.store import NAME, Store
 
 COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
-MORE = ("preprocessing", "precision", "weights_sha256", "network", "fingerprint", "digest", "created", "licence")
+MORE = (
+    *("preprocessing", "precision", "architecture", "weights", "clamped_share", "not_finite"),
+    *("spec", "fingerprint", "digest", "created", "licence"),
+)
 
 
 class Catalogue:
@@ -38,7 +41,7 @@ class Catalogue:
 
     def __init__(self, url: str, **storage: Any) -> None:
         self._store = Store(url, storage)
-        if not self._store.names(""):
+        if not self._store.names("vdnas"):
             raise UserError(f"catalogue={url}: there is no catalogue here")
 
     def index(self) -> pd.DataFrame:
@@ -46,22 +49,32 @@ class Catalogue:
         rows = [{**m, "distributions": " ".join(m["distributions"])} for m in self._store.manifests()]
         return pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
 
-    def manifest(self, dataset: str, extractor: str) -> dict[str, Any]:
-        """Everything the catalogue says of one VDNA."""
-        manifest = self._store.manifest(dataset, extractor)
-        if manifest is None:
+    def manifest(self, dataset: str, extractor: str, spec: str | None = None) -> dict[str, Any]:
+        """Everything the catalogue says of one VDNA; the newest, where several specs were measured."""
+        found = [m for m in self._store.manifests() if m["dataset"] == dataset and m["extractor"] == extractor]
+        found = [m for m in found if spec in (None, m["spec"])]
+        if not found:
             raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self._known()}")
-        return manifest
+        return found[-1]
 
-    def vdna(self, dataset: str, extractor: str) -> VDNA:
-        """The VDNA itself."""
-        return self._store.get_vdna(self.manifest(dataset, extractor))
+    def vdna(self, dataset: str, extractor: str, spec: str | None = None) -> VDNA:
+        """The VDNA itself; the newest, where several specs were measured."""
+        return self._store.get_vdna(self.manifest(dataset, extractor, spec))
 
-    def distances(self, extractor: str, metric: str) -> xr.DataArray:
-        """`emd`, `nfd` or `fd` between all datasets, (dataset, other, layer); `.overall` is over all layers."""
-        distances = self._store.get_distances(extractor)
-        if distances is None:
+    def distances(self, extractor: str, metric: str, spec: str | None = None) -> xr.DataArray:
+        """`emd`, `nfd` or `fd` between all datasets, (dataset, other, layer); `.overall` is over all layers.
+
+        Of several specs of an extractor, the one with the most datasets, then the newest.
+        """
+        specs = {
+            m["spec"] for m in self._store.manifests() if m["extractor"] == extractor and spec in (None, m["spec"])
+        }
+        known = [(s, m) for s in specs if (m := self._store.distances_manifest(extractor, s)) is not None]
+        if not known:
             raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self._known()}")
+        largest = max(known, key=lambda pair: (len(pair[1]["datasets"]), pair[1]["created"]))[0]
+        distances = self._store.get_distances(extractor, largest)
+        assert distances is not None  # its manifest was there
         if metric not in distances:
             metrics = [str(name) for name in distances.data_vars if not str(name).endswith("_overall")]
             raise UserError(f"no metric {metric} for {extractor}; there is {', '.join(metrics)}")
@@ -98,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("extractor", nargs="?", default="efficientnet_lite0")
         if name == "nearest":
             command.add_argument("--metric", default="emd", choices=("emd", "nfd", "fd"))
-            command.add_argument("-k", type=int, default=10)
+            command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
     export = commands.add_parser("export", help="write one distribution of a VDNA as files of the seed library")
     export.add_argument("dataset")
     export.add_argument("extractor")

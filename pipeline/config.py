@@ -7,9 +7,8 @@ Stages and workers see `Settings` and what it holds, never Hydra.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distributions import Ranges, Spec
-from distributions.vdna import bins_of
+from distributions.vdna import bins_of, difference_between
 from extractors import Extractor, ExtractorConfig, build
 from pipeline.errors import UserError
-from pipeline.planning import Plan
+from pipeline.planning import Plan, network_spec
 from pipeline.store import NAME, Store
 from pipeline.worker import Job
 
@@ -124,7 +123,10 @@ class Settings:
         return plan.spec(self.distributions, ranges)
 
     def job(self, spec: Spec, device: str, threads: int) -> Job:
-        """What workers have to know to make VDNAs of that spec."""
+        """What workers have to know to make VDNAs of that spec; `UserError` if the plan was for another network."""
+        if network_spec(self.network).network != spec.network:
+            difference = difference_between(spec, replace(network_spec(self.network), distributions=spec.distributions))
+            raise UserError(f"the plan was made for another network ({difference}): add plan to stages=[...]")
         return Job(self.extractor, spec, self.batch_size, threads, self.decode_threads, device)
 
     @classmethod
@@ -154,13 +156,16 @@ class Settings:
             address=c["cluster"]["address"],
         )
         names = c["calibration"]["datasets"]
+        names = [names] if isinstance(names, str) else names
+        if not c["catalogue"]:
+            raise UserError("catalogue is empty; give a folder or URL: catalogue=catalogue")
         swept = [name for name in SweptDatasets.names if name != "images"]
         calibration = [DatasetConfig.named(name) for name in (swept if names is None else names)]
         return cls(
             dataset=dataset,
             extractor=extractor_config(c["extractor"], c["layers"], c["precision"]),
             catalogue=str(c["catalogue"]),
-            storage=c["storage"] or {},
+            storage=_options("storage", c["storage"]),
             distributions=distributions,
             stages=tuple(name for name in STAGES if name in stages),
             pool=pool,
@@ -171,7 +176,9 @@ class Settings:
             images_per_shard=_whole(c, "images_per_shard"),
             ranges=str(c["ranges"]),
             calibration=tuple(calibration) or (dataset,),
-            calibration_max_tasks=c["calibration"]["max_tasks"] and _whole(c["calibration"], "max_tasks"),
+            calibration_max_tasks=(
+                None if c["calibration"]["max_tasks"] is None else _whole(c["calibration"], "max_tasks")
+            ),
         )
 
 
@@ -186,24 +193,6 @@ class SweptDatasets(Callback):
         for override in OverridesParser.create().parse_overrides(lines):
             if override.key_or_group == "dataset" and override.is_sweep_override():
                 type(self).names = [str(name) for name in override.sweep_string_iterator()]
-
-
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """The command line with `dataset.url=…` quoted, so that Hydra takes braces, `=` and `?` in it as they are.
-
-    Raises `UserError` if the shell has split a brace range already: Hydra would silently keep the last part.
-    """
-    urls = [a for a in arguments if a.startswith("dataset.url=")]
-    if len(urls) > 1:
-        raise UserError(
-            f"dataset.url is given {len(urls)} times; if the shell expanded a brace range, "
-            "put it in quotes: 'dataset.url=s3://bucket/{00000..00127}.tar'"
-        )
-    if not urls or urls[0][12:13] in ("'", '"', "[", "") or ("," in urls[0] and {"-m", "--multirun"} & set(arguments)):
-        return list(arguments)
-    # Inside Hydra's quotes a backslash is itself unless it stands before a quote, where it must be doubled.
-    value = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), urls[0][12:], count=0)
-    return [f'dataset.url="{value}"' if a == urls[0] else a for a in arguments]
 
 
 def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
@@ -226,17 +215,62 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
         str(url) if not isinstance(url, list) else tuple(map(str, url)),
         d.get("description") or "",
         d.get("licence") or "",
-        d.get("storage") or {},
+        _options("dataset.storage", d.get("storage")),
     )
 
 
 def extractor_config(e: Mapping[str, Any], layers: Any = None, precision: str = "fp32") -> ExtractorConfig:
+    allowed = [f.name for f in fields(ExtractorConfig) if f.name != "precision"]
+    if unknown := sorted(set(e) - set(allowed)):
+        raise UserError(f"extractor.{unknown[0]}: unknown key; allowed are {', '.join(allowed)}")
     _one_of("precision", precision, ("fp32", "bf16"))
     _one_of("extractor.match", e["match"], ("name", "order"))
     if not NAME.fullmatch(str(e["name"])):
         raise UserError(f"extractor.name={e['name']}: use letters, digits, '.', '_' and '-', it names a folder")
-    values = {**e, "layers": e["layers"] if layers is None else layers, "precision": precision}
-    return ExtractorConfig(**{**values, "weights": str(e["weights"]), "name": str(e["name"])})
+    if not isinstance(e["seed"], int):
+        raise UserError(f"extractor.seed={e['seed']}: must be a whole number")
+    layers = e["layers"] if layers is None else layers
+    parts = (
+        [*layers, *layers.values()] if isinstance(layers, dict) else layers if isinstance(layers, list) else [layers]
+    )
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise UserError(f"layers={layers}: give default, names or patterns [blocks.*,norm], or {{name: module}}")
+    return ExtractorConfig(
+        **{
+            **e,
+            "name": str(e["name"]),
+            "weights": str(e["weights"]),
+            "layers": layers,
+            "preprocess": _preprocess(e["preprocess"]),
+            "precision": precision,
+        }
+    )
+
+
+def _preprocess(p: Any) -> dict[str, Any]:
+    if not isinstance(p, dict):
+        raise UserError(f"extractor.preprocess={p}: give keys, for instance extractor.preprocess.size=224")
+    if p.get("size") is not None and (not isinstance(p["size"], int) or p["size"] < 1):
+        raise UserError(f"extractor.preprocess.size={p['size']}: must be a whole number of pixels")
+    for key in ("mean", "std"):
+        values = p.get(key)
+        if values is None:
+            continue
+        if (
+            not isinstance(values, list | tuple)
+            or len(values) != 3
+            or not all(isinstance(v, int | float) for v in values)
+        ):
+            raise UserError(f"extractor.preprocess.{key}={values}: give three numbers, for red, green and blue")
+        if key == "std" and not all(values):
+            raise UserError("extractor.preprocess.std: must not be 0")
+    return p
+
+
+def _options(key: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{key}={value}: give options one by one, for instance +{key}.anon=true")
+    return value or {}
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

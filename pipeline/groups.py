@@ -58,7 +58,8 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
         "format": FORMAT,
         "spec": spec.id,
         "extractor": spec.extractor,
-        "weights_sha256": spec.weights,
+        "architecture": spec.architecture,
+        "weights": spec.weights,
         "preprocessing": spec.preprocessing,
         "precision": spec.precision,
         "layers": json.dumps(dict(spec.layers)),
@@ -68,7 +69,7 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
     return xr.Dataset(variables, coordinates, {**attributes, **fixed})
 
 
-def from_dataset(dataset: xr.Dataset, expected: Spec | None = None, verify: bool = True) -> VDNA:
+def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
     """The VDNA in a dataset. Raises `DamagedError` when the digest does not agree, `IncompatibleError`
     when it is not of the `expected` spec."""
     a = dataset.attrs
@@ -77,7 +78,8 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None, verify: bool
     if "bin_low" in dataset:
         ranges = Ranges(layers, dataset["bin_low"].to_numpy(), dataset["bin_high"].to_numpy(), "exact")
     names = tuple(json.loads(a["distributions"]))
-    spec = Spec(a["extractor"], a["weights_sha256"], a["preprocessing"], a["precision"], layers, names, ranges)
+    network = (a["architecture"], a["weights"], a["preprocessing"], a["precision"])
+    spec = Spec(a["extractor"], *network, layers, names, ranges)
     if expected is not None and spec.id != expected.id:
         raise IncompatibleError("made with another network, distributions or ranges")
     vdna = VDNA(spec)
@@ -93,7 +95,7 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None, verify: bool
     ]
     arrays = {name: dataset[name].to_numpy() for d in vdna.distributions.values() for name in d.dims}
     vdna.load(arrays, Ledger(records))
-    if verify and vdna.digest() != a["digest"]:
+    if vdna.digest() != a["digest"]:
         raise DamagedError("its contents are not those it was written with")
     return vdna
 

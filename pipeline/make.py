@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from distributions import VDNA, ActivationRanges, Ranges
-from distributions.vdna import bins_of
 from extractors import ExtractorConfig, build
 from pipeline.config import CONF, extractor_config
 from pipeline.data.sources import Task, find
@@ -32,6 +31,7 @@ from pipeline.planning import network_spec
 from pipeline.store import Store
 from pipeline.worker import Job, Worker, cores
 
+MEMORY = "memory://vdna/"
 DISTRIBUTIONS = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
 
 
@@ -55,25 +55,57 @@ def make_vdna(
     in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
     the two cannot be compared by EMD. Raises `UserError`, `ExtractorError` or `IncompatibleError`.
     """
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device={device}: not here; allowed are auto, cpu" + ", cuda" * torch.cuda.is_available())
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(distributions, str):
+        raise UserError(f"distributions={distributions!r}: give a list, for instance [{distributions!r}]")
     config = named_extractor(extractor, precision, **options)
-    task = Task(0, tuple(find(_sources(source))))
+    urls = _sources(source)
+    try:
+        return _make(urls, config, distributions, ranges, catalogue, batch_size, threads or cores(), device)
+    finally:
+        for url in urls:
+            if url.startswith(MEMORY):
+                fsspec.filesystem("memory").rm_file(url)
+
+
+def _make(
+    urls: Sequence[str],
+    config: ExtractorConfig,
+    distributions: Sequence[str],
+    ranges: Ranges | str | Path | None,
+    catalogue: str | None,
+    batch_size: int,
+    threads: int,
+    device: str,
+) -> VDNA:
+    task = Task(0, tuple(find(urls)))
     network = build(config)
     spec = network_spec(network)
-    job = Job(config, spec, batch_size, threads or cores(), max(cores() - 1, 1), device)
+    job = Job(config, spec, batch_size, threads, max(cores() - 1, 1), device)
     state = network.state()
-    if any(bins_of(name) is not None for name in distributions):
+    if any(name.startswith("histogram") for name in distributions):
         axes = _given(ranges)
         if axes is None and catalogue is not None:
             axes = Store(catalogue).get_ranges(spec.network)
+            if axes is None:
+                raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
         if axes is None:
             try:
                 axes = Ranges.calibrated(Worker(job, state).vdna(task).find(ActivationRanges))
             except ValueError as error:
                 raise UserError(f"cannot calibrate on this source: {error}") from None
         spec = replace(spec, ranges=axes)
-    return Worker(replace(job, spec=replace(spec, distributions=tuple(distributions))), state).vdna(task)
+    try:
+        spec = replace(spec, distributions=tuple(distributions))
+    except ValueError as error:
+        raise UserError(f"distributions: {error}") from None
+    vdna = Worker(replace(job, spec=spec), state).vdna(task)
+    if not vdna.images:
+        raise UserError(f"no image of this source could be used: {vdna.ledger.skipped or 'the archives hold none'}")
+    return vdna
 
 
 def named_extractor(name: str, precision: str = "fp32", **options: Any) -> ExtractorConfig:
@@ -105,9 +137,11 @@ def _given(ranges: Ranges | str | Path | None) -> Ranges | None:
 def _sources(source: Any) -> list[str]:
     if isinstance(source, str | Path):
         return [str(source)]
-    items = list(source)
+    items = list(source) if isinstance(source, Iterable) else [source]
     if items and all(isinstance(item, np.ndarray) for item in items):
         return [_as_tar(items)]
+    if wrong := [type(item).__name__ for item in items if not isinstance(item, str | Path)]:
+        raise UserError(f"source: give a path, or a list of paths or of arrays, not {wrong[0]}")
     return [str(item) for item in items]
 
 
@@ -116,7 +150,7 @@ def _as_tar(arrays: Sequence[np.ndarray]) -> str:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index, array in enumerate(arrays):
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
                 raise UserError(f"image {index} is {array.dtype}{array.shape}: give (height, width, 3) uint8 arrays")
             data = io.BytesIO()
             Image.fromarray(array).save(data, "PNG", compress_level=0)
@@ -124,7 +158,7 @@ def _as_tar(arrays: Sequence[np.ndarray]) -> str:
             member.size = data.tell()
             data.seek(0)
             tar.addfile(member, data)
-    url = f"memory://vdna/{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.tar"
+    url = f"{MEMORY}{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.tar"
     with fsspec.open(url, "wb") as file:
         file.write(buffer.getvalue())
     return url

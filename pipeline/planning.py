@@ -36,6 +36,7 @@ class Plan:
         return {
             "dataset": self.dataset,
             "extractor": n.extractor,
+            "architecture": n.architecture,
             "weights": n.weights,
             "preprocessing": n.preprocessing,
             "precision": n.precision,
@@ -46,7 +47,8 @@ class Plan:
     @classmethod
     def from_dict(cls, c: dict[str, Any]) -> Plan:
         layers = {layer: int(neurons) for layer, neurons in c["layers"]}
-        network = Spec(c["extractor"], c["weights"], c["preprocessing"], c["precision"], layers, OBSERVE)
+        fields = (c["extractor"], c["architecture"], c["weights"], c["preprocessing"], c["precision"])
+        network = Spec(*fields, layers, OBSERVE)
         shards = [[Shard(**{**s, "members": tuple(s["members"])}) for s in task] for task in c["tasks"]]
         return cls(c["dataset"], network, tuple(Task(i, tuple(task)) for i, task in enumerate(shards)))
 
@@ -55,6 +57,7 @@ def network_spec(extractor: Extractor) -> Spec:
     """The spec of what a network observes before it has histogram axes."""
     return Spec(
         extractor=extractor.name,
+        architecture=extractor.architecture,
         weights=extractor.weights_sha256,
         preprocessing=extractor.preprocess.id,
         precision=extractor.config.precision,

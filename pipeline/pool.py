@@ -99,18 +99,25 @@ class Share:
 
 
 class _Actor:
-    """A worker in a process of its own. Two threads: one works, one answers `progress`."""
+    """A worker in a process of its own. Two threads: one works, one answers `progress`.
+
+    The worker is made by the first task and not by the constructor: what goes wrong is then the task's
+    error, with its message, and not the death of an actor.
+    """
 
     def __init__(self, job: Job, state: Mapping[str, torch.Tensor]) -> None:
-        self._worker = Worker(job, state)
+        self._job, self._state = job, state
+        self._worker: Worker | None = None
 
     @ray.method(concurrency_group="work")
     def run(self, task: Task, store: Store) -> Receipt:
+        if self._worker is None:
+            self._worker = Worker(self._job, self._state)
         return self._worker.run(task, store)
 
     @ray.method(concurrency_group="talk")
     def progress(self) -> tuple[int, int]:
-        return self._worker.progress()
+        return self._worker.progress() if self._worker else (0, 0)
 
 
 class _Pool:

@@ -21,7 +21,7 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
         number = column in ("images", "skipped", "damaged")
         table.add_column(column, overflow="fold", header_style="dim", justify="right" if number else "left")
     for settings in runs:
-        m = settings.store.manifest(settings.dataset.name, settings.extractor.name)
+        m = settings.store.manifest(settings.dataset.name, settings.extractor.name, settings.spec().id)
         if m is not None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
             cells = (m["dataset"], m["images"], m["skipped"], reasons or "–", m["damaged_shards"], m["fingerprint"])
@@ -32,7 +32,7 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
 
 def compared(settings: Settings, console: Console) -> None:
     """All datasets of the extractor: the matrices, and the site."""
-    distances = settings.store.get_distances(settings.extractor.name)
+    distances = settings.store.get_distances(settings.extractor.name, settings.spec().id)
     if distances is not None and "compare" in settings.stages:
         for metric in ("emd", "fd"):
             if metric in distances:

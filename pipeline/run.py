@@ -21,7 +21,8 @@ from omegaconf import DictConfig
 from distributions import IncompatibleError
 from extractors import ExtractorError
 from pipeline import report
-from pipeline.config import CONF, Settings, quoted
+from pipeline.arguments import arguments
+from pipeline.config import CONF, Settings
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
 from pipeline.progress import console
@@ -55,7 +56,7 @@ def command() -> None:
     """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        sys.argv[1:] = quoted(sys.argv[1:])
+        sys.argv[1:] = arguments(sys.argv[1:])
         main()
     except UserError as error:
         failures.append(str(error))
@@ -63,9 +64,10 @@ def command() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what is done is kept, the same command goes on from here\n")
         sys.exit(130)
-    if finished:
-        report.counted(finished, console)
-        report.compared(finished[-1], console)
+    reduced = [settings for settings in finished if {"reduce", "compare", "publish"} & set(settings.stages)]
+    if reduced:
+        report.counted(reduced, console)
+        report.compared(reduced[-1], console)
     if failures:
         sys.exit(2)
 

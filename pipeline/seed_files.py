@@ -119,7 +119,7 @@ def read(path: Path, ranges: Ranges | None = None) -> VDNA:
         extractor, source = str(meta["feature_extractor_name"]), str(meta["data_settings"]["source"])
         if bins_of(name) is not None and ranges is None:
             raise UserError(f"{base.name}: the file does not hold the histogram's axes; give --ranges FILE")
-        spec = Spec(extractor, NOT_STATED, NOT_STATED, "fp32", layers, (name,), ranges)
+        spec = Spec(extractor, NOT_STATED, NOT_STATED, NOT_STATED, "fp32", layers, (name,), ranges)
         vdna = VDNA(spec)
         vdna.load(_state(vdna, arrays, images), Ledger([ShardRecord(source, counted=images)]))
     except FileNotFoundError as error:

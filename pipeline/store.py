@@ -4,8 +4,8 @@
     ranges/NETWORK/ID.json, current            histogram axes of a network; the one in use
     partials/SPEC/TASK.zip                     one immutable partial per task, a Zarr group
     vdnas/DATASET/EXTRACTOR/DIGEST.zarr/       a dataset's VDNA, a Zarr group
-    vdnas/DATASET/EXTRACTOR/manifest.json      names the current one; written last
-    distances/EXTRACTOR/DIGEST.zarr/, manifest.json      the matrix, likewise
+    vdnas/DATASET/EXTRACTOR/SPEC.json          its manifest, which names the current one; written last
+    distances/EXTRACTOR/SPEC/DIGEST.zarr/, manifest.json      the matrix, likewise
     site/                                      what people open
 
 An object appears whole or not at all: a temporary file and a rename on a disk, a single PUT on an
@@ -28,7 +28,7 @@ from typing import Any
 import fsspec.core
 import xarray as xr
 
-from distributions import VDNA, IncompatibleError, Ranges, Spec
+from distributions import VDNA, ActivationRanges, Histogram, IncompatibleError, Ranges, Spec
 from pipeline.data.sources import Task
 from pipeline.errors import UserError
 from pipeline.groups import FORMAT, DamagedError, from_dataset, pack, to_dataset, unzip, zipped
@@ -64,37 +64,45 @@ class Store:
                 _put_on_disk(Path(full), data)
             else:
                 self.fs.pipe_file(full, data)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        except OSError as error:
             raise UserError(f"catalogue={self.url}: cannot be written ({error})") from None
 
     def get(self, path: str) -> bytes | None:
         """An object's content, or None if it is not there."""
         try:
             return bytes(self.fs.cat_file(f"{self.root}/{path}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def put_json(self, path: str, content: Any) -> None:
         self.put(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
     def get_json(self, path: str) -> Any:
+        """What `put_json` wrote, or None; `DamagedError` names an object that is no JSON."""
         data = self.get(path)
-        return None if data is None else json.loads(data)
+        try:
+            return None if data is None else json.loads(data)
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
     def names(self, folder: str, ending: str = "") -> list[str]:
-        """Names directly inside a folder, sorted, without their `ending`."""
+        """Names of what lies directly inside a folder, sorted, without their `ending`."""
+        full = f"{self.root}/{folder}".rstrip("/")
         try:
-            found = self.fs.ls(f"{self.root}/{folder}", detail=False, refresh=True)
+            found = self.fs.ls(full, detail=False, refresh=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        names = (name.rstrip("/").rpartition("/")[2] for name in found)
+        names = (name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != full)
         return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
 
     # -- plans and ranges ------------------------------------------------------------------------
 
     def put_plan(self, plan: Plan) -> None:
+        """Make a plan the dataset's; writes nothing if it is already."""
+        path = f"plans/{plan.dataset['name']}/{plan.network.extractor}.json.gz"
         data = gzip.compress(json.dumps(plan.to_dict()).encode(), mtime=0)
-        self.put(f"plans/{plan.dataset['name']}/{plan.network.extractor}.json.gz", data)
+        if self.get(path) != data:
+            self.put(path, data)
 
     def get_plan(self, dataset: str, extractor: str) -> Plan:
         """The plan of a dataset; `UserError` if there is none yet."""
@@ -104,7 +112,9 @@ class Store:
         return Plan.from_dict(json.loads(gzip.decompress(data)))
 
     def put_ranges(self, network: str, ranges: Ranges, current: bool) -> None:
-        self.put(f"ranges/{network}/{ranges.id}.json", ranges.to_json().encode())
+        path = f"ranges/{network}/{ranges.id}.json"
+        if self.get(path) is None:
+            self.put(path, ranges.to_json().encode())
         if current:
             self.put(f"ranges/{network}/current", ranges.id.encode())
 
@@ -156,43 +166,60 @@ class Store:
         attributes["provenance"] = json.dumps(manifest["provenance"])
         self._put_group(f"{folder}/{digest[:16]}.zarr", pack(to_dataset(vdna, attributes), consolidated=True))
         manifest["group"] = f"{digest[:16]}.zarr"
-        self.put_json(f"{folder}/manifest.json", manifest)
+        self.put_json(f"{folder}/{vdna.spec.id}.json", manifest)
         return manifest
 
     def put_facts(self, manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Change what is said of a VDNA, such as its description; its numbers stay."""
         folder = f"vdnas/{manifest['dataset']}/{manifest['extractor']}"
-        self.put_json(f"{folder}/manifest.json", {**manifest, **facts})
+        self.put_json(f"{folder}/{manifest['spec']}.json", {**manifest, **facts})
 
-    def manifest(self, dataset: str, extractor: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.get_json(f"vdnas/{dataset}/{extractor}/manifest.json")
+    def manifest(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
+        """The manifest of a dataset's VDNA of that spec, or None if there is none."""
+        path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
+        found: dict[str, Any] | None = self.get_json(path)
         if found is not None and found["format"] > FORMAT:
-            raise UserError(f"{self.url} was written by a newer version of this program; update it")
+            raise UserError(f"{self.url}/{path} was written by a newer version of this program; update it")
         return found
 
     def manifests(self) -> list[dict[str, Any]]:
-        """The manifest of every current VDNA, by dataset and extractor."""
-        pairs = [(d, e) for d in self.names("vdnas") for e in self.names(f"vdnas/{d}")]
-        return [m for d, e in pairs if (m := self.manifest(d, e)) is not None]
+        """The manifest of every VDNA, by dataset, extractor and date."""
+        keys = [
+            (dataset, extractor, spec_id)
+            for dataset in self.names("vdnas")
+            for extractor in self.names(f"vdnas/{dataset}")
+            for spec_id in self.names(f"vdnas/{dataset}/{extractor}", ".json")
+        ]
+        found = [manifest for key in keys if (manifest := self.manifest(*key)) is not None]
+        return sorted(found, key=lambda m: (m["dataset"], m["extractor"], m["created"]))
 
-    def get_vdna(self, manifest: Mapping[str, Any], verify: bool = False) -> VDNA:
-        """The VDNA a manifest names; `verify` re-hashes it and raises `DamagedError` if it is another."""
-        dataset = self._open_group(f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}")
-        return from_dataset(dataset.load(), verify=verify)
+    def get_vdna(self, manifest: Mapping[str, Any]) -> VDNA:
+        """The VDNA a manifest names, whole; `DamagedError` if its contents are not those it was stored with."""
+        path = f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}"
+        try:
+            return from_dataset(self._open_group(path).load())
+        except (DamagedError, FileNotFoundError, KeyError, ValueError) as error:
+            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
-    def put_distances(self, extractor: str, distances: xr.Dataset, facts: Mapping[str, Any]) -> None:
-        group = f"{facts['digest'][:16]}.zarr"
-        self._put_group(f"distances/{extractor}/{group}", pack(distances, consolidated=True))
-        self.put_json(f"distances/{extractor}/manifest.json", {"format": FORMAT, **facts, "group": group})
+    def put_distances(self, spec_id: str, extractor: str, distances: xr.Dataset, facts: Mapping[str, Any]) -> None:
+        """Store a matrix and make it the current one. The one before stays for who is reading it; older ones go."""
+        folder, group = f"distances/{extractor}/{spec_id}", f"{facts['digest'][:16]}.zarr"
+        before = self.distances_manifest(extractor, spec_id)
+        self._put_group(f"{folder}/{group}", pack(distances, consolidated=True))
+        self.put_json(f"{folder}/manifest.json", {"format": FORMAT, **facts, "group": group})
+        for old in set(self.names(folder)) - {group, "manifest.json", before["group"] if before else ""}:
+            self.fs.rm(f"{self.root}/{folder}/{old}", recursive=True)
 
-    def distances_manifest(self, extractor: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.get_json(f"distances/{extractor}/manifest.json")
+    def distances_manifest(self, extractor: str, spec_id: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.get_json(f"distances/{extractor}/{spec_id}/manifest.json")
         return found
 
-    def get_distances(self, extractor: str) -> xr.Dataset | None:
-        """All distances between the VDNAs of an extractor, or None before the first comparison."""
-        manifest = self.distances_manifest(extractor)
-        return None if manifest is None else self._open_group(f"distances/{extractor}/{manifest['group']}").load()
+    def get_distances(self, extractor: str, spec_id: str) -> xr.Dataset | None:
+        """All distances between the VDNAs of a spec, or None before the first comparison."""
+        manifest = self.distances_manifest(extractor, spec_id)
+        if manifest is None:
+            return None
+        return self._open_group(f"distances/{extractor}/{spec_id}/{manifest['group']}").load()
 
     def _put_group(self, path: str, objects: Mapping[str, bytes]) -> None:
         for name, data in objects.items():
@@ -229,7 +256,8 @@ def summary(vdna: VDNA) -> dict[str, Any]:
         "skipped_by_reason": ledger.skipped,
         "damaged_shards": len(ledger.damaged),
         "shards": len(ledger),
-        "weights_sha256": spec.weights,
+        "architecture": spec.architecture,
+        "weights": spec.weights,
         "preprocessing": spec.preprocessing,
         "precision": spec.precision,
         "distributions": list(spec.distributions),
@@ -237,4 +265,18 @@ def summary(vdna: VDNA) -> dict[str, Any]:
         "network": spec.network,
         "spec": spec.id,
         "layers": dict(spec.layers),
+        **_flows(vdna),
     }
+
+
+def _flows(vdna: VDNA) -> dict[str, Any]:
+    """What the distributions could not take as it was: the share of values clamped, and values not finite."""
+    flows: dict[str, Any] = {"clamped_share": 0.0, "not_finite": 0}
+    if vdna.has(Histogram):
+        state = vdna.find(Histogram).state()
+        clamped = int(state["histogram_below"].sum() + state["histogram_above"].sum())
+        flows["clamped_share"] = clamped / max(int(state["histogram"].sum()), 1)
+        flows["not_finite"] = int(state["histogram_nan"].sum())
+    if vdna.has(ActivationRanges):
+        flows["not_finite"] = int(vdna.find(ActivationRanges).nonfinite.sum())
+    return flows

@@ -29,6 +29,7 @@ from extractors import Extractor, ExtractorConfig, build
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.sources import Shard, Task
 from pipeline.data.streams import ShardReader
+from pipeline.planning import network_spec
 from pipeline.store import Store
 
 
@@ -64,8 +65,8 @@ class Worker:
         self.job = job
         torch.set_num_threads(job.threads)
         self.extractor: Extractor = build(job.extractor, job.device, state)
-        if self.extractor.weights_sha256 != job.spec.weights:
-            raise RuntimeError("this worker loaded other weights than the plan was made with")
+        if network_spec(self.extractor).network != job.spec.network:
+            raise RuntimeError("this worker built another network than the plan was made for")
         self._done: Counter[str] = Counter()
 
     def run(self, task: Task, store: Store) -> Receipt:

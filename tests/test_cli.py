@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.config import CONF, Settings, quoted
+from pipeline.arguments import arguments
+from pipeline.config import CONF, Settings
 from pipeline.errors import UserError
 from tests.conftest import ROOT, TINY, command, settings
 
@@ -84,6 +85,17 @@ def test_the_interface_that_others_rely_on() -> None:
         (("dataset=demo_digits", "batch_size=0"), "batch_size=0: must be a whole number, at least 1"),
         (("dataset=demo_digits", "actors=many"), "actors=many: must be a whole number"),
         (("dataset=demo_digits", "max_bad_fraction=2"), "max_bad_fraction=2: must be a number from 0 to 1"),
+        (("dataset=demo_digits", "+extractor.foo=1"), r"extractor\.foo: unknown key; allowed are name, model"),
+        (("dataset=demo_digits", "extractor.seed=abc"), r"extractor\.seed=abc: must be a whole number"),
+        (("dataset=demo_digits", "extractor.preprocess.size=224.5"), r"preprocess\.size=224\.5: must be a whole"),
+        (("dataset=demo_digits", "extractor.preprocess.mean=0.5"), r"preprocess\.mean=0\.5: give three numbers"),
+        (("dataset=demo_digits", "extractor.preprocess.std=[1,1,0]"), r"preprocess\.std: must not be 0"),
+        (("dataset=demo_digits", "layers=[]"), r"layers=\[\]: give default, names or patterns"),
+        (("dataset=demo_digits", "layers=5"), "layers=5: give default"),
+        (("dataset=demo_digits", "storage=abc"), r"storage=abc: give options one by one.*\+storage\.anon=true"),
+        (("dataset=demo_digits", "dataset.storage=abc"), r"dataset\.storage=abc: give options"),
+        (("dataset=demo_digits", "catalogue=''"), "catalogue is empty"),
+        (("dataset=demo_digits", "calibration.max_tasks=0"), "max_tasks=0: must be a whole number"),
         (("dataset=demo_digits", "calibration.datasets=[nope]"), "no dataset nope; conf/dataset has demo_digits"),
     ],
 )
@@ -93,22 +105,37 @@ def test_mistakes_name_the_key_and_what_is_allowed(overrides: tuple[str, ...], m
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://b/{00..12}.tar", "https://h/x.tar?a=b&c=(d)", "a b/*.tar", 'quo"te.tar', "back\\slash.tar", "a,b.tar"]
+    "url",
+    [
+        "s3://b/{00..12}.tar",
+        "https://h/x.tar?a=b&c=(d)",
+        "a b/*.tar",
+        "${y}/x",
+        "é/(1)=[2]",
+        'quo"te.tar',
+        "back\\slash.tar",
+        "a,b.tar",
+    ],
 )
 def test_urls_arrive_as_they_are_typed(url: str) -> None:
-    [argument] = quoted([f"dataset.url={url}"])
+    [argument] = arguments([f"dataset.url={url}"])
     assert settings("dataset=images", "dataset.name=mine", argument).dataset.url == url
 
 
 def test_lists_and_quotes_of_ones_own_are_left_alone() -> None:
     for argument in ("dataset.url=[a.tar,b.tar]", "dataset.url='a.tar'", 'dataset.url="a.tar"'):
-        assert quoted(["x=1", argument]) == ["x=1", argument]
-    assert quoted(["-m", "dataset.url=a,b"]) == ["-m", "dataset.url=a,b"]
+        assert arguments(["x=1", argument]) == ["x=1", argument]
+    assert arguments(["-m", "dataset.url=a,b"]) == ["-m", "dataset.url=a,b"]
+
+
+def test_names_stay_text() -> None:
+    made = settings(*arguments(["dataset=images", "dataset.name=2024_01", "dataset.url=x", "catalogue=/x/my=cat"]))
+    assert (made.dataset.name, made.catalogue) == ("2024_01", "/x/my=cat")
 
 
 def test_a_range_that_the_shell_expanded_is_noticed() -> None:
     with pytest.raises(UserError, match=r"given 2 times.*put it in quotes"):
-        quoted(["dataset.url=00.tar", "dataset.url=01.tar"])
+        arguments(["dataset.url=00.tar", "dataset.url=01.tar"])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +143,8 @@ def test_a_range_that_the_shell_expanded_is_noticed() -> None:
     [
         (("dataset=demo_digit",), "Could not find 'dataset/demo_digit'"),
         (("dataset=demo_digits", "extractor=resnet"), "Could not find 'extractor/resnet'"),
-        (("dataset=demo_digits", "bach_size=3"), "bach_size"),
+        (("dataset=demo_digits", "bach_size=3"), "bach_size: unknown key; did you mean batch_size? there are actors"),
+        (("dataset=demo_digits", "extractor.sede=3"), "sede"),
         ((), "dataset"),
         (
             ("dataset=images", "dataset.name=mine", "dataset.url=/nowhere"),
@@ -190,7 +218,7 @@ def test_the_readme_is_true() -> None:
     assert "make test" in text
     for line in text.splitlines():
         if line.startswith("python -m pipeline.run") and " -m dataset" not in line:
-            assert isinstance(settings(*quoted(shlex.split(line)[3:])), Settings), line
+            assert isinstance(settings(*arguments(shlex.split(line)[3:])), Settings), line
 
 
 def test_a_folder_of_mixed_images(tmp_path: Path) -> None:

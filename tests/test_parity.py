@@ -65,7 +65,7 @@ def _sqrtm(monkeypatch: pytest.MonkeyPatch) -> None:
 def ours(seed: int, batch: int = IMAGES) -> VDNA:
     axes = Ranges.from_json(json.dumps(RANGES))
     names = (f"histogram-{BINS}", "gaussian", "layer-gaussian", "activation-ranges")
-    vdna = VDNA(Spec("net", "weights", "clean", "fp32", LAYERS, names, axes))
+    vdna = VDNA(Spec("net", "arch", "weights", "clean", "fp32", LAYERS, names, axes))
     for layer, maps in features(seed).items():
         for part in maps.split(batch):
             vdna.update(layer, part.flatten(2).transpose(1, 2))
@@ -106,7 +106,7 @@ def test_bins_are_torch_histcs_on_the_edges(bins: int) -> None:
     axes = Ranges({"a": 1}, np.array([-1 + 1e-8]), np.array([1 - 1e-8]), "exact")
     assert axes.half_width[0] == 1
     assert axes.centre[0] == 0
-    vdna = VDNA(Spec("net", "w", "p", "fp32", {"a": 1}, (f"histogram-{bins}",), axes))
+    vdna = VDNA(Spec("net", "arch", "w", "p", "fp32", {"a": 1}, (f"histogram-{bins}",), axes))
     vdna.update("a", values.view(1, -1, 1))
     np.testing.assert_array_equal(vdna.histogram("a")[0], torch.histc(values, bins, -1, 1).numpy())
 

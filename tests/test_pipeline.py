@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ import xarray as xr
 from PIL import Image
 
 from distributions import VDNA, IncompatibleError, ShardRecord, Spec, emd, fd, nfd
+from extractors import build
 from pipeline import make_vdna, open_catalogue, pool, run
 from pipeline.config import PoolConfig, Settings
 from pipeline.data.sources import Shard, Task
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
+from pipeline.make import named_extractor
+from pipeline.planning import network_spec
 from pipeline.stages import calibrate, compare, extract, plan, publish, reduce
 from tests.conftest import TINY, settings
 from tests.material import activations, spec
@@ -66,8 +70,13 @@ def do(s: Settings) -> Settings:
 
 def digest(s: Settings) -> str:
     """Of the arrays and ledger as they are read back."""
-    manifest = s.store.manifest(s.dataset.name, s.extractor.name)
-    return s.store.get_vdna(manifest, verify=True).digest()
+    return s.store.get_vdna(manifest(s)).digest()
+
+
+def manifest(s: Settings) -> dict[str, object]:
+    found = s.store.manifest(s.dataset.name, s.extractor.name, s.spec().id)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +183,8 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
 def test_a_new_description_needs_no_work(quiet: Settings, tars: Path, tmp_path: Path) -> None:
     shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
     s = do(of(tars, tmp_path / "catalogue", "dataset.description=mended", "stages=[plan,reduce]"))
-    manifest = s.store.manifest("faces", "test_vit")
-    assert manifest["description"] == "mended"
+    said = manifest(s)
+    assert said["description"] == "mended"
     assert digest(s) == digest(quiet)
 
 
@@ -206,10 +215,12 @@ def test_a_grown_dataset_computes_only_the_new_shards(
     done = tasks_done(monkeypatch)
     do(s)
     assert [task.index for task in done] == [13]
-    assert s.store.manifest("faces", "test_vit")["images"] == 12 * 16 + 2
+    assert manifest(s)["images"] == 12 * 16 + 2
 
 
 CHANGES = (
+    "layers={x: blocks.0}",
+    "layers={x: blocks.1}",
     "extractor.seed=1",
     "extractor.preprocess.crop=center",
     "precision=bf16",
@@ -350,8 +361,52 @@ class TestStages:
         with pytest.raises(UserError, match="nothing to publish yet, add reduce"):
             publish.run(of(tars, tmp_path / "new"))
 
+    def test_a_plan_for_another_network_is_not_worked_on(self, tars: Path, tmp_path: Path) -> None:
+        do(of(tars, tmp_path, "stages=[plan,calibrate]"))
+        for change in ("precision=bf16", "extractor.preprocess.size=96", "extractor.seed=1", "layers=[norm]"):
+            with pytest.raises(UserError, match=r"the plan was made for another network .*add plan to stages"):
+                do(of(tars, tmp_path, "stages=[extract]", change))
+
+
+def test_the_architecture_and_the_modules_are_in_the_spec() -> None:
+    specs = {
+        network_spec(build(named_extractor("test_vit", weights="random", **options))).network
+        for options in ({"layers": {"x": "blocks.0"}}, {"layers": {"x": "blocks.1"}}, {"layers": {"y": "blocks.0"}})
+    }
+    assert len(specs) == 3
+    packaged = named_extractor("efficientnet_lite0")
+    lite0, other = (build(replace(packaged, model=model)) for model in (packaged.model, "efficientnet_lite0"))
+    assert lite0.weights_sha256 == other.weights_sha256  # same tensors, other padding
+    assert network_spec(lite0).network != network_spec(other).network
+
+
+def test_ranges_alone_have_no_distances(tars: Path, tmp_path: Path) -> None:
+    s = do(of(tars / "00.tar", tmp_path, "distributions=[activation-ranges]"))
+    assert manifest(s)["images"] == 16
+    assert s.store.get_distances("test_vit", s.spec().id) is None
+
 
 class TestCompare:
+    def test_another_spec_stands_beside_the_first(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
+        """Nothing that was measured is lost when the same names are measured otherwise."""
+        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+        do(of(tars / "00.tar", tmp_path / "catalogue", name="zero"))
+        s = do(of(tars, tmp_path / "catalogue", "precision=bf16"))
+        cat = open_catalogue(s.catalogue)
+        assert len(cat.index()) == 3
+        assert cat.distances("test_vit", "emd").sizes["dataset"] == 2
+        assert cat.distances("test_vit", "emd", spec=s.spec().id).sizes["dataset"] == 1
+        assert cat.manifest("faces", "test_vit")["precision"] == "bf16"  # the newest
+        assert cat.manifest("faces", "test_vit", quiet.spec().id)["precision"] == "fp32"
+        page = (tmp_path / "catalogue" / "site" / "index.html").read_text()
+        assert f"test_vit \\u00b7 {s.spec().id}" in page or f"test_vit · {s.spec().id}" in page
+
+    def test_the_order_of_distributions_does_not_matter(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
+        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+        order = "distributions=[gaussian,activation-ranges,histogram-100,layer-gaussian]"
+        s = do(of(tars / "00.tar", tmp_path / "catalogue", order, name="zero"))
+        assert open_catalogue(s.catalogue).distances("test_vit", "emd").sizes["dataset"] == 2
+
     @pytest.fixture
     def three(self, quiet: Settings, tars: Path, tmp_path: Path) -> Settings:
         shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
@@ -376,10 +431,10 @@ class TestCompare:
         pairs: list[object] = []
         really = compare._Prepared.distances
         monkeypatch.setattr(compare._Prepared, "distances", lambda a, b: pairs.append(1) or really(a, b))
-        old = three.store.get_distances("test_vit")
+        old = three.store.get_distances("test_vit", three.spec().id)
         do(of(tars / "02.tar", Path(three.catalogue), name="two"))
         assert len(pairs) == 4
-        new = three.store.get_distances("test_vit")
+        new = three.store.get_distances("test_vit", three.spec().id)
         np.testing.assert_array_equal(new["emd"].sel(dataset=old["dataset"], other=old["other"]), old["emd"])
         assert not np.isnan(new["fd"]).any()
         pairs.clear()
@@ -387,8 +442,9 @@ class TestCompare:
         assert len(pairs) == 4
 
     def test_anyone_can_open_it_with_xarray(self, three: Settings) -> None:
-        manifest = three.store.distances_manifest("test_vit")
-        with xr.open_zarr(Path(three.catalogue) / "distances" / "test_vit" / manifest["group"]) as opened:
+        spec_id = three.spec().id
+        group = three.store.distances_manifest("test_vit", spec_id)["group"]
+        with xr.open_zarr(Path(three.catalogue) / "distances" / "test_vit" / spec_id / group) as opened:
             assert opened["emd"].dims == ("dataset", "other", "layer")
             assert opened["layer"].to_numpy().tolist()[-1] == "norm"
             assert opened["emd"].attrs["units"] == "bins"
@@ -417,10 +473,10 @@ class TestBadData:
     def test_the_run_goes_on_and_says_why(self, mixed: Path, tmp_path: Path) -> None:
         where = ("dataset=images", "dataset.name=mixed", f"dataset.url={mixed}", f"catalogue={tmp_path / 'cat'}")
         s = do(settings(*where, *TINY, *SMALL, "max_bad_fraction=0.2", "images_per_shard=7"))
-        manifest = s.store.manifest("mixed", "test_vit")
-        assert manifest["images"] == 36
+        said = manifest(s)
+        assert said["images"] == 36
         reasons = {"empty file": 1, "not an image of a supported format": 2, "truncated": 1}
-        assert manifest["skipped_by_reason"] == reasons
+        assert said["skipped_by_reason"] == reasons
         ledger = open_catalogue(s.catalogue).vdna("mixed", "test_vit").ledger
         assert sum(record.seen for record in ledger) == 40
 
@@ -434,7 +490,7 @@ class TestBadData:
         kept = set((tmp_path / "cat" / "partials").rglob("*.zip"))
         assert kept
         s = do(settings(*where, *TINY, *SMALL, "max_bad_fraction=0.5"))
-        assert s.store.manifest("mixed", "test_vit")["images"] == 36
+        assert manifest(s)["images"] == 36
         assert kept <= set((tmp_path / "cat" / "partials").rglob("*.zip"))
 
     def test_the_last_task_may_be_all_bad(self, tars: Path, tmp_path: Path) -> None:
@@ -447,7 +503,7 @@ class TestBadData:
         last = s.plan().tasks[-1]
         (tmp_path / "cat" / "partials" / s.spec().id / f"{last.id}.zip").unlink()
         shutil.rmtree(tmp_path / "cat" / "vdnas")
-        assert do(s).store.manifest("faces", "test_vit")["skipped"] == 1
+        assert manifest(do(s))["skipped"] == 1
 
     def test_damaged_tars_are_in_the_ledger(self, tars: Path, tmp_path: Path) -> None:
         shutil.copytree(tars, tmp_path / "tars")
@@ -457,7 +513,7 @@ class TestBadData:
         [damaged] = open_catalogue(s.catalogue).vdna("faces", "test_vit").ledger.damaged
         assert damaged.url.endswith("05.tar")
         assert damaged.damage
-        assert s.store.manifest("faces", "test_vit")["damaged_shards"] == 1
+        assert manifest(s)["damaged_shards"] == 1
 
     def test_a_shard_that_vanishes_fails_alone(self, tars: Path, tmp_path: Path) -> None:
         shutil.copytree(tars, tmp_path / "tars")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 import threading
 import zipfile
@@ -335,3 +336,95 @@ def test_over_http(tmp_path: Path, served: str) -> None:
     assert shards[0].size == (tmp_path / "0.tar").stat().st_size
     with pytest.raises(UserError, match="nothing is there"):
         find(f"{served}/3.tar")
+
+
+def test_an_image_named_twice_is_refused(folder: Path, tmp_path: Path) -> None:
+    """No image counts twice, however it is named twice."""
+    image = folder / "003.png"
+    (tmp_path / "list.txt").write_text(f"{image}\n{image}\n")
+    (tmp_path / "x.tar").write_bytes(tar_bytes(FILES))
+    for urls in (
+        [str(image), str(image)],
+        [str(folder), str(image)],
+        str(tmp_path / "list.txt"),
+        [str(tmp_path / "x.tar"), f"{tmp_path}/images/../x.tar"],
+        [str(tmp_path / "x.tar"), str(tmp_path / "*.tar")],
+    ):
+        with pytest.raises(UserError, match="named more than once"):
+            find(urls)
+
+
+def test_groups_of_other_files_are_other_shards(folder: Path) -> None:
+    one, other = (find(str(folder / f"00{i}.png"))[0] for i in (3, 4))
+    assert one.url == other.url
+    assert one.part != other.part
+
+
+def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "there").symlink_to(folder)
+    (folder / "back").symlink_to(tmp_path / "linked")
+    assert images(find(str(tmp_path / "linked"))) == sorted_bytes(folder)
+
+
+def test_pipes_and_other_oddities_are_not_opened(folder: Path) -> None:
+    expected = sorted_bytes(folder)
+    os.mkfifo(folder / "pipe.png")
+    assert images(find(str(folder))) == expected
+
+
+def test_a_signed_url_is_judged_by_its_path(tmp_path: Path, served: str) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes(FILES))
+    assert images(find(f"{served}/x.tar?token=a.b/c")) == list(FILES.values())
+
+
+def test_new_content_over_http_is_noticed(tmp_path: Path, served: str) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_bytes(FILES))
+    before = find(f"{served}/x.tar")[0]
+    os.utime(path, (1, 1))
+    assert before.etag
+    assert find(f"{served}/x.tar")[0] != before
+
+
+def test_a_url_in_a_list_that_appears_later_is_noticed(tmp_path: Path, served: str) -> None:
+    (tmp_path / "list.txt").write_text(f"{served}/late.png\n")
+    before = find(str(tmp_path / "list.txt"))
+    assert images(before) == ["missing file"]
+    (tmp_path / "late.png").write_bytes(FILES["000.png"])
+    after = find(str(tmp_path / "list.txt"))
+    assert after != before
+    assert images(after) == [FILES["000.png"]]
+
+
+def test_a_corrupt_page_of_parquet_is_damage(tmp_path: Path) -> None:
+    rows = [picture(i, mode="L") * 40 for i in range(64)]
+    pq.write_table(pa.table({"image": pa.array(rows)}), tmp_path / "0.parquet", row_group_size=32)
+    data = bytearray((tmp_path / "0.parquet").read_bytes())
+    for i in range(100, 3000):
+        data[i] ^= 0x5A
+    (tmp_path / "0.parquet").write_bytes(data)
+    readers = [ShardReader(shard) for shard in find(str(tmp_path / "0.parquet"))]
+    counts = [len(list(reader)) for reader in readers]
+    assert readers[0].damage
+    assert (counts[1], readers[1].damage) == (32, "")
+
+
+def test_no_decoder_can_end_the_run() -> None:
+    """A damaged AVIF makes Pillow raise a RuntimeError; other formats raise what they like."""
+    avif = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(avif, "AVIF")
+    for data in (
+        avif.getvalue()[:-60],
+        avif.getvalue()[:40] + bytes(200),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n",
+    ):
+        with pytest.raises(BadImage):
+            decode(data)
+
+
+def test_floating_point_pixels_have_no_scale() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(buffer, "TIFF")
+    with pytest.raises(BadImage, match="floating-point"):
+        decode(buffer.getvalue())

@@ -104,7 +104,7 @@ def test_vdnas(store: Store, filled: Callable[..., VDNA]) -> None:
     manifest = store.put_vdna(vdna, "mine", FACTS)
     assert store.manifests() == [manifest]
     assert (manifest["images"], manifest["skipped"], manifest["layers"]) == (6, 1, LAYERS)
-    back = store.get_vdna(manifest, verify=True)
+    back = store.get_vdna(manifest)
     assert back.digest() == vdna.digest() == manifest["digest"]
     newer = filled(2)
     store.put_vdna(newer, "mine", FACTS)
@@ -159,7 +159,7 @@ def test_chunks_are_layers_or_whole_rows(ranges: Ranges) -> None:
     def chunks(layers: dict[str, int]) -> list[int]:
         axes = Ranges(layers, np.zeros(sum(layers.values())), np.ones(sum(layers.values())))
         base = spec(axes)
-        vdna = VDNA(type(base)("n", "w", "p", "fp32", layers, ("histogram-1000",), axes))
+        vdna = VDNA(type(base)("n", "arch", "w", "p", "fp32", layers, ("histogram-1000",), axes))
         meta = json.loads(pack(to_dataset(vdna, {}), consolidated=False)["histogram/zarr.json"])
         return meta["chunk_grid"]["configuration"]["chunk_shape"]
 
@@ -179,7 +179,7 @@ def test_ranges(store: Store, ranges: Ranges) -> None:
 
 def test_a_newer_format_is_refused(store: Store, filled: Callable[..., VDNA]) -> None:
     manifest = store.put_vdna(filled(1), "mine", FACTS)
-    store.put_json("vdnas/mine/net/manifest.json", {**manifest, "format": 99})
+    store.put_json(f"vdnas/mine/net/{manifest['spec']}.json", {**manifest, "format": 99})
     with pytest.raises(UserError, match="newer version"):
         store.manifests()
 
@@ -194,6 +194,39 @@ def test_a_catalogue_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(UserError, match="catalogue=nosuch://x: cannot open"):
         Store("nosuch://x")
+
+
+def test_strays_do_not_matter_and_damage_is_named(tmp_path: Path, filled: Callable[..., VDNA]) -> None:
+    store = Store(str(tmp_path))
+    manifest = store.put_vdna(filled(1), "mine", FACTS)
+    (tmp_path / "vdnas" / ".DS_Store").write_text("")
+    (tmp_path / "vdnas" / "mine" / "notes.txt").write_text("")
+    assert len(store.manifests()) == 1
+    group = tmp_path / "vdnas" / "mine" / "net" / manifest["group"]
+    (group / "mean" / "c" / "0").unlink()
+    with pytest.raises(DamagedError, match=manifest["group"]):
+        store.get_vdna(manifest)
+    (tmp_path / "vdnas" / "mine" / "net" / f"{manifest['spec']}.json").write_text("{")
+    with pytest.raises(DamagedError, match=f"{manifest['spec']}.json"):
+        store.manifests()
+
+
+def test_what_was_clamped_is_said(tmp_path: Path, filled: Callable[..., VDNA]) -> None:
+    vdna = filled(1, scale=5.0)
+    manifest = Store(str(tmp_path)).put_vdna(vdna, "mine", FACTS)
+    state = vdna.state()
+    clamped = state["histogram_below"].sum() + state["histogram_above"].sum()
+    assert manifest["clamped_share"] == clamped / state["histogram"].sum() > 0
+    assert manifest["not_finite"] == 0
+
+
+def test_old_matrices_go_but_for_the_one_before(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for i in range(4):
+        matrix = xr.Dataset({"emd": (("dataset",), np.array([float(i)]))}, attrs={"layers": "{}"})
+        store.put_distances("spec", "net", matrix, {"digest": f"{i}" * 64})
+    assert store.names("distances/net/spec", ".zarr") == ["2" * 16, "3" * 16]
+    assert float(store.get_distances("net", "spec")["emd"][0]) == 3.0
 
 
 def test_options_stay_out_of_everything_stored(tmp_path: Path, filled: Callable[..., VDNA]) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import posixpath
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +27,21 @@ import pyarrow.parquet
 
 from pipeline.errors import UserError
 
-IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm")
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
+    *(".avif", ".jp2", ".heic", ".heif"),
+)
+"""Endings by which a file counts as an image; one that cannot be decoded (HEIC) is skipped with its reason."""
+
 ARCHIVES = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".zip": "zip", ".parquet": "parquet"}
 ACCEPTED = "a folder of images, .tar, .tar.gz, .zip, .parquet, an image, or a .txt of paths"
+
+
+VERSIONS = (
+    *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "blob_id"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "created"),
+)
+"""Where stores say which version of an object they hold, content before clock."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +84,11 @@ class Task:
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
 
 
-def group(
-    shards: Sequence[Shard], shards_per_task: int, storage: Mapping[str, Any] | None = None, first: int = 0
-) -> list[Task]:
+def group(shards: Sequence[Shard], shards_per_task: int, storage: Mapping[str, Any] | None = None) -> list[Task]:
     """Consecutive shards in groups of a fixed size: the same tasks on any number of machines."""
     starts = range(0, len(shards), shards_per_task)
     groups = (tuple(shards[start : start + shards_per_task]) for start in starts)
-    return [Task(index, members, storage or {}) for index, members in enumerate(groups, first)]
+    return [Task(index, members, storage or {}) for index, members in enumerate(groups)]
 
 
 def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[str, Any] | None = None) -> list[Shard]:
@@ -96,24 +109,39 @@ def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[s
         try:
             fs, path = fsspec.core.url_to_fs(url, **(storage or {}))
             for name, info in _list(fs, path, url):
-                if name.lower().endswith(IMAGES):
+                if _ending(name).endswith(IMAGES):
                     single.append((fs.unstrip_protocol(name), info))
-                elif name.lower().endswith(".txt"):
-                    single.extend(_lines(fs, name))
+                elif _ending(name).endswith(".txt"):
+                    single.extend(_lines(fs, name, storage or {}))
                 else:
                     shards.extend(_archive(fs, name, info, images_per_shard))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"dataset.url={url}: nothing is there") from None
+        except UserError:
+            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise UserError(f"dataset.url={url}: nothing is there{cause}") from None
         except PermissionError as error:
             raise UserError(f"dataset.url={url}: no permission to read it ({error}); check the credentials") from None
+        except UnicodeDecodeError:
+            raise UserError(f"dataset.url={url}: a list of paths must be UTF-8 text") from None
         except (ImportError, ValueError) as error:
             raise UserError(f"dataset.url={url}: cannot open this kind of URL ({error})") from None
-        except OSError as error:
-            raise UserError(f"dataset.url={url}: cannot be reached ({error})") from None
+        except Exception as error:  # every store's client has exceptions of its own
+            raise UserError(f"dataset.url={url}: cannot be reached ({type(error).__name__}: {error})") from error
     shards.extend(_groups(single, images_per_shard))
     if not shards:
         raise UserError(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
+    _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *((n, "") for n, _ in single)])
     return shards
+
+
+def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
+    repeated = [name for (name, _), count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"dataset.url: {repeated[0]} is named more than once ({len(repeated)} such); "
+            "an image counts once, so remove the repetition"
+        )
 
 
 def _exists_as_is(url: str) -> bool:
@@ -130,43 +158,73 @@ def _list(fs: Any, path: str, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, info in sorted(found.items()):
             if info["type"] == "directory":
                 yield from _below(fs, name)
-            elif _wanted(name) or name.lower().endswith(".txt"):
+            elif info["type"] == "file" and (_wanted(name) or _ending(name).endswith(".txt")):
                 yield name, info
         return
+    path = posixpath.normpath(path) if _is_local(fs) else path
     info = fs.info(path)
     if info["type"] == "directory":
         yield from _below(fs, path)
-    elif _wanted(path) or path.lower().endswith(".txt"):
+    elif info["type"] == "file" and (_wanted(path) or _ending(path).endswith(".txt")):
         yield path, info
     else:
         raise UserError(f"dataset.url={url}: not a kind of file that holds images; expected {ACCEPTED}")
 
 
 def _below(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, info in sorted(fs.find(path, detail=True).items()):
+    found = _walk(fs, path) if _is_local(fs) else fs.find(path, detail=True)
+    for name, info in sorted(found.items()):
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in name[len(path) :].split("/"))
-        if _wanted(name) and not hidden:
+        if info["type"] == "file" and _wanted(name) and not hidden:
             yield name, info
 
 
+def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
+    """Files below a local folder, through links to folders; an unreadable folder is an error, not a gap."""
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    found: dict[str, dict[str, Any]] = {}
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
+        visited.add(os.path.realpath(folder))
+        folders[:] = [f for f in folders if os.path.realpath(f"{folder}/{f}") not in visited]
+        found.update({f"{folder}/{f}": fs.info(f"{folder}/{f}") for f in files if _wanted(f)})
+    return found
+
+
+def _is_local(fs: Any) -> bool:
+    return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _ending(name: str) -> str:
+    """A name to judge by its ending: lower case, and without the query of a signed URL."""
+    return (name.partition("?")[0] if "://" in name else name).lower()
+
+
 def _wanted(name: str) -> bool:
-    return name.lower().endswith(IMAGES) or _kind(name) is not None
+    return _ending(name).endswith(IMAGES) or _kind(name) is not None
 
 
 def _kind(name: str) -> str | None:
-    return next((kind for ending, kind in ARCHIVES.items() if name.lower().endswith(ending)), None)
+    return next((kind for ending, kind in ARCHIVES.items() if _ending(name).endswith(ending)), None)
 
 
-def _lines(fs: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The paths in a text file, one a line, relative to the file; missing ones are found when read."""
+def _lines(fs: Any, name: str, storage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
     folder = name.rpartition("/")[0]
     for line in fs.cat_file(name).decode().splitlines():
         if entry := line.strip():
             if "://" in entry:
-                yield entry, {}
-                continue
-            path = entry if entry.startswith("/") else f"{folder}/{entry}"
-            yield fs.unstrip_protocol(path), fs.info(path) if fs.exists(path) else {}
+                its, path = fsspec.core.url_to_fs(entry, **storage)
+            else:
+                its, path = fs, entry if entry.startswith("/") else f"{folder}/{entry}"
+            path = posixpath.normpath(path) if _is_local(its) else path
+            try:
+                yield its.unstrip_protocol(path), its.info(path)
+            except FileNotFoundError:
+                yield its.unstrip_protocol(path), {}
 
 
 def _archive(fs: Any, name: str, info: dict[str, Any], images_per_shard: int) -> Iterator[Shard]:
@@ -208,12 +266,14 @@ def _groups(files: Sequence[tuple[str, dict[str, Any]]], images_per_shard: int) 
         folder = names[0].rpartition("/")[0]
         while any(not name.startswith(f"{folder}/") for name in names):
             folder = folder.rpartition("/")[0]
-        yield Shard("files", folder or names[0], size, etag, f"{start}:{start + len(part)}", names)
+        # Named by its members: groups of other files in the same folder are other shards.
+        part_name = f"{len(part)} files {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
+        yield Shard("files", folder or names[0], size, etag, part_name, names)
 
 
 def _version(info: dict[str, Any]) -> str:
     """The store's version of an object: its ETag or checksum, else the time it was last written."""
-    for key in ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "mtime", "LastModified", "last_modified"):
+    for key in VERSIONS:
         if info.get(key):
             return str(info[key]).strip('"')
     return ""

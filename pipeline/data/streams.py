@@ -79,7 +79,7 @@ class ShardReader:
     def _tar(self) -> Iterator[Entry]:
         with self._open() as file:
             raw = _Tap(file, self._digest)
-            packed = self.shard.url.endswith(("gz",))
+            packed = self.shard.url.partition("?")[0].lower().endswith("gz")
             unpacked = _Unpacked(raw) if packed else None
             stream = _Tap(unpacked) if unpacked else raw
             broken_at, position, rest_blank = "", 0, True
@@ -141,7 +141,10 @@ class ShardReader:
                         yield f"{self.shard.url}/{group}/{row}", data
                 if not self.shard.members:
                     raise pyarrow.ArrowInvalid("the file has no row groups")
-            except pyarrow.ArrowInvalid as error:
+            except (pyarrow.ArrowInvalid, OSError) as error:
+                # Arrow reports corrupt data as a bare OSError; a store's passing faults are other classes.
+                if not isinstance(error, pyarrow.ArrowInvalid) and (type(error) is not OSError or error.errno):
+                    raise
                 self.damage, self.lost_bytes = str(error).splitlines()[0], max(self.shard.size, 0)
 
 

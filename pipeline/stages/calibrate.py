@@ -7,6 +7,7 @@ What every neuron spans is observed over the datasets of the command (or those t
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from distributions import ActivationRanges, Ranges
 from distributions.vdna import bins_of
@@ -38,8 +39,9 @@ def _observe(settings: Settings) -> Ranges:
     tasks: list[Task] = []
     for dataset in settings.calibration:
         shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
-        its = group(shards, settings.shards_per_task, dataset.storage, first=len(tasks))
+        its = group(shards, settings.shards_per_task, dataset.storage)
         tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
+    tasks = [replace(task, index=index) for index, task in enumerate(tasks)]
     names = ", ".join(dataset.name for dataset in settings.calibration)
     pool.run(settings, spec, tasks, f"calibrating on {names}")
     total = ActivationRanges(spec.layers)

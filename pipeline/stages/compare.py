@@ -1,6 +1,6 @@
-"""Compare: the distances between all VDNAs of an extractor, of which only new pairs are computed.
+"""Compare: the distances between all VDNAs of one spec, of which only new pairs are computed.
 
-The result is one dataset per extractor with `emd`, `nfd` and `fd` over (dataset, other, layer) and
+The result is one dataset per spec with `emd`, `nfd` and `fd` over (dataset, other, layer) and
 `emd_overall`, … over (dataset, other): what `distributions.emd(v, w)` and the others give.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,52 +16,44 @@ import xarray as xr
 
 from distributions import VDNA, Gaussian, Histogram, LayerGaussian, Spec
 from distributions.distances import UNITS, Factor, cdf, emd_rows, frechet, frechet_rows
+from distributions.vdna import DECIDING
 from pipeline.config import Settings
-from pipeline.store import Store
+from pipeline.errors import UserError
+from pipeline.store import Store, now
 
 log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Bring the matrix of the extractor up to date; datasets measured otherwise are left out and named."""
-    store = settings.store
-    reference = store.manifest(settings.dataset.name, settings.extractor.name)
-    if reference is None:
-        log.warning("compare: %s has no VDNA yet, add reduce to stages=[...]", settings.dataset.name)
-        return
-    everyone = [m for m in store.manifests() if m["extractor"] == reference["extractor"]]
-    members = [m for m in everyone if comparable(m, reference)]
-    for other in everyone:
-        if other not in members:
-            log.warning(
-                "compare: %s is left out, it was measured otherwise (%s); run it again to include it",
-                other["dataset"],
-                ", ".join(k for k in ("network", "distributions", "ranges") if other[k] != reference[k]),
-            )
+    """Bring the matrix of this run's spec up to date; datasets measured otherwise are left out and named."""
+    store, spec = settings.store, settings.spec()
+    everyone = [m for m in store.manifests() if m["extractor"] == spec.extractor]
+    members = [m for m in everyone if m["spec"] == spec.id]
+    if not members:
+        raise UserError(f"nothing to compare yet for {spec.extractor}: add reduce to stages=[...]")
+    included = {m["dataset"] for m in members}
+    for name, other in {m["dataset"]: m for m in everyone if m["dataset"] not in included}.items():
+        log.warning(
+            "compare: %s is left out, it was measured otherwise (%s); run it with the same keys to include it",
+            name,
+            ", ".join(k for k in (*DECIDING, "distributions", "ranges") if other[k] != members[0][k]) or "layers",
+        )
+    matrix = _empty(members, spec)
     digest = hashlib.sha256(json.dumps([(m["dataset"], m["digest"]) for m in members]).encode()).hexdigest()
-    known = store.distances_manifest(reference["extractor"])
-    if known is not None and known["digest"] == digest:
+    known = store.distances_manifest(spec.extractor, spec.id)
+    if not matrix.data_vars or (known is not None and known["digest"] == digest):
         return
-    matrix = _empty(members, reference)
-    _reuse(matrix, store.get_distances(reference["extractor"]))
+    _reuse(matrix, store.get_distances(spec.extractor, spec.id))
     _fill(matrix, members, store)
-    store.put_distances(reference["extractor"], matrix, {"digest": digest, "datasets": [m["dataset"] for m in members]})
-    log.info("compare: %d datasets of %s", len(members), reference["extractor"])
+    facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
+    store.put_distances(spec.id, spec.extractor, matrix, facts)
+    log.info("compare: %d dataset(s) of %s", len(members), spec.extractor)
 
 
-def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two manifests are of VDNAs that measure the same: network, distributions and ranges."""
-    return all(a[key] == b[key] for key in ("network", "distributions", "ranges"))
-
-
-def _empty(members: list[dict[str, Any]], reference: Mapping[str, Any]) -> xr.Dataset:
-    names, layers = [m["dataset"] for m in members], list(reference["layers"])
+def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
+    names, layers = [m["dataset"] for m in members], list(spec.layers)
     kinds = {"emd": "histogram", "nfd": "gaussian", "fd": "layer-gaussian"}
-    wanted = {
-        metric: unit
-        for metric, unit in UNITS.items()
-        if any(kinds[metric] in name for name in reference["distributions"])
-    }
+    wanted = {metric: u for metric, u in UNITS.items() if any(kinds[metric] in name for name in spec.distributions)}
     shape = (len(names), len(names), len(layers))
     variables: dict[str, Any] = {}
     for metric, unit in wanted.items():
@@ -72,15 +63,15 @@ def _empty(members: list[dict[str, Any]], reference: Mapping[str, Any]) -> xr.Da
         "dataset": ("dataset", np.array(names, dtype=object)),
         "other": ("other", np.array(names, dtype=object)),
         "layer": ("layer", np.array(layers, dtype=object)),
-        "neurons": ("layer", np.array(list(reference["layers"].values()))),
+        "neurons": ("layer", np.array(list(spec.layers.values()))),
         "digest": ("dataset", np.array([m["digest"] for m in members], dtype=object)),
     }
-    return xr.Dataset(variables, coordinates, {"extractor": reference["extractor"], "spec": reference["spec"]})
+    return xr.Dataset(variables, coordinates, {"extractor": spec.extractor, "spec": spec.id})
 
 
 def _reuse(matrix: xr.Dataset, old: xr.Dataset | None) -> None:
     """Copy the distances of pairs whose VDNAs are both still the same."""
-    if old is None or old.attrs["spec"] != matrix.attrs["spec"]:
+    if old is None:
         return
     before = {str(digest): i for i, digest in enumerate(old["digest"].to_numpy())}
     digests = [str(digest) for digest in matrix["digest"].to_numpy()]

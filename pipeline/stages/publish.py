@@ -38,8 +38,8 @@ def run(settings: Settings) -> None:
     manifests = store.manifests()
     if not manifests:
         raise UserError(f"catalogue={settings.catalogue}: nothing to publish yet, add reduce to stages=[...]")
-    extractors = sorted({m["extractor"] for m in manifests})
-    known = [store.distances_manifest(name) for name in extractors]
+    specs = sorted({(m["extractor"], m["spec"]) for m in manifests})
+    known = [store.distances_manifest(*pair) for pair in specs]
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline", "site"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -47,8 +47,8 @@ def run(settings: Settings) -> None:
     made_from = hashlib.sha256(json.dumps([manifests, known, texts]).encode()).hexdigest()
     if (store.get_json("site/made_from.json") or {}).get("digest") == made_from:
         return
-    distances = {name: found for name in extractors if (found := store.get_distances(name)) is not None}
-    matrices = {name: _matrix(found) for name, found in distances.items()}
+    distances = {spec: found for name, spec in specs if (found := store.get_distances(name, spec)) is not None}
+    matrices = {_label(name, spec, specs): _matrix(distances[spec]) for name, spec in specs if spec in distances}
     _write(store, templates, manifests, matrices, distances)
     store.put_json("site/made_from.json", {"digest": made_from})
     log.info("publish: %s/site/index.html", settings.catalogue.rstrip("/"))
@@ -67,11 +67,16 @@ def _write(
     for manifest in manifests:
         by_dataset.setdefault(manifest["dataset"], []).append(manifest)
     for dataset, its in by_dataset.items():
-        near = {m["extractor"]: _neighbours(distances.get(m["extractor"]), dataset) for m in its}
+        near = {m["spec"]: _neighbours(distances.get(m["spec"]), dataset) for m in its}
         page = templates.get_template("dataset.html.j2").render(dataset=dataset, manifests=its, near=near)
         store.put(f"site/datasets/{dataset}.html", page.encode())
     page = templates.get_template("index.html.j2").render(manifests=manifests, matrices=matrices, plotly=library)
     store.put("site/index.html", page.encode())
+
+
+def _label(extractor: str, spec: str, specs: list[tuple[str, str]]) -> str:
+    """An extractor's name, with its spec where the catalogue has several of that name."""
+    return extractor if sum(name == extractor for name, _ in specs) == 1 else f"{extractor} · {spec}"
 
 
 def _matrix(distances: xr.Dataset) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def run(settings: Settings) -> None:
     plan, spec, store = settings.plan(), settings.spec(), settings.store
     name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
     facts = {key: plan.dataset[key] for key in ("url", "description", "licence", "extractor_licence")}
-    manifest = store.manifest(name, spec.extractor)
+    manifest = store.manifest(name, spec.extractor, spec.id)
     if manifest and manifest["fingerprint"] == fingerprint:
         if any(manifest[key] != value for key, value in facts.items()):
             store.put_facts(manifest, facts)
