@@ -34,7 +34,7 @@ def arguments(given: Sequence[str]) -> list[str]:
     result = []
     for argument in given:
         key, equals, value = argument.partition("=")
-        top = key.lstrip("+~").partition(".")[0].partition("@")[0]
+        top = re.split(r"[./@]", key.lstrip("+~"))[0]
         if equals and not argument.startswith("-") and top not in (*known, "hydra"):
             close = difflib.get_close_matches(top, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
