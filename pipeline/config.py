@@ -22,7 +22,7 @@ from distributions import Ranges, Spec
 from distributions.vdna import bins_of, difference_between
 from extractors import Extractor, ExtractorConfig, build
 from pipeline.errors import UserError
-from pipeline.planning import Plan, network_spec
+from pipeline.planning import OBSERVE, Plan, network_spec
 from pipeline.store import NAME, Store
 from pipeline.worker import Job
 
@@ -125,7 +125,8 @@ class Settings:
     def job(self, spec: Spec, device: str, threads: int) -> Job:
         """What workers have to know to make VDNAs of that spec; `UserError` if the plan was for another network."""
         if network_spec(self.network).network != spec.network:
-            difference = difference_between(spec, replace(network_spec(self.network), distributions=spec.distributions))
+            planned = replace(spec, distributions=OBSERVE, ranges=None)
+            difference = difference_between(planned, network_spec(self.network))
             raise UserError(f"the plan was made for another network ({difference}): add plan to stages=[...]")
         return Job(self.extractor, spec, self.batch_size, threads, self.decode_threads, device)
 
