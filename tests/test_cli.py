@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -212,13 +213,20 @@ def test_swept_datasets_are_calibrated_together(demo_data: Path, tmp_path: Path)
 
 
 def test_the_readme_is_true() -> None:
-    """Files it names exist, and every command it shows is composed or parsed by the test above or here."""
+    """Files and folders of its tree exist, and every `pipeline.run` command it shows composes as it is typed."""
     text = (ROOT / "README.md").read_text()
     assert "make demo" in text
     assert "make test" in text
+    tree = text.partition("## What is where")[2].partition("## ")[0]
+    files = {path.name for path in ROOT.rglob("*.*") if ".venv" not in path.parts}
+    named = re.findall(r"\b\w+\.(?:py|yaml)\b", tree)
+    assert len(named) > 20
+    assert set(named) <= files
+    assert all((ROOT / folder).is_dir() for folder in re.findall(r"^(\w+)/", tree, re.MULTILINE))
     for line in text.splitlines():
-        if line.startswith("python -m pipeline.run") and " -m dataset" not in line:
-            assert isinstance(settings(*arguments(shlex.split(line)[3:])), Settings), line
+        if line.startswith("python -m pipeline.run ") and "--help" not in line:
+            words = [word.partition(",")[0] if word.startswith("dataset=") else word for word in shlex.split(line)[3:]]
+            assert isinstance(settings(*arguments([word for word in words if word != "-m"])), Settings), line
 
 
 def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
