@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
+GPU_THREADS = 4
+"""Processor threads of an actor on a GPU: there the network needs few."""
 
 
 @dataclass
@@ -89,13 +91,16 @@ class Share:
 
     @classmethod
     def of(cls, config: PoolConfig, cluster_gpus: float, cores: int) -> Share:
-        """The configuration with its open choices made: one actor per GPU of the cluster, or one on processors."""
+        """The configuration with its open choices made: one actor per GPU of the cluster, or one on processors.
+
+        Threads never follow from the number of actors, or the last bits of the results would.
+        """
         device = config.device if config.device != "auto" else ("cuda" if cluster_gpus else "cpu")
         if device == "cuda" and not cluster_gpus:
             raise UserError("device=cuda: there is no GPU here; use device=cpu or device=auto")
         gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(device == "cuda")
         actors = config.actors or (max(int(cluster_gpus / gpus), 1) if gpus else 1)
-        return cls(actors, device, config.threads or max(cores // actors, 1), gpus)
+        return cls(actors, device, config.threads or (GPU_THREADS if device == "cuda" else cores), gpus)
 
 
 class _Actor:
@@ -254,6 +259,6 @@ def start_ray(config: PoolConfig) -> None:
         # Waiting threads that spin take the cores from the decoders; measured, a tenth of the speed.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
-        wanted = (config.actors or 1) * (config.threads or 1)
+        wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
         local = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **local)

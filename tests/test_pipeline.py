@@ -265,11 +265,11 @@ def test_many_partials_merge_as_in_one_pass(quiet: Settings, tars: Path) -> None
     ("config", "gpus", "share"),
     [
         (PoolConfig(), 0, (1, "cpu", 2, 0.0)),
-        (PoolConfig(), 8, (8, "cuda", 1, 1.0)),
-        (PoolConfig(gpus_per_actor=0.5), 4, (8, "cuda", 1, 0.5)),
+        (PoolConfig(), 8, (8, "cuda", 4, 1.0)),
+        (PoolConfig(gpus_per_actor=0.5), 4, (8, "cuda", 4, 0.5)),
         (PoolConfig(actors=3, threads=2), 8, (3, "cuda", 2, 1.0)),
         (PoolConfig(device="cpu"), 8, (1, "cpu", 2, 0.0)),
-        (PoolConfig(actors=4, device="cpu"), 0, (4, "cpu", 1, 0.0)),
+        (PoolConfig(actors=4, device="cpu"), 0, (4, "cpu", 2, 0.0)),
     ],
 )
 def test_open_choices_are_made_for_the_cluster(config: PoolConfig, gpus: int, share: tuple[object, ...]) -> None:
