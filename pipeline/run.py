@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-import warnings
 
 import hydra
 from omegaconf import DictConfig
@@ -54,7 +53,6 @@ def main(cfg: DictConfig) -> None:
 
 def command() -> None:
     """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
         main()
