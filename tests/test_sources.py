@@ -367,6 +367,12 @@ def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> Non
     assert images(find(str(tmp_path / "linked"))) == sorted_bytes(folder)
 
 
+def test_a_link_to_nowhere_is_a_missing_file(folder: Path) -> None:
+    (folder / "zzz.png").symlink_to("/nowhere")
+    assert images(find(str(folder)))[-1] == "missing file"
+    assert len(images(find(str(folder)))) == len(FILES) + 1
+
+
 def test_pipes_and_other_oddities_are_not_opened(folder: Path) -> None:
     expected = sorted_bytes(folder)
     os.mkfifo(folder / "pipe.png")

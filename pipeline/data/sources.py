@@ -190,7 +190,11 @@ def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
     for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
         visited.add(os.path.realpath(folder))
         folders[:] = [f for f in folders if os.path.realpath(f"{folder}/{f}") not in visited]
-        found.update({f"{folder}/{f}": fs.info(f"{folder}/{f}") for f in files if _wanted(f)})
+        for name in (f"{folder}/{f}" for f in files if _wanted(f)):
+            try:
+                found[name] = fs.info(name)
+            except FileNotFoundError:  # a link to nowhere: counted as missing when it is read
+                found[name] = {"type": "file"}
     return found
 
 
