@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar, overload
@@ -81,7 +81,7 @@ class Spec:
 
     @property
     def needs_ranges(self) -> bool:
-        return any(bins_of(name) is not None for name in self.distributions)
+        return has_histogram(self.distributions)
 
     @cached_property
     def network(self) -> str:
@@ -212,6 +212,11 @@ def bins_of(name: str) -> int | None:
     if not match:
         raise ValueError(f"unknown distribution {name!r}; allowed: {ALLOWED}")
     return int(match[1])
+
+
+def has_histogram(distributions: Iterable[str]) -> bool:
+    """Whether histograms are among them, which need activation ranges."""
+    return any(bins_of(name) is not None for name in distributions)
 
 
 def _distribution(name: str, spec: Spec, device: torch.device | str) -> Distribution:

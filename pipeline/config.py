@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distributions import Ranges, Spec
-from distributions.vdna import bins_of, difference_between
+from distributions.vdna import bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build
 from pipeline.errors import UserError
 from pipeline.planning import OBSERVE, Plan, network_spec
@@ -113,10 +113,10 @@ class Settings:
             raise UserError(f"ranges={self.ranges}: neither a file nor an id this network has in the catalogue")
         return found
 
-    def spec(self) -> Spec:
-        """The spec of the VDNA this run makes; `UserError` if its histograms have no axes yet."""
-        plan = self.plan()
-        needed = any(bins_of(name) is not None for name in self.distributions)
+    def spec(self, plan: Plan | None = None) -> Spec:
+        """The spec of the VDNA this run makes, by its plan (the stored one); `UserError` if histograms lack axes."""
+        plan = plan or self.plan()
+        needed = has_histogram(self.distributions)
         ranges = self.ranges_of(plan.network.network) if needed else None
         if needed and ranges is None:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")

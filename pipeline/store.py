@@ -159,13 +159,14 @@ class Store:
     def put_vdna(self, vdna: VDNA, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Store a dataset's VDNA and make it the current one; returns its manifest."""
         folder = f"vdnas/{dataset}/{vdna.spec.extractor}"
-        digest = vdna.digest()
-        manifest = {"format": FORMAT, "dataset": dataset, **summary(vdna), **facts, "digest": digest, "created": now()}
+        manifest = {"format": FORMAT, "dataset": dataset, **summary(vdna), **facts, "created": now()}
         manifest["program"] = f"vdna-catalogue {importlib.metadata.version('vdna-catalogue')}"
         attributes = {name: manifest[name] for name in ("dataset", "fingerprint", "images", "created", "program")}
         attributes["provenance"] = json.dumps(manifest["provenance"])
-        self._put_group(f"{folder}/{digest[:16]}.zarr", pack(to_dataset(vdna, attributes), consolidated=True))
-        manifest["group"] = f"{digest[:16]}.zarr"
+        packed = to_dataset(vdna, attributes)
+        manifest["digest"] = packed.attrs["digest"]
+        manifest["group"] = f"{manifest['digest'][:16]}.zarr"
+        self._put_group(f"{folder}/{manifest['group']}", pack(packed, consolidated=True))
         self.put_json(f"{folder}/{vdna.spec.id}.json", manifest)
         return manifest
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from distributions import ActivationRanges, Ranges
-from distributions.vdna import bins_of
+from distributions import ActivationRanges, Ranges, Spec
+from distributions.vdna import has_histogram
 from pipeline import pool
 from pipeline.config import Settings
 from pipeline.data.sources import Task, find, group
@@ -21,21 +21,20 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Make sure that the ranges this run's histograms need are in the catalogue."""
-    if all(bins_of(name) is None for name in settings.distributions):
+    if not has_histogram(settings.distributions):
         return
-    plan, store = settings.plan(), settings.store
-    network = plan.network
+    network, store = settings.plan().network, settings.store
     ranges = settings.ranges_of(network.network)
     if ranges is None:
-        ranges = _observe(settings)
+        ranges = _observe(settings, network)
         log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(settings.calibration))
     if dict(ranges.layers) != dict(network.layers):
         raise UserError(f"ranges={settings.ranges}: made for other layers than {network.extractor} has")
     store.put_ranges(network.network, ranges, current=store.get_ranges(network.network) is None)
 
 
-def _observe(settings: Settings) -> Ranges:
-    spec, store = settings.plan().network, settings.store
+def _observe(settings: Settings, spec: Spec) -> Ranges:
+    store = settings.store
     tasks: list[Task] = []
     for dataset in settings.calibration:
         shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))

@@ -23,7 +23,8 @@ FAN_IN = 16
 
 def run(settings: Settings) -> None:
     """Store the dataset's VDNA, unless the current one has this plan's fingerprint already."""
-    plan, spec, store = settings.plan(), settings.spec(), settings.store
+    plan, store = settings.plan(), settings.store
+    spec = settings.spec(plan)
     name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
     facts = {key: plan.dataset[key] for key in ("url", "description", "licence", "extractor_licence")}
     manifest = store.manifest(name, spec.extractor, spec.id)
