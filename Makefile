@@ -15,6 +15,7 @@ lint: .venv/dev.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy k8s/submit.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

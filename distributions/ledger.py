@@ -8,10 +8,11 @@ ledger.counted, ledger.skipped            # 98, {"not an image": 2}
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from distributions.base import IncompatibleError
 
@@ -24,6 +25,8 @@ class ShardRecord:
     the shard; of two groups of files that overlap without being the same, nothing is noticed. `etag` is
     the store's version of the object when the run was planned, `sha256` the digest of the bytes that
     were read. `damage` says where an archive broke; `lost_bytes` lie behind that place unread.
+
+    `place` is where the shard lay, `content` what it held: a copy elsewhere has the same content.
     """
 
     url: str
@@ -44,8 +47,14 @@ class ShardRecord:
     def key(self) -> tuple[str, str]:
         return (self.url, self.part)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "skipped": dict(sorted(self.skipped.items()))}
+    @property
+    def place(self) -> str:
+        return json.dumps([self.url, self.part, self.etag])
+
+    @property
+    def content(self) -> str:
+        held = [self.size, self.sha256, self.counted, sorted(self.skipped.items()), self.damage, self.lost_bytes]
+        return json.dumps(held)
 
 
 class Ledger:
@@ -76,6 +85,14 @@ class Ledger:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ledger) and self._records == other._records
+
+    def digest(self) -> str:
+        """SHA-256 over what the shards held, in an order of its own: equal wherever the same data lay."""
+        return hashlib.sha256("\n".join(sorted(record.content for record in self)).encode()).hexdigest()
+
+    def sources_digest(self) -> str:
+        """SHA-256 over where the shards lay."""
+        return hashlib.sha256("\n".join(record.place for record in self).encode()).hexdigest()
 
     @property
     def counted(self) -> int:

@@ -31,6 +31,9 @@ MARGIN = 0.1
 """Our own calibration widens a range by this fraction of its width on each side; for a range symmetric
 about zero that equals the seed's rule, but it does not shrink a range whose minimum is positive."""
 
+MAX_JSON = 1 << 28
+"""Characters of a ranges file; a million neurons have 60 MB."""
+
 
 class ActivationRanges(Distribution):
     """Minimum and maximum of every neuron over images and positions, float32; empty is (+inf, -inf)."""
@@ -151,18 +154,26 @@ class Ranges:
         permute the neurons. Raises `ValueError` when the file is not a ranges file.
         """
         try:
+            if len(text) > MAX_JSON:
+                raise ValueError(f"it has {len(text)} characters")
             content: dict[str, Any] = json.loads(text)
             minima, maxima = content["mins_per_neuron"], content["maxs_per_neuron"]
-            layers = {layer: len(neurons) for layer, neurons in minima.items()}
-            if layers != {layer: len(neurons) for layer, neurons in maxima.items()}:
+            names = {layer: list(neurons) for layer, neurons in minima.items()}
+            if not names or not all(names.values()):
+                raise ValueError("there are no neurons")
+            if names != {layer: list(neurons) for layer, neurons in maxima.items()}:
                 raise ValueError("minima and maxima disagree about the neurons")
             low, high = (
                 np.array([value for neurons in side.values() for value in neurons.values()], dtype=np.float64)
                 for side in (minima, maxima)
             )
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            if not (np.abs([low, high]) <= np.finfo(np.float32).max).all():
+                raise ValueError("activations are finite float32 numbers")
+            return cls(
+                {layer: len(neurons) for layer, neurons in names.items()}, low, high, content.get("rule", "scale")
+            )
+        except (KeyError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a ranges file (mins_per_neuron, maxs_per_neuron): {error}") from None
-        return cls(layers, low, high, content.get("rule", "scale"))
 
 
 def _per_neuron(layers: Mapping[str, int], values: np.ndarray) -> dict[str, dict[str, float]]:

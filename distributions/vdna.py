@@ -195,12 +195,13 @@ class VDNA:
         self.ledger = ledger
 
     def digest(self) -> str:
-        """SHA-256 over every array and the ledger: equal for equal contents, whatever they were merged from."""
+        """SHA-256 over every array and what the ledger's shards held: equal for equal images, however they were
+        merged and wherever they lay."""
         digest = hashlib.sha256()
         for name, array in sorted(self.state().items()):
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        digest.update(json.dumps([record.to_dict() for record in self.ledger], sort_keys=True).encode())
+        digest.update(self.ledger.digest().encode())
         return digest.hexdigest()
 
 

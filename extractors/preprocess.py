@@ -19,6 +19,9 @@ from extractors.layers import ExtractorError
 
 RESIZES = ("clean", "clean-pillow")
 CROPS = ("none", "center", "random")
+STRIP_PIXELS = {"clean": 1 << 20, "clean-pillow": 1 << 24}
+"""Pixels of a picture that are floating-point numbers at once: a larger one is made narrow in strips of rows. With
+torch that is the same bits; Pillow takes columns first where that is less work, so strips may be off by one bit."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,28 @@ class Preprocess:
         return grey.clamp_(0, 255).div_(255).sub_(mean).div_(std)
 
     def _resized(self, picture: np.ndarray) -> torch.Tensor:
-        size = (self.size, self.size)
-        if self.resize == "clean-pillow":
-            channels = [Image.fromarray(np.ascontiguousarray(picture[..., c], dtype=np.float32)) for c in range(3)]
-            return torch.from_numpy(np.stack([np.array(c.resize(size, Image.Resampling.BICUBIC)) for c in channels]))
-        pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
-        return torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)[0]
+        """(height, width, 3) uint8 to (3, size, size) float32, not clamped."""
+        resize = _by_pillow if self.resize == "clean-pillow" else _by_torch
+        height, width = picture.shape[:2]
+        rows = max(STRIP_PIXELS[self.resize] // width, 1)
+        if rows >= height:
+            return resize(picture, self.size, self.size)
+        narrow = np.empty((height, self.size, 3), np.float32)
+        for top in range(0, height, rows):
+            strip = picture[top : top + rows]
+            narrow[top : top + rows] = resize(strip, len(strip), self.size).permute(1, 2, 0)
+        return resize(narrow, self.size, self.size)
+
+
+def _by_torch(picture: np.ndarray, height: int, width: int) -> torch.Tensor:
+    planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
+    return torch.nn.functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)[0]
+
+
+def _by_pillow(picture: np.ndarray, height: int, width: int) -> torch.Tensor:
+    channels = [Image.fromarray(np.ascontiguousarray(picture[..., c], dtype=np.float32)) for c in range(3)]
+    resized = [np.array(channel.resize((width, height), Image.Resampling.BICUBIC)) for channel in channels]
+    return torch.from_numpy(np.stack(resized))
 
 
 def _crop(picture: np.ndarray, crop: str, key: str) -> np.ndarray:
@@ -79,6 +98,6 @@ def _crop(picture: np.ndarray, crop: str, key: str) -> np.ndarray:
         top, left = (height - side) // 2, (width - side) // 2
     else:
         # Placed by the image's name rather than by a generator, so that any worker crops alike.
-        draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+        draw = int.from_bytes(hashlib.sha256(key.encode(errors="surrogateescape")).digest()[:8], "big")
         top, left = draw % (height - side + 1), draw % (width - side + 1)
     return picture[top : top + side, left : left + side]

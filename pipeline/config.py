@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -42,12 +43,11 @@ class DatasetConfig:
 
     @classmethod
     def named(cls, name: str) -> DatasetConfig:
-        """A dataset of `conf/dataset` by its file name."""
-        path = CONF / "dataset" / f"{name}.yaml"
-        if not path.is_file():
-            known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-            raise UserError(f"calibration.datasets: no dataset {name}; conf/dataset has {', '.join(known)}")
-        return dataset_config(_plain(OmegaConf.load(path)))
+        """A dataset of `conf/dataset`, or of `--config-dir`, by its file name."""
+        known = {path.stem: path for folder in _folders() for path in (folder / "dataset").glob("*.yaml")}
+        if name not in known:
+            raise UserError(f"calibration.datasets: no dataset {name}; there are {', '.join(sorted(known))}")
+        return dataset_config(_plain(OmegaConf.load(known[name])))
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Settings:
     batch_size: int
     decode_threads: int
     max_bad_fraction: float
+    patience: float
     shards_per_task: int
     images_per_shard: int
     ranges: str
@@ -87,17 +88,21 @@ class Settings:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.catalogue, self.storage)
+        return Store(self.catalogue, self.storage, self.patience)
 
     @cached_property
     def network(self) -> Extractor:
         """The network on this machine's processor, made when first asked for."""
         return build(self.extractor)
 
+    @cached_property
     def plan(self) -> Plan:
-        """The stored plan of the dataset, its tasks with the options to read them."""
-        plan = self.store.get_plan(self.dataset.name, self.extractor.name)
-        return replace(plan, tasks=tuple(replace(task, storage=self.dataset.storage) for task in plan.tasks))
+        """The plan of the dataset: the one that this run made, or else the stored one."""
+        return self.store.get_plan(self.dataset.name, self.extractor.name, self.dataset.storage)
+
+    def use(self, plan: Plan) -> None:
+        """Go on with this plan, whatever another run of the same dataset may store meanwhile."""
+        self.__dict__["plan"] = plan
 
     def ranges_of(self, network: str) -> Ranges | None:
         """The histogram axes that `ranges=` means for a network: a file, an id, or those in use (None: none yet)."""
@@ -113,14 +118,13 @@ class Settings:
             raise UserError(f"ranges={self.ranges}: neither a file nor an id this network has in the catalogue")
         return found
 
-    def spec(self, plan: Plan | None = None) -> Spec:
-        """The spec of the VDNA this run makes, by its plan (the stored one); `UserError` if histograms lack axes."""
-        plan = plan or self.plan()
+    def spec(self) -> Spec:
+        """The spec of the VDNA this run makes; `UserError` if histograms lack axes."""
         needed = has_histogram(self.distributions)
-        ranges = self.ranges_of(plan.network.network) if needed else None
+        ranges = self.ranges_of(self.plan.network.network) if needed else None
         if needed and ranges is None:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
-        return plan.spec(self.distributions, ranges)
+        return self.plan.spec(self.distributions, ranges)
 
     def job(self, spec: Spec, device: str, threads: int) -> Job:
         """What workers have to know to make VDNAs of that spec; `UserError` if the plan was for another network."""
@@ -128,7 +132,7 @@ class Settings:
             planned = replace(spec, distributions=OBSERVE, ranges=None)
             difference = difference_between(planned, network_spec(self.network))
             raise UserError(f"the plan was made for another network ({difference}): add plan to stages=[...]")
-        return Job(self.extractor, spec, self.batch_size, threads, self.decode_threads, device)
+        return Job(self.extractor, spec, self.batch_size, threads, self.decode_threads, device, self.patience)
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Settings:
@@ -173,6 +177,7 @@ class Settings:
             batch_size=_whole(c, "batch_size"),
             decode_threads=_whole(c, "decode_threads"),
             max_bad_fraction=_number(c, "max_bad_fraction", 0, 1),
+            patience=_number(c, "patience", 1),
             shards_per_task=_whole(c, "shards_per_task"),
             images_per_shard=_whole(c, "images_per_shard"),
             ranges=str(c["ranges"]),
@@ -194,6 +199,14 @@ class SweptDatasets(Callback):
         for override in OverridesParser.create().parse_overrides(lines):
             if override.key_or_group == "dataset" and override.is_sweep_override():
                 type(self).names = [str(name) for name in override.sweep_string_iterator()]
+
+
+def _folders() -> list[Path]:
+    """Where this command's configuration is looked for; a later one counts before an earlier one."""
+    if not HydraConfig.initialized():
+        return [CONF]
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in reversed(sources) if source.schema == "file"]
 
 
 def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:

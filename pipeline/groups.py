@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,10 +22,40 @@ import zarr.buffer
 import zarr.codecs
 import zarr.storage
 
-from distributions import VDNA, IncompatibleError, Ledger, Ranges, ShardRecord, Spec
+from distributions import (
+    VDNA,
+    ActivationRanges,
+    Distribution,
+    Gaussian,
+    Histogram,
+    IncompatibleError,
+    LayerGaussian,
+    Ledger,
+    Ranges,
+    ShardRecord,
+    Spec,
+)
+from distributions.vdna import bins_of
 
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
+MAX_METADATA = 64 << 20
+MAX_NEURONS = 1 << 22
+MAX_GROUP = 64 << 30
+"""Bytes of a group's arrays; a VDNA of a million neurons and a thousand bins has 8 GiB."""
+MAX_INDEX = 1 << 20
+MAX_TEXTS = 64 << 20
+"""Bytes of a chunk of texts, beside a hundred for each that is stored: names are alike, and empty ones four zeros."""
+MAX_TEXT = 1 << 16
+MAX_NUMBER = 1 << 53
+TEXT_BYTES = 8
+KINDS: dict[str, type[Distribution]] = {
+    "gaussian": Gaussian,
+    "layer-gaussian": LayerGaussian,
+    "activation-ranges": ActivationRanges,
+}
+ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
+ARRAY_ATTRIBUTES = {"coordinates", "_FillValue", "units"}
 LEDGER_TEXT = ("url", "part", "etag", "sha256", "damage")
 LEDGER_NUMBERS = ("size", "counted", "lost_bytes")
 
@@ -65,39 +96,92 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
         "layers": json.dumps(dict(spec.layers)),
         "distributions": json.dumps(list(spec.distributions)),
         "digest": vdna.digest(),
+        "sources": vdna.ledger.sources_digest(),
     }
     return xr.Dataset(variables, coordinates, {**attributes, **fixed})
 
 
 def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
-    """The VDNA in a dataset. Raises `DamagedError` when the digest does not agree, `IncompatibleError`
-    when it is not of the `expected` spec."""
+    """The VDNA in a dataset. Raises `DamagedError` when it is not one or the digests do not agree, `IncompatibleError`
+    when it is not of the `expected` spec; either before anything larger than that spec's arrays is allocated."""
+    try:
+        spec = _spec(dataset, expected)
+        state, ledger = _state(dataset, spec), _ledger(dataset)
+        vdna = VDNA(spec)
+        vdna.load(state, ledger)
+        digests = {"spec": spec.id, "digest": vdna.digest(), "sources": vdna.ledger.sources_digest()}
+    except (DamagedError, IncompatibleError):
+        raise
+    except Exception as error:  # what reads it may raise anything
+        raise DamagedError(f"its contents are not those of a VDNA ({_words(error)})") from error
+    for name, digest in digests.items():
+        if dataset.attrs.get(name) != digest:
+            raise DamagedError(f"its contents are not those it was written with: another {name}")
+    return vdna
+
+
+def _spec(dataset: xr.Dataset, expected: Spec | None) -> Spec:
     a = dataset.attrs
-    layers = json.loads(a["layers"])
+    network = (a["extractor"], a["architecture"], a["weights"], a["preprocessing"], a["precision"])
+    layers, names = json.loads(a["layers"]), json.loads(a["distributions"])
+    sound = a["format"] == FORMAT and all(isinstance(text, str) for text in network)
+    sound = sound and isinstance(layers, dict) and all(type(n) is int and n > 0 for n in layers.values())
+    if not (sound and 0 < sum(layers.values()) <= MAX_NEURONS):
+        raise DamagedError("its attributes are not those of a VDNA")
+    if expected is not None and layers != dict(expected.layers):
+        raise IncompatibleError("made with other layers")
     ranges = None
     if "bin_low" in dataset:
-        ranges = Ranges(layers, dataset["bin_low"].to_numpy(), dataset["bin_high"].to_numpy(), "exact")
-    names = tuple(json.loads(a["distributions"]))
-    network = (a["architecture"], a["weights"], a["preprocessing"], a["precision"])
-    spec = Spec(a["extractor"], *network, layers, names, ranges)
+        low, high = (_array(dataset, name, (sum(layers.values()),)) for name in ("bin_low", "bin_high"))
+        ranges = Ranges(layers, low, high, "exact")
+    spec = Spec(*network, layers, tuple(names), ranges)
     if expected is not None and spec.id != expected.id:
         raise IncompatibleError("made with another network, distributions or ranges")
-    vdna = VDNA(spec)
-    reasons = [str(reason) for reason in dataset["reason"].to_numpy()]
-    columns = {n: dataset[f"shard_{n}"].to_numpy().tolist() for n in (*LEDGER_TEXT, *LEDGER_NUMBERS)}
-    skipped = dataset["shard_skipped"].to_numpy().reshape(-1, len(reasons)) if reasons else None
-    records = [
+    return spec
+
+
+def _state(dataset: xr.Dataset, spec: Spec) -> dict[str, np.ndarray]:
+    sizes = {"neuron": sum(spec.layers.values()), "other": max(spec.layers.values())}
+    state: dict[str, np.ndarray] = {}
+    for distribution in spec.distributions:
+        bins = sizes["bin"] = bins_of(distribution) or 0
+        for name, dims in (Histogram if bins else KINDS[distribution]).dims.items():
+            state[name] = _array(dataset, name, tuple(sizes[dim] for dim in dims))
+    return state
+
+
+def _ledger(dataset: xr.Dataset) -> Ledger:
+    shape = dataset.sizes["shard"], dataset.sizes["reason"]
+    numbers = {name: _array(dataset, f"shard_{name}", shape[:1]) for name in LEDGER_NUMBERS}
+    texts = {name: _texts(dataset, f"shard_{name}") for name in LEDGER_TEXT}
+    reasons, skipped = _texts(dataset, "reason"), _array(dataset, "shard_skipped", shape)
+    for name, values in (*numbers.items(), ("skipped", skipped)):
+        least = -1 if name == "size" else 0  # of a size that the store did not say
+        if values.dtype != np.int64 or (values < least).any() or (values > MAX_NUMBER).any():
+            raise DamagedError(f"its ledger says impossible numbers {name}")
+    rows = zip(*texts.values(), *(values.tolist() for values in numbers.values()), skipped.tolist(), strict=True)
+    return Ledger(
         ShardRecord(
-            **{name: values[i] for name, values in columns.items()},
-            skipped={} if skipped is None else {r: int(n) for r, n in zip(reasons, skipped[i], strict=True) if n},
+            **dict(zip((*texts, *numbers), columns, strict=True)),
+            skipped={reason: n for reason, n in zip(reasons, counts, strict=True) if n},
         )
-        for i in range(dataset.sizes["shard"])
-    ]
-    arrays = {name: dataset[name].to_numpy() for d in vdna.distributions.values() for name in d.dims}
-    vdna.load(arrays, Ledger(records))
-    if vdna.digest() != a["digest"]:
-        raise DamagedError("its contents are not those it was written with")
-    return vdna
+        for *columns, counts in rows
+    )
+
+
+def _array(dataset: xr.Dataset, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of numbers, decoded once its shape is found right."""
+    variable = dataset[name]
+    if variable.shape != shape or variable.dtype.kind not in "uif":
+        raise DamagedError(f"its array {name} is {variable.dtype}{variable.shape} and not {shape}")
+    return np.asarray(variable.to_numpy())
+
+
+def _texts(dataset: xr.Dataset, name: str) -> list[str]:
+    texts: list[str] = dataset[name].to_numpy().tolist()
+    if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts):
+        raise DamagedError(f"its {name} is not as this program writes it")
+    return texts
 
 
 def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
@@ -139,9 +223,89 @@ def zipped(objects: Mapping[str, bytes]) -> bytes:
 
 
 def unzip(data: bytes) -> xr.Dataset:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        objects = {name: archive.read(name) for name in archive.namelist()}
+    """What `zipped` made, its arrays not decoded yet; `DamagedError` for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
+                raise DamagedError("a zip with compressed entries")
+            if sum(e.file_size for e in entries) > len(data):
+                raise DamagedError("a zip that claims more than it holds")
+            objects = {e.filename: archive.read(e) for e in entries}
+    except DamagedError:
+        raise
+    except Exception as error:  # a broken zip makes zipfile raise anything
+        raise DamagedError(f"not a whole zip ({_words(error)})") from error
+    return opened(objects)
+
+
+def opened(objects: Mapping[str, bytes]) -> xr.Dataset:
+    """The dataset of a Zarr group whose objects are in memory, its arrays not decoded yet; `DamagedError` for
+    anything but what `pack` makes."""
     buffer = zarr.buffer.cpu.Buffer
-    store = zarr.storage.MemoryStore({name: buffer.from_bytes(content) for name, content in objects.items()})
-    dataset: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None).load()
+    try:
+        _check(objects)
+        store = zarr.storage.MemoryStore({name: buffer.from_bytes(content) for name, content in objects.items()})
+        # Version 3 alone: version 2 knows filters that unpickle what they are given.
+        dataset: xr.Dataset = xr.open_zarr(store, zarr_format=3, consolidated=False, chunks=None, decode_times=False)
+    except DamagedError:
+        raise
+    except Exception as error:  # zarr, xarray and their codecs raise anything
+        raise DamagedError(f"not a Zarr group as this program writes them ({_words(error)})") from error
     return dataset
+
+
+def _check(objects: Mapping[str, bytes]) -> None:
+    """Refuse a group that would take more memory than its arrays' shapes say, or whose shapes say too much."""
+    whole, chunk_bytes = 0, {}
+    for path, content in objects.items():
+        array, _, name = path.rpartition("/")
+        if name != "zarr.json":
+            continue
+        if len(content) > MAX_METADATA:
+            raise DamagedError(f"{path} has {len(content)} bytes")
+        meta = json.loads(content)
+        if array:
+            size, chunk_bytes[array] = _sizes(array, meta)
+            whole += size
+    if whole > MAX_GROUP:
+        raise DamagedError(f"its arrays would take {whole} bytes")
+    for path, content in objects.items():
+        array, _, name = path.partition("/c/")
+        if not name:
+            continue
+        expected, claimed = chunk_bytes[array], _unpacked_size(content)
+        texts = MAX_TEXTS + 100 * len(content)
+        if claimed != expected if expected else claimed > texts:
+            raise DamagedError(f"{path} claims to unpack to {claimed} bytes")
+
+
+def _sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
+    """Bytes of a whole array and of a chunk of it; a chunk of texts has no size of its own."""
+    shape, chunks = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+    if 0 in shape:  # it has no chunks, and its type is not the texts' it would have
+        return 0, 0
+    size, codecs = ITEM_BYTES[meta["data_type"]], [codec["name"] for codec in meta["codecs"]]
+    sound = codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"])
+    sound = sound and set(meta["attributes"]) <= ARRAY_ATTRIBUTES and all(type(n) is int for n in (*shape, *chunks))
+    sound = sound and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
+    indexed = meta["dimension_names"] == [array]  # such are decoded on opening
+    if not sound or (indexed and math.prod(shape) > MAX_INDEX):
+        raise DamagedError(f"its array {array} is not as this program writes them")
+    return math.prod(shape) * (size or TEXT_BYTES), math.prod(chunks) * size
+
+
+def _unpacked_size(chunk: bytes) -> int:
+    """What a chunk says it unpacks to: in Blosc's header, or that of a Zstandard frame (RFC 8878, 3.1.1.1)."""
+    if chunk[:4] != b"\x28\xb5\x2f\xfd":
+        return int.from_bytes(chunk[4:8], "little")
+    flags = chunk[4]
+    start = 5 + (not flags & 32) + (0, 1, 2, 4)[flags & 3]
+    width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
+    if not width:
+        raise DamagedError("a chunk does not say its size")
+    return int.from_bytes(chunk[start : start + width], "little") + 256 * (width == 2)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"

@@ -25,7 +25,8 @@ from PIL import Image
 from distributions import VDNA, ActivationRanges, Ranges
 from extractors import ExtractorConfig, build
 from pipeline.config import CONF, extractor_config
-from pipeline.data.sources import Task, find
+from pipeline.data.shards import Task
+from pipeline.data.sources import find
 from pipeline.errors import UserError
 from pipeline.planning import network_spec
 from pipeline.store import Store

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from distributions import Ranges, Spec
+from distributions.vdna import DECIDING
 from extractors import Extractor
-from pipeline.data.sources import Shard, Task
+from pipeline.data.shards import Shard, Task
 
 OBSERVE = ("activation-ranges",)
 
@@ -31,9 +35,10 @@ class Plan:
         """Hash of the spec and of every shard and its grouping: which VDNA this plan leads to."""
         return hashlib.sha256(json.dumps([spec.id, [task.id for task in self.tasks]]).encode()).hexdigest()[:16]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_bytes(self) -> bytes:
+        """Gzipped lines of JSON: what is known of the dataset and the network, then a line for each task."""
         n = self.network
-        return {
+        head = {
             "dataset": self.dataset,
             "extractor": n.extractor,
             "architecture": n.architecture,
@@ -41,16 +46,28 @@ class Plan:
             "preprocessing": n.preprocessing,
             "precision": n.precision,
             "layers": list(n.layers.items()),
-            "tasks": [[vars(shard) for shard in task.shards] for task in self.tasks],
         }
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=2, mtime=0) as lines:
+            lines.write(f"{json.dumps(head)}\n".encode())
+            for task in self.tasks:
+                lines.write(f"{json.dumps([shard.to_row() for shard in task.shards])}\n".encode())
+        return buffer.getvalue()
 
     @classmethod
-    def from_dict(cls, c: dict[str, Any]) -> Plan:
-        layers = {layer: int(neurons) for layer, neurons in c["layers"]}
-        fields = (c["extractor"], c["architecture"], c["weights"], c["preprocessing"], c["precision"])
-        network = Spec(*fields, layers, OBSERVE)
-        shards = [[Shard(**{**s, "members": tuple(s["members"])}) for s in task] for task in c["tasks"]]
-        return cls(c["dataset"], network, tuple(Task(i, tuple(task)) for i, task in enumerate(shards)))
+    def from_bytes(cls, data: bytes, storage: Mapping[str, Any]) -> Plan:
+        """The plan, its tasks with the options to read their shards. Raises `ValueError` if it is none."""
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as lines:
+                head = json.loads(next(lines))
+                layers = {str(layer): int(neurons) for layer, neurons in head["layers"]}
+                arch, weights, preprocessing, precision = (str(head[name]) for name in DECIDING)
+                network = Spec(str(head["extractor"]), arch, weights, preprocessing, precision, layers, OBSERVE)
+                rows = (tuple(map(Shard.from_row, json.loads(line))) for line in lines)
+                tasks = tuple(Task(index, shards, storage) for index, shards in enumerate(rows))
+            return cls(head["dataset"], network, tasks)
+        except (OSError, EOFError, zlib.error, StopIteration, LookupError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def network_spec(extractor: Extractor) -> Spec:

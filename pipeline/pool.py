@@ -2,38 +2,43 @@
 
     run(settings, spec, plan.tasks, "extracting demo_digits")      # every task's partial is in the store
 
-Each actor holds the network and has at most two tasks: one under way, one waiting. An actor that dies
-is replaced and its tasks are tried again; so is a task that failed for a passing reason. A task that
-keeps failing is reported at the end without holding up the others. Only receipts reach the driver.
+Each actor has at most two tasks: one under way, one waiting. An actor gets tasks once it has said that
+it runs, so one that waits for a node holds nothing up. One that dies is replaced and its tasks go to
+others; so does a task that failed, after a pause and on another node where there is one. A task that
+keeps failing is recorded without stopping the others. Only receipts reach the driver.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
+import random
+import signal
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-import ray.exceptions
-import torch
 
 from distributions import Spec
+from pipeline.actors import Died, Pool, pool
 from pipeline.config import PoolConfig, Settings
-from pipeline.data.sources import Task
+from pipeline.data.shards import Work
+from pipeline.data.streams import Changed
 from pipeline.errors import UserError
 from pipeline.progress import Tracker
 from pipeline.store import Store
-from pipeline.worker import Job, Receipt, Worker, cores
+from pipeline.worker import Receipt, Worker, cores
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 2
-POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0
+MOST_DEATHS = 10
+"""Actors that may die over one task: machines vanish more often than tasks kill."""
+LONGEST_PAUSE = 30.0
 GPU_THREADS = 4
 """Processor threads of an actor on a GPU: there the network needs few."""
 
@@ -93,101 +98,32 @@ class Share:
     def of(cls, config: PoolConfig, cluster_gpus: float, cores: int) -> Share:
         """The configuration with its open choices made: one actor per GPU of the cluster, or one on processors.
 
-        Threads never follow from the number of actors, or the last bits of the results would.
+        Threads never follow from the number of actors, or the last bits of the results would. A cluster
+        that grows on demand may have no GPU yet; then the number of actors has to be given.
         """
         device = config.device if config.device != "auto" else ("cuda" if cluster_gpus else "cpu")
-        if device == "cuda" and not cluster_gpus:
-            raise UserError("device=cuda: there is no GPU here; use device=cpu or device=auto")
+        if device == "cuda" and not cluster_gpus and not (config.address and config.actors):
+            raise UserError(
+                "device=cuda: there is no GPU here; use device=cpu or device=auto, or, on a cluster that brings "
+                "them on demand, say how many: actors=N"
+            )
         gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(device == "cuda")
         actors = config.actors or (max(int(cluster_gpus / gpus), 1) if gpus else 1)
         return cls(actors, device, config.threads or (GPU_THREADS if device == "cuda" else cores), gpus)
 
 
-class _Actor:
-    """A worker in a process of its own. Two threads: one works, one answers `progress`.
-
-    The worker is made by the first task and not by the constructor: what goes wrong is then the task's
-    error, with its message, and not the death of an actor.
-    """
-
-    def __init__(self, job: Job, state: Mapping[str, torch.Tensor]) -> None:
-        self._job, self._state = job, state
-        self._worker: Worker | None = None
-
-    @ray.method(concurrency_group="work")
-    def run(self, task: Task, store: Store) -> Receipt:
-        if self._worker is None:
-            self._worker = Worker(self._job, self._state)
-        return self._worker.run(task, store)
-
-    @ray.method(concurrency_group="talk")
-    def progress(self) -> tuple[int, int]:
-        return self._worker.progress() if self._worker else (0, 0)
+def share(settings: Settings) -> Share:
+    """What the settings mean on the cluster, which is joined or started first."""
+    start_ray(settings.pool)
+    return Share.of(settings.pool, ray.cluster_resources().get("GPU", 0), cores())  # type: ignore[no-untyped-call]
 
 
-class _Pool:
-    """The actors, what each is doing, and how far they say they are."""
-
-    def __init__(self, job: Job, state: Mapping[str, torch.Tensor], gpus: float, actors: int) -> None:
-        self._job = ray.put(job)
-        self._state = ray.put(dict(state))
-        self._make = ray.remote(  # type: ignore[call-overload]  # concurrency_groups is missing there
-            num_cpus=job.threads,
-            num_gpus=gpus,
-            max_restarts=0,
-            concurrency_groups={"work": 1, "talk": 1},
-        )(_Actor)
-        self.running: dict[Any, tuple[Any, Task]] = {}  # reference → actor, task; oldest first
-        self.actors: list[Any] = [self._new() for _ in range(actors)]
-        self._asked: dict[Any, Any] = {}  # reference → actor
-        self._answers: dict[Any, tuple[int, int]] = {}
-        self._started = self._polled = time.monotonic()
-
-    def _new(self) -> Any:
-        return self._make.remote(self._job, self._state)
-
-    def give(self, task: Task, store: Store) -> bool:
-        """Hand a task to the least busy actor; False when all have enough."""
-        load = Counter(actor for actor, _ in self.running.values())
-        actor = min(self.actors, key=lambda a: load[a])
-        if load[actor] >= IN_FLIGHT:
-            return False
-        self.running[actor.run.remote(task, store)] = (actor, task)
-        return True
-
-    def bury(self, dead: Any) -> list[Task]:
-        """Put a fresh actor in the place of a dead one; returns the tasks it had, the one under way first."""
-        self.actors[self.actors.index(dead)] = self._new()
-        self._answers.pop(dead, None)
-        lost = [reference for reference, (actor, _) in self.running.items() if actor == dead]
-        return [self.running.pop(reference)[1] for reference in lost]
-
-    def poll(self) -> tuple[int, int, int]:
-        """Images counted, images skipped, and actors alive, by the last answers; asks again now and then."""
-        if time.monotonic() - self._polled > max(POLL_SECONDS, len(self.actors) / 100):
-            self._polled = time.monotonic()
-            answered = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
-            for reference in answered:
-                actor = self._asked.pop(reference)
-                try:
-                    self._answers[actor] = ray.get(reference)
-                except ray.exceptions.RayActorError:
-                    self._answers.pop(actor, None)
-            asked = set(self._asked.values())
-            self._asked.update({actor.progress.remote(): actor for actor in self.actors if actor not in asked})
-            if not self._answers and self._polled - self._started > PATIENCE_SECONDS:
-                self._started = self._polled
-                log.warning("no actor has started yet: is there a node with the processors and GPUs it asks for?")
-        return sum(c for c, _ in self._answers.values()), sum(s for _, s in self._answers.values()), len(self._answers)
-
-    def close(self) -> None:
-        for actor in self.actors:
-            ray.kill(actor)
-
-
-def run(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str) -> None:
+def run(
+    settings: Settings, spec: Spec, tasks: Sequence[Work], title: str, worker: tuple[Any, ...] | None = None
+) -> None:
     """See to it that every task has its partial of that spec in the store; those that are there are not made again.
 
+    `worker` is a class and its arguments, each instance on one processor; None: a `Worker` with the network.
     Raises `UserError` when too much of the data is bad or tasks failed for good; finished partials stay.
     """
     there = settings.store.partials(spec.id)
@@ -195,55 +131,81 @@ def run(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str) -> No
     if not missing:
         return
     log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
-    report = work(settings, spec, missing, title, sum(task.size for task in tasks))
+    report = work(settings, spec, missing, title, sum(task.size for task in tasks), worker)
+    settings.store.put_failures(spec.id, missing, report.failed)
     if report.failed:
         shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(report.failed.items())[:5])
         raise UserError(
-            f"{len(report.failed)} of {len(tasks)} task(s) failed: {shown}. The others are kept; "
-            "the same command tries these again"
+            f"{len(report.failed)} of {len(tasks)} task(s) failed: {shown}. The others are kept and the failed ones "
+            f"are on record in failures/{spec.id}/; the same command tries these again"
         )
 
 
-def work(settings: Settings, spec: Spec, tasks: Sequence[Task], title: str, plan_bytes: int) -> Report:
-    """Work through the tasks that a plan still lacks; one whose actor dies or which raises is tried again."""
-    config, store = settings.pool, settings.store
-    start_ray(config)
-    share = Share.of(config, ray.cluster_resources().get("GPU", 0), cores())  # type: ignore[no-untyped-call]
-    waiting, tries, report = deque(tasks), Counter[int](), Report()
-    job = settings.job(spec, share.device, share.threads)
-    pool = _Pool(job, settings.network.state(), share.gpus, min(share.actors, len(tasks)))
-    try:
-        with Tracker(title, len(tasks)) as tracker:
-            while waiting or pool.running:
-                while waiting and pool.give(waiting[0], store):
-                    waiting.popleft()
-                for reference in ray.wait(list(pool.running), num_returns=1, timeout=POLL_SECONDS)[0]:
-                    actor, task = pool.running[reference]
-                    try:
-                        report.add(ray.get(reference))
-                        del pool.running[reference]
-                        continue
-                    except ray.exceptions.RayActorError as error:
-                        # Only the task under way can be to blame; the one that waited behind it is not charged.
-                        task, *behind = pool.bury(actor)
-                        waiting.extendleft(behind)
-                        fault = f"its actor died ({str(error).splitlines()[0]})"
-                    except ray.exceptions.RayTaskError as error:
-                        del pool.running[reference]
-                        fault = f"{type(error.cause).__name__}: {error.cause}"
-                    tries[task.index] += 1
-                    if tries[task.index] < config.attempts:
-                        log.warning("task %d failed and is tried again: %s", task.index, fault)
-                        waiting.append(task)
-                    else:
-                        report.failed[task.index] = fault
-                counted, skipped, alive = pool.poll()
-                counted, skipped = max(counted, report.counted), max(skipped, report.skipped.total())
-                tracker.show(report.done + len(report.failed), counted, skipped, alive)
-                report.judge(settings.max_bad_fraction, plan_bytes)
-    finally:
-        pool.close()
+def work(
+    settings: Settings,
+    spec: Spec,
+    tasks: Sequence[Work],
+    title: str,
+    plan_bytes: int,
+    worker: tuple[Any, ...] | None = None,
+) -> Report:
+    """Work through the tasks that a plan still lacks, with the actors that the settings ask for."""
+    its, report = share(settings), Report()
+    cpus, gpus = (1, 0.0) if worker else (its.threads, its.gpus)
+    if worker is None:
+        job = settings.job(spec, its.device, its.threads)
+        worker = (Worker, ray.put(job), ray.put(settings.network.state()))
+    with (
+        pool(worker, min(its.actors, len(tasks)), cpus, gpus) as actors,
+        Tracker(title, len(tasks)) as tracker,
+    ):
+        for counted, skipped in dispatch(actors, tasks, settings.store, settings.pool.attempts, report):
+            tracker.show(report.done + len(report.failed), counted, skipped, actors.alive)
+            report.judge(settings.max_bad_fraction, plan_bytes)
     return report
+
+
+def dispatch(
+    actors: Pool, tasks: Sequence[Work], store: Store, attempts: int, report: Report
+) -> Iterator[tuple[int, int]]:
+    """Bring every task to its end, into the report; yields images counted and skipped so far, now and then."""
+    waiting = deque(tasks)
+    later: list[tuple[float, int, Work]] = []  # tasks that failed, by the time from which on they may be tried again
+    faults, deaths = Counter[int](), Counter[int]()
+    failed_on: dict[int, set[str]] = {}
+    while waiting or later or actors.tasks:
+        while later and later[0][0] <= time.monotonic():
+            waiting.appendleft(heapq.heappop(later)[2])
+        while waiting and actors.give(waiting[0], store, failed_on.get(waiting[0].index, ())):
+            waiting.popleft()
+        buried = None
+        for member, task, outcome in actors.events():
+            if isinstance(outcome, Receipt):
+                report.add(outcome)
+                continue
+            if isinstance(outcome, Died):
+                if member is buried:  # it waited behind the task that was under way, and is not to blame
+                    waiting.appendleft(task)
+                    continue
+                buried = member
+                deaths[task.index] += 1
+                fault = f"its actor died ({str(outcome).splitlines()[0]})"
+                last = deaths[task.index] >= MOST_DEATHS
+            else:
+                cause = getattr(outcome, "cause", outcome)
+                faults[task.index] += 1
+                fault = f"{type(cause).__name__}: {cause}"
+                last = faults[task.index] >= attempts or isinstance(cause, Changed)
+            failed_on.setdefault(task.index, set()).add(member.node)
+            if last:
+                report.failed[task.index] = fault
+                continue
+            log.warning("task %d failed and is tried again: %s", task.index, fault)
+            tries = faults[task.index] + deaths[task.index]
+            pause = random.uniform(0, min(0.5 * 2**tries, LONGEST_PAUSE)) if faults[task.index] else 0
+            heapq.heappush(later, (time.monotonic() + pause, task.index, task))
+        counted, skipped = actors.progress()
+        yield max(counted, report.counted), max(skipped, report.skipped.total())
 
 
 def start_ray(config: PoolConfig) -> None:
@@ -261,4 +223,7 @@ def start_ray(config: PoolConfig) -> None:
         # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
         wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
         local = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
+    on_notice = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **local)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_notice)  # Ray's own ends the process where it stands

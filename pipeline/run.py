@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -31,9 +33,20 @@ failures: list[str] = []
 
 
 def run(settings: Settings) -> None:
-    """Every stage asked for, in order."""
+    """Every stage asked for, in order; partials that reduce finds damaged are made again."""
     for stage in settings.stages:
-        importlib.import_module(f"pipeline.stages.{stage}").run(settings)
+        try:
+            _stage(stage).run(settings)
+        except DamagedError as error:
+            if stage != "reduce" or "extract" not in settings.stages:
+                raise
+            logging.getLogger(__name__).warning("%s", error)
+            _stage("extract").run(settings)
+            _stage("reduce").run(settings)
+
+
+def _stage(name: str) -> Any:
+    return importlib.import_module(f"pipeline.stages.{name}")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -52,7 +65,8 @@ def main(cfg: DictConfig) -> None:
 
 
 def command() -> None:
-    """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted."""
+    """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted, 143 when told to end."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
         main()
@@ -68,6 +82,12 @@ def command() -> None:
         report.compared(reduced[-1], console)
     if failures:
         sys.exit(2)
+
+
+def _terminate(*_: object) -> None:
+    """A machine that is to go says so with this signal: end the actors and leave; nothing is half done."""
+    sys.stderr.write("terminated: what is done is kept, the same command goes on from here\n")
+    sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -17,13 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from distributions import VDNA, ActivationRanges, Gaussian, Histogram, LayerGaussian, Ledger, Ranges, ShardRecord, Spec
 from distributions.vdna import bins_of
 from pipeline.errors import UserError
+from pipeline.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
+from pipeline.store import NAME
 
 SEED_VERSION = "0.1.1"
 MOST_COUNTS = 2**31 - 1
+MAX_ARRAYS = 16 << 30
 NOT_STATED = "not stated in the file"
 
 
@@ -110,31 +116,75 @@ def read(path: Path, ranges: Ranges | None = None) -> VDNA:
 
     They say neither the weights nor the histogram's axes: the axes are `ranges` (the seed publishes
     them beside its networks), and the VDNA compares with others that were imported the same way.
+    Raises `UserError`, before anything large is allocated, when the files are not what they say.
     """
     base = path.with_suffix("") if path.suffix in (".json", ".npz") else path
     try:
-        meta = json.loads(base.with_name(f"{base.name}.json").read_text())
-        arrays = dict(_arrays(base.with_name(f"{base.name}.npz"), meta["neurons_list"]))
-        name, layers, images = str(meta["name"]), dict(meta["neurons_list"]), int(meta["num_images"])
-        extractor, source = str(meta["feature_extractor_name"]), str(meta["data_settings"]["source"])
-        if bins_of(name) is not None and ranges is None:
-            raise UserError(f"{base.name}: the file does not hold the histogram's axes; give --ranges FILE")
-        spec = Spec(extractor, NOT_STATED, NOT_STATED, NOT_STATED, "fp32", layers, (name,), ranges)
-        vdna = VDNA(spec)
-        vdna.load(_state(vdna, arrays, images), Ledger([ShardRecord(source, counted=images)]))
+        return _vdna(base, ranges)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; a VDNA of the seed is NAME.json beside NAME.npz") from None
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{base.name}: not a VDNA of the seed library ({error})") from None
+    except Exception as error:  # what reads JSON and npz raises anything
+        raise UserError(f"{base.name}: not a VDNA of the seed library ({str(error)[:200]})") from None
+
+
+def _vdna(base: Path, ranges: Ranges | None) -> VDNA:
+    described = base.with_name(f"{base.name}.json")
+    if described.stat().st_size > MAX_METADATA:
+        raise ValueError("the description is too large")
+    meta = json.loads(described.read_text())
+    name, layers, images = meta["name"], meta["neurons_list"], meta["num_images"]
+    extractor, source = meta["feature_extractor_name"], str(meta["data_settings"]["source"])[:MAX_TEXT]
+    if not NAME.fullmatch(extractor):
+        raise UserError(f"{base.name}: feature_extractor_name {extractor[:40]!r} cannot name a folder")
+    if not all(type(n) is int and n >= low for n, low in ((images, 0), *((n, 1) for n in layers.values()))):
+        raise ValueError("its images and neurons are not numbers")
+    if images > MAX_NUMBER or sum(layers.values()) > MAX_NEURONS:
+        raise ValueError("it counts too many images or neurons")
+    if bins_of(name) is not None and ranges is None:
+        raise UserError(f"{base.name}: the file does not hold the histogram's axes; give --ranges FILE")
+    spec = Spec(extractor, NOT_STATED, NOT_STATED, NOT_STATED, "fp32", layers, (name,), ranges)
+    with zipfile.ZipFile(base.with_name(f"{base.name}.npz")) as archive:
+        arrays = {key: _array(archive, key, shape) for key, shape in _shapes(name, layers).items()}
+    vdna = VDNA(spec)
+    vdna.load(_state(vdna, arrays, images), Ledger([ShardRecord(source, counted=images)]))
     return vdna
 
 
-def _arrays(path: Path, layers: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The numeric arrays. The seed stores a pickled `{}` under some keys: those are never opened."""
-    with np.load(path, allow_pickle=False) as content:
-        keys = [k for layer in layers for k in (*(f"{p}-{layer}" for p in ("mu", "var", "sigma", "min", "max")), layer)]
-        beside = {k.partition("-")[2] for k in content.files}
-        return {k: content[k] for k in keys if k in content.files and k not in beside}
+def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The arrays of a distribution. The seed stores a pickled `{}` beside some: those are never opened."""
+    bins = bins_of(name)
+    if bins is not None:
+        shapes: dict[str, tuple[int, ...]] = {layer: (n, bins) for layer, n in layers.items()}
+    else:
+        kinds = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}
+        pairs = [(kind, layer, n) for layer, n in layers.items() for kind in kinds[name]]
+        shapes = {f"{kind}-{layer}": (n, n) if kind == "sigma" else (n,) for kind, layer, n in pairs}
+    if sum(8 * math.prod(shape) for shape in shapes.values()) > MAX_ARRAYS:
+        raise ValueError("its arrays would be too large")
+    return shapes
+
+
+def _array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One array of numbers, read once its header and its size in the file are found right."""
+    info = archive.getinfo(f"{key}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bounds
+        raise ValueError(f"{key} is compressed in an unusual way")
+    with archive.open(info) as file:
+        header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
+        found, _, dtype = header(file)
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+    if found != shape or dtype.kind not in "uif" or info.file_size != size:
+        raise ValueError(f"{key} is {dtype}{found} and not {shape}")
+    with archive.open(info) as file:
+        array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    most = MAX_NUMBER if dtype.kind in "ui" else np.finfo(np.float32).max
+    if len(shape) == 2 and not key.startswith("sigma-") and (dtype.kind == "f" or (array < 0).any()):
+        raise ValueError(f"{key} are not counts")
+    if not (np.abs(array) <= most).all():
+        raise ValueError(f"{key} are not the numbers of a network")
+    return array
 
 
 def _state(vdna: VDNA, arrays: Mapping[str, np.ndarray], images: int) -> dict[str, np.ndarray]:

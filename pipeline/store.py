@@ -3,120 +3,71 @@
     plans/DATASET/EXTRACTOR.json.gz            tasks of the dataset, as last planned
     ranges/NETWORK/ID.json, current            histogram axes of a network; the one in use
     partials/SPEC/TASK.zip                     one immutable partial per task, a Zarr group
+    failures/SPEC/TASK.json                    why a task has none, though it was tried
     vdnas/DATASET/EXTRACTOR/DIGEST.zarr/       a dataset's VDNA, a Zarr group
     vdnas/DATASET/EXTRACTOR/SPEC.json          its manifest, which names the current one; written last
     distances/EXTRACTOR/SPEC/DIGEST.zarr/, manifest.json      the matrix, likewise
     site/                                      what people open
 
-An object appears whole or not at all: a temporary file and a rename on a disk, a single PUT on an
-object store. Readers see only what a manifest names, so a writer that dies leaves nothing half-seen.
+Readers see only what a manifest names, so a writer that dies leaves nothing half-seen.
 """
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import zipfile
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import fsspec.core
 import xarray as xr
 
 from distributions import VDNA, ActivationRanges, Histogram, IncompatibleError, Ranges, Spec
-from pipeline.data.sources import Task
+from pipeline.data.shards import Work
 from pipeline.errors import UserError
-from pipeline.groups import FORMAT, DamagedError, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.folder import AT_ONCE, Folder
+from pipeline.groups import FORMAT, DamagedError, from_dataset, opened, pack, to_dataset, unzip, zipped
+from pipeline.objects import hide
 from pipeline.planning import Plan
+
+STALE = timedelta(hours=1)
+"""Age at which a group that no manifest names was left behind: one being written now is younger."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of datasets and extractors: they become folder names and appear in pages."""
 
 
-class Store:
-    """A catalogue on any fsspec file system. Cheap to make; travels to workers as URL and options."""
-
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self.url = url
-        self.options = dict(options or {})
-        try:
-            self.fs, root = fsspec.core.url_to_fs(url, **self.options)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"catalogue={url}: cannot open this kind of URL ({error})") from None
-        self.root = root.rstrip("/")
-        self._local = "file" in ([self.fs.protocol] if isinstance(self.fs.protocol, str) else self.fs.protocol)
-
-    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
-        return Store, (self.url, self.options)
-
-    # -- objects ---------------------------------------------------------------------------------
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write an object whole: it has its old or its new content at any moment."""
-        full = f"{self.root}/{path}"
-        try:
-            if self._local:
-                _put_on_disk(Path(full), data)
-            else:
-                self.fs.pipe_file(full, data)
-        except OSError as error:
-            raise UserError(f"catalogue={self.url}: cannot be written ({error})") from None
-
-    def get(self, path: str) -> bytes | None:
-        """An object's content, or None if it is not there."""
-        try:
-            return bytes(self.fs.cat_file(f"{self.root}/{path}"))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-
-    def put_json(self, path: str, content: Any) -> None:
-        self.put(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
-
-    def get_json(self, path: str) -> Any:
-        """What `put_json` wrote, or None; `DamagedError` names an object that is no JSON."""
-        data = self.get(path)
-        try:
-            return None if data is None else json.loads(data)
-        except ValueError as error:
-            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
-
-    def names(self, folder: str, ending: str = "") -> list[str]:
-        """Names of what lies directly inside a folder, sorted, without their `ending`."""
-        full = f"{self.root}/{folder}".rstrip("/")
-        try:
-            found = self.fs.ls(full, detail=False, refresh=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        names = (name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != full)
-        return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+class Store(Folder):
+    """A catalogue: a folder of objects with these names."""
 
     # -- plans and ranges ------------------------------------------------------------------------
 
     def put_plan(self, plan: Plan) -> None:
         """Make a plan the dataset's; writes nothing if it is already."""
         path = f"plans/{plan.dataset['name']}/{plan.network.extractor}.json.gz"
-        data = gzip.compress(json.dumps(plan.to_dict()).encode(), mtime=0)
+        data = plan.to_bytes()
         if self.get(path) != data:
             self.put(path, data)
 
-    def get_plan(self, dataset: str, extractor: str) -> Plan:
-        """The plan of a dataset; `UserError` if there is none yet."""
-        data = self.get(f"plans/{dataset}/{extractor}.json.gz")
+    def get_plan(self, dataset: str, extractor: str, storage: Mapping[str, Any]) -> Plan:
+        """The plan of a dataset, with the options to read its shards; `UserError` if there is none yet."""
+        path = f"plans/{dataset}/{extractor}.json.gz"
+        data = self.get(path)
         if data is None:
             raise UserError(f"no plan for dataset {dataset} and extractor {extractor} yet: add plan to stages=[...]")
-        return Plan.from_dict(json.loads(gzip.decompress(data)))
+        try:
+            return Plan.from_bytes(data, storage)
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{path} is damaged ({error}): add plan to stages=[...]") from error
 
-    def put_ranges(self, network: str, ranges: Ranges, current: bool) -> None:
-        path = f"ranges/{network}/{ranges.id}.json"
-        if self.get(path) is None:
-            self.put(path, ranges.to_json().encode())
-        if current:
-            self.put(f"ranges/{network}/current", ranges.id.encode())
+    def put_ranges(self, network: str, ranges: Ranges) -> None:
+        """Store ranges under their id; those that are the network's first are from now on in use."""
+        self.put_new(f"ranges/{network}/{ranges.id}.json", ranges.to_json().encode())
+        self.put_new(f"ranges/{network}/current", ranges.id.encode())
 
     def get_ranges(self, network: str, ranges_id: str | None = None) -> Ranges | None:
         """Ranges by id, or those in use for a network; None if there are none."""
@@ -134,25 +85,35 @@ class Store:
         """Ids of the tasks whose partial is there."""
         return set(self.names(f"partials/{spec_id}", ".zip"))
 
-    def put_partial(self, vdna: VDNA, task: Task, provenance: Mapping[str, Any]) -> None:
+    def put_partial(self, vdna: VDNA, task_id: str, provenance: Mapping[str, Any]) -> None:
         objects = pack(to_dataset(vdna, {"provenance": json.dumps(provenance)}), consolidated=False)
-        self.put(f"partials/{vdna.spec.id}/{task.id}.zip", zipped(objects))
+        self.put(f"partials/{vdna.spec.id}/{task_id}.zip", zipped(objects))
 
-    def get_partial(self, spec: Spec, task: Task) -> tuple[VDNA, dict[str, Any]]:
-        """A partial and its provenance. One that is not as it was written is removed, to be made again, and
-        `DamagedError` names it."""
-        path = f"partials/{spec.id}/{task.id}.zip"
+    def get_partial(self, spec: Spec, task_id: str) -> tuple[VDNA, dict[str, Any]] | None:
+        """A partial and its provenance, None if it is not there. One that is not as it was written is removed,
+        to be made again, and `DamagedError` names it."""
+        path = f"partials/{spec.id}/{task_id}.zip"
         data = self.get(path)
         if data is None:
-            raise UserError(f"task {task.index} has no partial yet: add extract to stages=[...]")
+            return None
         try:
             dataset = unzip(data)
             return from_dataset(dataset, spec), json.loads(dataset.attrs["provenance"])
         except (zipfile.BadZipFile, IncompatibleError, DamagedError, KeyError, ValueError, OSError) as error:
-            self.fs.rm_file(f"{self.root}/{path}")
+            self.remove(path)
             raise DamagedError(
                 f"{path} is damaged ({error}) and was removed: the same command makes it again"
             ) from error
+
+    def put_failures(self, spec_id: str, tried: Iterable[Work], failed: Mapping[int, str]) -> None:
+        """Record the tasks that failed for good, by index, with the reason; forget those that succeeded since."""
+        before = set(self.names(f"failures/{spec_id}", ".json"))
+        for task in tried:
+            path = f"failures/{spec_id}/{task.id}.json"
+            if task.index in failed:
+                self.put_json(path, {"task": task.id, "reason": hide(failed[task.index]), "at": now()})
+            elif task.id in before:
+                self.remove(path)
 
     # -- VDNAs and distances -----------------------------------------------------------------------
 
@@ -165,8 +126,9 @@ class Store:
         attributes["provenance"] = json.dumps(manifest["provenance"])
         packed = to_dataset(vdna, attributes)
         manifest["digest"] = packed.attrs["digest"]
-        manifest["group"] = f"{manifest['digest'][:16]}.zarr"
-        self._put_group(f"{folder}/{manifest['group']}", pack(packed, consolidated=True))
+        whole = f"{packed.attrs['digest']}{packed.attrs['sources']}"
+        manifest["group"] = f"{hashlib.sha256(whole.encode()).hexdigest()[:16]}.zarr"
+        self.put_group(f"{folder}/{manifest['group']}", pack(packed, consolidated=True))
         self.put_json(f"{folder}/{vdna.spec.id}.json", manifest)
         return manifest
 
@@ -191,25 +153,31 @@ class Store:
             for extractor in self.names(f"vdnas/{dataset}")
             for spec_id in self.names(f"vdnas/{dataset}/{extractor}", ".json")
         ]
-        found = [manifest for key in keys if (manifest := self.manifest(*key)) is not None]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            found = [
+                manifest for manifest in threads.map(lambda key: self.manifest(*key), keys) if manifest is not None
+            ]
         return sorted(found, key=lambda m: (m["dataset"], m["extractor"], m["created"]))
 
     def get_vdna(self, manifest: Mapping[str, Any]) -> VDNA:
         """The VDNA a manifest names, whole; `DamagedError` if its contents are not those it was stored with."""
         path = f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}"
         try:
-            return from_dataset(self._open_group(path).load())
-        except (DamagedError, FileNotFoundError, KeyError, ValueError) as error:
+            return from_dataset(opened(self.get_group(path)))
+        except (DamagedError, KeyError, ValueError) as error:
             raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
     def put_distances(self, spec_id: str, extractor: str, distances: xr.Dataset, facts: Mapping[str, Any]) -> None:
         """Store a matrix and make it the current one. The one before stays for who is reading it; older ones go."""
         folder, group = f"distances/{extractor}/{spec_id}", f"{facts['digest'][:16]}.zarr"
         before = self.distances_manifest(extractor, spec_id)
-        self._put_group(f"{folder}/{group}", pack(distances, consolidated=True))
+        self.put_group(f"{folder}/{group}", pack(distances, consolidated=True))
         self.put_json(f"{folder}/manifest.json", {"format": FORMAT, **facts, "group": group})
-        for old in set(self.names(folder)) - {group, "manifest.json", before["group"] if before else ""}:
-            self.fs.rm(f"{self.root}/{folder}/{old}", recursive=True)
+        kept = {group, before["group"] if before else ""}
+        for old in set(self.names(folder, ".zarr")) - {name.removesuffix(".zarr") for name in kept}:
+            path = f"{folder}/{old}.zarr"
+            if self.age(f"{path}/zarr.json") > STALE:
+                self.remove(path, recursive=True)
 
     def distances_manifest(self, extractor: str, spec_id: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self.get_json(f"distances/{extractor}/{spec_id}/manifest.json")
@@ -220,27 +188,11 @@ class Store:
         manifest = self.distances_manifest(extractor, spec_id)
         if manifest is None:
             return None
-        return self._open_group(f"distances/{extractor}/{spec_id}/{manifest['group']}").load()
-
-    def _put_group(self, path: str, objects: Mapping[str, bytes]) -> None:
-        for name, data in objects.items():
-            self.put(f"{path}/{name}", data)
-
-    def _open_group(self, path: str) -> xr.Dataset:
-        full = f"{self.root}/{path}" if self._local else self.fs.unstrip_protocol(f"{self.root}/{path}")
-        dataset: xr.Dataset = xr.open_zarr(full, storage_options=None if self._local else self.options, chunks=None)
-        return dataset
-
-
-def _put_on_disk(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        path = f"distances/{extractor}/{spec_id}/{manifest['group']}"
+        try:
+            return opened(self.get_group(path)).load()
+        except (KeyError, ValueError) as error:
+            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
 
 def now() -> str:

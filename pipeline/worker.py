@@ -14,7 +14,6 @@ import os
 import platform
 import queue
 import threading
-import time
 from collections import Counter
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,11 +23,13 @@ from typing import Any
 
 import torch
 
-from distributions import VDNA, ShardRecord, Spec
+from distributions import VDNA, Ledger, ShardRecord, Spec
 from extractors import Extractor, ExtractorConfig, build
 from pipeline.data.decode import BadImage, decode
-from pipeline.data.sources import Shard, Task
+from pipeline.data.shards import Shard, Task
 from pipeline.data.streams import ShardReader
+from pipeline.groups import DamagedError
+from pipeline.objects import PATIENCE
 from pipeline.planning import network_spec
 from pipeline.store import Store
 
@@ -43,19 +44,28 @@ class Job:
     threads: int = 1
     decode_threads: int = 2
     device: str = "cpu"
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True)
 class Receipt:
     """What a finished task says of itself; its partial is in the store."""
 
-    task: int
     counted: int
     skipped: Mapping[str, int]
     damaged: int
     bytes: int
     lost_bytes: int
-    seconds: float
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Receipt:
+        return cls(
+            counted=ledger.counted,
+            skipped=ledger.skipped,
+            damaged=len(ledger.damaged),
+            bytes=sum(max(record.size, 0) for record in ledger),
+            lost_bytes=sum(record.lost_bytes for record in ledger),
+        )
 
 
 class Worker:
@@ -70,20 +80,23 @@ class Worker:
         self._done: Counter[str] = Counter()
 
     def run(self, task: Task, store: Store) -> Receipt:
-        """Make the task's partial and put it into the store, whole."""
-        start = time.monotonic()
+        """Make the task's partial and put it into the store, whole; or find it there.
+
+        Another driver may have made it, or an actor that died before its receipt arrived.
+        """
+        there = self._found(task, store)
+        if there is not None:
+            return Receipt.of(there.ledger)
         vdna = self.vdna(task)
-        store.put_partial(vdna, task, self.provenance())
-        ledger = vdna.ledger
-        return Receipt(
-            task=task.index,
-            counted=ledger.counted,
-            skipped=ledger.skipped,
-            damaged=len(ledger.damaged),
-            bytes=sum(max(record.size, 0) for record in ledger),
-            lost_bytes=sum(record.lost_bytes for record in ledger),
-            seconds=time.monotonic() - start,
-        )
+        store.put_partial(vdna, task.id, self.provenance())
+        return Receipt.of(vdna.ledger)
+
+    def _found(self, task: Task, store: Store) -> VDNA | None:
+        try:
+            there = store.get_partial(self.job.spec, task.id)
+        except DamagedError:  # and removed
+            return None
+        return there[0] if there else None
 
     def progress(self) -> tuple[int, int]:
         """Images counted and skipped since this worker was made, tasks under way included."""
@@ -102,7 +115,7 @@ class Worker:
         """The VDNA of the task's images. Raises on a passing fault: then nothing of the task counts."""
         torch.set_num_threads(self.job.threads)  # a setting of the calling thread
         vdna = VDNA(self.job.spec, self.extractor.device)
-        readers = [ShardReader(shard, dict(task.storage)) for shard in task.shards]
+        readers = [ShardReader(shard, dict(task.storage), self.job.patience) for shard in task.shards]
         counted: Counter[int] = Counter()
         skipped: dict[int, Counter[str]] = {i: Counter() for i in range(len(readers))}
         batch: list[torch.Tensor] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,29 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tars(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve small shards of faces."""
+    folder = tmp_path_factory.mktemp("tars")
+    images = []
+    for path in sorted((demo_data / "demo_faces").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            images += [(m, tar.extractfile(m).read()) for m in tar if not m.name.endswith("json")]
+    for shard in range(12):
+        with tarfile.open(folder / f"{shard:02d}.tar", "w") as tar:
+            for member, data in images[shard * 16 : shard * 16 + 16]:
+                tar.addfile(member, io.BytesIO(data))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quiet(cluster: None, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An undisturbed run with one actor."""
+    from tests.runs import do, of
+
+    return do(of(tars, tmp_path_factory.mktemp("quiet"), "actors=1"))
 
 
 def settings(*overrides: str) -> Settings:

@@ -42,7 +42,7 @@ def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
 
 def test_each_library_has_its_room() -> None:
     assert users("zarr") == {"pipeline/groups.py"}
-    assert users("ray") == {"pipeline/pool.py"}
+    assert users("ray") == {"pipeline/actors.py", "pipeline/pool.py"}
     assert users("hydra") == {"pipeline/config.py", "pipeline/run.py"}
     assert users("webdataset") == {"pipeline/data/demo.py"}
 

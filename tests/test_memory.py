@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 SCRIPT = """
 import json, resource, sys
 from dataclasses import replace
-from pipeline.data.sources import Task, find
+from pipeline.data.shards import Task
+from pipeline.data.sources import find
 from pipeline.make import build, named_extractor, network_spec
 from pipeline.worker import Job, Worker
 from distributions import Ranges

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data.decode import BadImage, decode
-from pipeline.data.sources import Shard, find, group
+from pipeline.data.shards import Shard, group
+from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader, ShortRead
 from pipeline.errors import UserError
 

@@ -2,7 +2,6 @@
 
     shards = find("s3://bucket/laion/{00000..00099}.tar")
     shards = find("photos/")                  # every image below the folder, in groups
-    tasks = group(shards, 4)                  # four shards to a task, the last may have fewer
 
 Everything becomes a `Shard`, the unit that a ledger records and a task is made of.
 """
@@ -10,22 +9,25 @@ Everything becomes a `Shard`, the unit that a ledger records and a task is made 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
 
 import braceexpand
 import fsspec
-import fsspec.core
 import pyarrow
 import pyarrow.parquet
 
+from pipeline.data.shards import Shard
 from pipeline.errors import UserError
+from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, open_object, patiently, unsigned, version
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
@@ -37,58 +39,8 @@ ARCHIVES = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".zip": "zip", ".par
 ACCEPTED = "a folder of images, .tar, .tar.gz, .zip, .parquet, an image, or a .txt of paths"
 
 
-VERSIONS = (
-    *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "blob_id"),
-    *("mtime", "LastModified", "Last-Modified", "last_modified", "created"),
-)
-"""Where stores say which version of an object they hold, content before clock."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A piece of a dataset that is read from start to end.
-
-    `kind` is tar, zip, parquet or files. `url` is the object, or the folder of a group of files;
-    `members` are file names, zip members or row groups, empty for a whole archive; `part` names them.
-    `size` in bytes, -1 where the store does not say; `etag` is the store's version of the content.
-    """
-
-    kind: str
-    url: str
-    size: int
-    etag: str
-    part: str = ""
-    members: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """A fixed group of shards. `id` hashes them, so a task keeps its partial when a dataset grows.
-
-    `storage` are the fsspec options to read them with; they are no part of the id and are never stored.
-    """
-
-    index: int
-    shards: tuple[Shard, ...]
-    storage: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the shards, as far as the store says."""
-        return sum(max(shard.size, 0) for shard in self.shards)
-
-    @property
-    def id(self) -> str:
-        # Members are in the etag of a group of files; naming them again would only cost time.
-        keys = [(s.kind, s.url, s.part, s.size, s.etag) for s in self.shards]
-        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
-
-
-def group(shards: Sequence[Shard], shards_per_task: int, storage: Mapping[str, Any] | None = None) -> list[Task]:
-    """Consecutive shards in groups of a fixed size: the same tasks on any number of machines."""
-    starts = range(0, len(shards), shards_per_task)
-    groups = (tuple(shards[start : start + shards_per_task]) for start in starts)
-    return [Task(index, members, storage or {}) for index, members in enumerate(groups)]
+MANY = 32
+"""Names in one folder from which on it is listed, and requests for single names that are under way at once."""
 
 
 def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[str, Any] | None = None) -> list[Shard]:
@@ -100,39 +52,80 @@ def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[s
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given:
         raise UserError("dataset.url is empty: give a path, glob or URL")
-    expanded = [name for url in given for name in ([url] if _exists_as_is(url) else braceexpand.braceexpand(url))]
     shards: list[Shard] = []
-    single: list[tuple[str, dict[str, Any]]] = []  # loose images named one by one form one group
-    for url in expanded:
+    single: list[Entry] = []  # loose images named one by one form one group
+    for url in given:
+        shown = f"dataset.url={hide(url)}"
         if url.startswith("pipe:"):
-            raise UserError(f"dataset.url={url}: shell commands are not run; name the object itself")
+            raise UserError(f"{shown}: shell commands are not run; name the object itself")
         try:
-            fs, path = fsspec.core.url_to_fs(url, **(storage or {}))
-            for name, info in _list(fs, path, url):
-                if _ending(name).endswith(IMAGES):
-                    single.append((fs.unstrip_protocol(name), info))
-                elif _ending(name).endswith(".txt"):
-                    single.extend(_lines(fs, name, storage or {}))
+            for fs, entry in _entries(url, storage or {}):
+                if _ending(entry.name).endswith(IMAGES):
+                    single.append(entry)
+                elif _ending(entry.name).endswith(".txt"):
+                    single.extend(_lines(fs, entry.name, storage or {}))
                 else:
-                    shards.extend(_archive(fs, name, info, images_per_shard))
+                    shards.extend(_archive(fs, entry, images_per_shard))
         except UserError:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise UserError(f"dataset.url={url}: nothing is there{cause}") from None
+            raise UserError(hide(f"{shown}: nothing is there{cause or f' ({error})' * ('{' in url)}")) from None
         except PermissionError as error:
-            raise UserError(f"dataset.url={url}: no permission to read it ({error}); check the credentials") from None
+            raise UserError(hide(f"{shown}: no permission to read it ({error}); check the credentials")) from None
         except UnicodeDecodeError:
-            raise UserError(f"dataset.url={url}: a list of paths must be UTF-8 text") from None
-        except (ImportError, ValueError) as error:
-            raise UserError(f"dataset.url={url}: cannot open this kind of URL ({error})") from None
+            raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
         except Exception as error:  # every store's client has exceptions of its own
-            raise UserError(f"dataset.url={url}: cannot be reached ({type(error).__name__}: {error})") from error
+            raise UserError(hide(f"{shown}: cannot be reached ({type(error).__name__}: {error})")) from error
     shards.extend(_groups(single, images_per_shard))
     if not shards:
-        raise UserError(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
-    _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *((n, "") for n, _ in single)])
+        raise UserError(hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}"))
+    _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *((e.name, "") for e in single)])
     return shards
+
+
+class Entry(NamedTuple):
+    """An object that was found: its full name, its size in bytes (-1: unknown), and the store's version of it."""
+
+    name: str
+    size: int
+    version: str
+
+    @classmethod
+    def of(cls, name: str, info: Mapping[str, Any]) -> Entry:
+        size = info.get("size")
+        return cls(name, -1 if size is None else int(size), version(info))
+
+
+def _entries(url: str, storage: dict[str, Any]) -> Iterator[tuple[Any, Entry]]:
+    """What a path, URL, glob or brace range leads to, in order, with its file system."""
+    names = [url] if _exists_as_is(url) else braceexpand.braceexpand(url)
+    for folder, its in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
+        several = list(its)
+        fs, first = filesystem(several[0], storage)
+        if len(several) < MANY or any(sign in folder for sign in "*?[") or "://" not in url:
+            for name in several:
+                fs, path = filesystem(name, storage)
+                found = patiently(partial(_listed, fs, path, name), PATIENCE, name)
+                yield from ((fs, entry) for entry in found)
+            continue
+        # A request for each of a million shards would take hours; the folder lists a thousand at a time.
+        there = {entry.name.rpartition("/")[2]: entry for entry in _listing(fs, first.rpartition("/")[0])}
+        for name in several:
+            entry = there.get(name.rpartition("/")[2])
+            if entry is None:
+                raise FileNotFoundError(name)
+            yield fs, entry
+
+
+def _listing(fs: Any, folder: str) -> Iterator[Entry]:
+    """The objects directly in a folder. Gives up each description as it goes: of a million, they fill memory."""
+    infos = patiently(lambda: fs.ls(folder, detail=True), PATIENCE, folder)
+    fs.invalidate_cache()
+    infos = list(reversed(infos))
+    while infos:
+        info = infos.pop()
+        yield Entry.of(fs.unstrip_protocol(info["name"]), info)
 
 
 def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
@@ -149,34 +142,41 @@ def _exists_as_is(url: str) -> bool:
     return "{" not in url or ("://" not in url and fsspec.filesystem("file").exists(url))
 
 
-def _list(fs: Any, path: str, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and file infos below a folder (recursively), of a glob's matches, or of one file; sorted."""
+def _listed(fs: Any, path: str, url: str) -> list[Entry]:
+    return list(_list(fs, path, url))
+
+
+def _list(fs: Any, path: str, url: str) -> Iterator[Entry]:
+    """What is below a folder (recursively), the matches of a glob, or one file; sorted."""
     if any(sign in path for sign in "*?[") and not fs.exists(path):
         found = fs.glob(path, detail=True)
         if not found:
-            raise UserError(f"dataset.url={url}: the pattern matches nothing")
-        for name, info in sorted(found.items()):
+            raise UserError(f"dataset.url={hide(url)}: the pattern matches nothing")
+        for name in sorted(found):
+            info = found.pop(name)
             if info["type"] == "directory":
                 yield from _below(fs, name)
             elif info["type"] == "file" and (_wanted(name) or _ending(name).endswith(".txt")):
-                yield name, info
+                yield Entry.of(fs.unstrip_protocol(name), info)
         return
-    path = posixpath.normpath(path) if _is_local(fs) else path
-    info = fs.info(path)
+    path = posixpath.normpath(path) if is_local(fs) else path
+    info = call(fs, "info", path)
     if info["type"] == "directory":
         yield from _below(fs, path)
     elif info["type"] == "file" and (_wanted(path) or _ending(path).endswith(".txt")):
-        yield path, info
+        yield Entry.of(fs.unstrip_protocol(path), info)
     else:
-        raise UserError(f"dataset.url={url}: not a kind of file that holds images; expected {ACCEPTED}")
+        raise UserError(f"dataset.url={hide(url)}: not a kind of file that holds images; expected {ACCEPTED}")
 
 
-def _below(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    found = _walk(fs, path) if _is_local(fs) else fs.find(path, detail=True)
-    for name, info in sorted(found.items()):
+def _below(fs: Any, path: str) -> Iterator[Entry]:
+    found = _walk(fs, path) if is_local(fs) else fs.find(path, detail=True)
+    fs.invalidate_cache()
+    for name in sorted(found):
+        info = found.pop(name)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in name[len(path) :].split("/"))
         if info["type"] == "file" and _wanted(name) and not hidden:
-            yield name, info
+            yield Entry.of(fs.unstrip_protocol(name), info)
 
 
 def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
@@ -198,10 +198,6 @@ def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _is_local(fs: Any) -> bool:
-    return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
-
-
 def _ending(name: str) -> str:
     """A name to judge by its ending: lower case, and without the query of a signed URL."""
     return (name.partition("?")[0] if "://" in name else name).lower()
@@ -215,39 +211,47 @@ def _kind(name: str) -> str | None:
     return next((kind for ending, kind in ARCHIVES.items() if _ending(name).endswith(ending)), None)
 
 
-def _lines(fs: Any, name: str, storage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _lines(fs: Any, name: str, storage: dict[str, Any]) -> Iterator[Entry]:
     """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
-    folder = name.rpartition("/")[0]
-    for line in fs.cat_file(name).decode().splitlines():
-        if entry := line.strip():
-            if "://" in entry:
-                its, path = fsspec.core.url_to_fs(entry, **storage)
-            else:
-                its, path = fs, entry if entry.startswith("/") else f"{folder}/{entry}"
-            path = posixpath.normpath(path) if _is_local(its) else path
-            try:
-                yield its.unstrip_protocol(path), its.info(path)
-            except FileNotFoundError:
-                yield its.unstrip_protocol(path), {}
+    path = fs._strip_protocol(name)
+    lines = patiently(lambda: call(fs, "cat_file", path), PATIENCE, name).decode().splitlines()
+
+    def entry(line: str) -> Entry:
+        its, path = (fs, f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}")
+        if "://" in line or line.startswith("/"):
+            its, path = filesystem(line, storage)
+            if is_local(its) and not is_local(fs):
+                raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
+        path = posixpath.normpath(path) if is_local(its) else path
+        try:
+            info: dict[str, Any] = patiently(lambda: call(its, "info", path), PATIENCE, path)
+        except FileNotFoundError:
+            info = {}
+        return Entry.of(its.unstrip_protocol(path), info)
+
+    with ThreadPoolExecutor(MANY) as asking:
+        yield from asking.map(entry, filter(None, map(str.strip, lines)))
 
 
-def _archive(fs: Any, name: str, info: dict[str, Any], images_per_shard: int) -> Iterator[Shard]:
-    kind, url, size, etag = _kind(name) or "", fs.unstrip_protocol(name), info.get("size"), _version(info)
-    size = -1 if size is None else int(size)
+def _archive(fs: Any, entry: Entry, images_per_shard: int) -> Iterator[Shard]:
+    kind = _kind(entry.name) or ""
+    url, signing = unsigned(entry.name)
+    keys = (signing,) if signing else ()
     if kind == "tar":
-        yield Shard(kind, url, size, etag)
+        yield Shard(kind, url, entry.size, entry.version, signing=keys)
         return
+    path, info = fs._strip_protocol(entry.name), {"size": None if entry.size < 0 else entry.size}
     try:
-        with fs.open(name, "rb") as file:
+        with open_object(fs, path, info) as file:
             members = _zip_members(file) if kind == "zip" else _row_groups(file)
     except (zipfile.BadZipFile, pyarrow.ArrowInvalid):
-        yield Shard(kind, url, size, etag)  # reading it will record the damage
+        yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage
         return
     step = images_per_shard if kind == "zip" else 1
     for start in range(0, len(members), step):
-        part = members[start : start + step]
-        share = size * len(part) // len(members)
-        yield Shard(kind, url, share, etag, f"{start}:{start + len(part)}", tuple(part))
+        part = tuple(members[start : start + step])
+        share = entry.size * len(part) // len(members)
+        yield Shard(kind, url, share, entry.version, f"{start}:{start + len(part)}", part, signing=keys)
 
 
 def _zip_members(file: Any) -> list[str]:
@@ -259,25 +263,19 @@ def _row_groups(file: Any) -> list[str]:
     return [str(index) for index in range(pyarrow.parquet.ParquetFile(file).num_row_groups)]
 
 
-def _groups(files: Sequence[tuple[str, dict[str, Any]]], images_per_shard: int) -> Iterator[Shard]:
+def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
     """Loose image files in groups, named by their common folder."""
     for start in range(0, len(files), images_per_shard):
         part = files[start : start + images_per_shard]
-        names = tuple(name for name, _ in part)
-        versions = [(name, info.get("size"), _version(info)) for name, info in part]
+        names, signing = zip(*(unsigned(entry.name) for entry in part), strict=True)
+        versions = [(name, entry.size, entry.version) for name, entry in zip(names, part, strict=True)]
         etag = hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:32]
-        size = sum(int(info.get("size") or 0) for _, info in part)
+        size = sum(max(entry.size, 0) for entry in part)
         folder = names[0].rpartition("/")[0]
         while any(not name.startswith(f"{folder}/") for name in names):
             folder = folder.rpartition("/")[0]
         # Named by its members: groups of other files in the same folder are other shards.
         part_name = f"{len(part)} files {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
-        yield Shard("files", folder or names[0], size, etag, part_name, names)
-
-
-def _version(info: dict[str, Any]) -> str:
-    """The store's version of an object: its ETag or checksum, else the time it was last written."""
-    for key in VERSIONS:
-        if info.get(key):
-            return str(info[key]).strip('"')
-    return ""
+        sizes = tuple(entry.size for entry in part)
+        keys = signing if any(signing) else ()
+        yield Shard("files", folder or names[0], size, etag, part_name, names, sizes, keys)

@@ -7,31 +7,29 @@
 
 A read that gives fewer bytes than the object has is a passing fault: it raises, and the task is tried
 again. An archive whose bytes are all there but which breaks off is damaged for good: what is whole
-before the break counts, and `damage` says where it broke. Python's tarfile ends without an error in
-both cases, so the end-of-archive block and the number of bytes are checked here.
+before the break counts, and `damage` says where it broke.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import re
-import tarfile
 import zipfile
-import zlib
-from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow
 import pyarrow.parquet
 
 from pipeline.data.decode import BadImage
-from pipeline.data.sources import IMAGES, Shard
+from pipeline.data.indexed import arrow_errors, by_name, image_column, of_cell, open_parquet, open_zip, unzipped
+from pipeline.data.shards import Shard
+from pipeline.data.tars import TarStream
+from pipeline.errors import UserError
+from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, open_object, patiently, signed, version
 
-BLOCK = 512
 Entry = tuple[str, bytes | BadImage]
 
 
@@ -39,12 +37,18 @@ class ShortRead(OSError):
     """The store gave another number of bytes than the object has; trying again may help."""
 
 
+class Changed(UserError):
+    """The object is not the one that was planned; trying again does not help, planning again does."""
+
+
 class ShardReader:
     """Iterate once over the images of a shard, in order; then `sha256`, `damage`, `lost_bytes` are final."""
 
-    def __init__(self, shard: Shard, storage: dict[str, Any] | None = None) -> None:
+    def __init__(self, shard: Shard, storage: dict[str, Any] | None = None, patience: float = PATIENCE) -> None:
         self.shard = shard
         self.storage = storage or {}
+        self.patience = patience
+        self._name = shard.url.rpartition("/")[2]  # images are named alike wherever the shard lies
         self.damage = ""
         self.lost_bytes = 0
         self._digest = hashlib.sha256()
@@ -55,18 +59,32 @@ class ShardReader:
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[Entry]:
-        if self.shard.kind == "files":
-            return self._files()
-        return {"tar": self._tar, "zip": self._zip, "parquet": self._parquet}[self.shard.kind]()
+        return {"files": self._files, "tar": self._tar, "zip": self._zip, "parquet": self._parquet}[self.shard.kind]()
 
-    def _open(self) -> Any:
-        return fsspec.open(self.shard.url, "rb", **self.storage).open()
+    @contextmanager
+    def _opened(self) -> Iterator[io.BufferedIOBase]:
+        """The archive, the same object from first to last byte that was planned, or `Changed`."""
+        fs, path = filesystem(signed(self.shard.url, *self.shard.signing), self.storage)
+        with open_object(fs, path, self._unchanged(fs, path), self.patience) as file:
+            yield file
+        self._unchanged(fs, path)
+
+    def _unchanged(self, fs: Any, path: str) -> dict[str, Any]:
+        fs.invalidate_cache(path)
+        info: dict[str, Any] = patiently(lambda: call(fs, "info", path, patience=self.patience), self.patience, path)
+        if self.shard.etag not in ("", version(info)):
+            raise Changed(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
+        return info
 
     def _files(self) -> Iterator[Entry]:
-        for url in self.shard.members:
-            fs, path = fsspec.core.url_to_fs(url, **self.storage)
+        shard = self.shard
+        for i, url in enumerate(shard.members):
+            fs, path = filesystem(signed(url, *shard.signing[i : i + 1]), self.storage)
+            size = shard.sizes[i] if shard.sizes else -1
             try:
-                data = fs.cat_file(path)
+                data = patiently(
+                    partial(_whole, fs, path, size, self.patience), 0 if is_local(fs) else self.patience, path
+                )
             except (FileNotFoundError, IsADirectoryError):
                 yield url, BadImage("missing file")
                 continue
@@ -74,162 +92,69 @@ class ShardReader:
                 yield url, BadImage("no permission")
                 continue
             self._digest.update(data)
-            yield url, data
+            yield url.rpartition("/")[2], data
 
     def _tar(self) -> Iterator[Entry]:
-        with self._open() as file:
-            raw = _Tap(file, self._digest)
+        with self._opened() as file:
             packed = self.shard.url.partition("?")[0].lower().endswith("gz")
-            unpacked = _Unpacked(raw) if packed else None
-            stream = _Tap(unpacked) if unpacked else raw
-            broken_at, position, rest_blank = "", 0, True
-            try:
-                with tarfile.open(fileobj=stream, mode="r|") as tar:
-                    for member in tar:
-                        position = member.offset
-                        if _is_image(member):
-                            yield f"{self.shard.url}/{member.name}", _body(tar, member)
-                        tar.members = []  # type: ignore[attr-defined]  # or memory grows with the archive
-                    position = tar.offset
-                    blank, rest_blank = stream.blank_from(position)
-                    if not blank:
-                        broken_at = "the archive breaks off or a header is corrupt"
-            except tarfile.TarError as error:
-                broken_at = str(error)
-            rest_blank = stream.drain() and rest_blank
-            raw.drain()
-            if self.shard.size >= 0 and raw.count != self.shard.size:
-                raise ShortRead(f"{self.shard.url}: read {raw.count} of {self.shard.size} bytes")
-            if unpacked and unpacked.fault:
-                broken_at = unpacked.fault
-            elif not broken_at and not rest_blank:
-                broken_at = "there is data behind the end of the archive"
-            if broken_at:
-                self.damage = f"{broken_at}, at byte {position}"
-                self.lost_bytes = max(raw.count - position, 0) if not packed else 0
+            tar = TarStream(file, packed, self._digest)
+            for name, data in tar:
+                yield f"{self._name}/{name}", data
+            if self.shard.size >= 0 and tar.count != self.shard.size:
+                raise ShortRead(f"{self.shard.url}: read {tar.count} of {self.shard.size} bytes")
+            self.damage, self.lost_bytes = tar.damage, tar.lost_bytes
 
     def _zip(self) -> Iterator[Entry]:
-        with self._open() as file:
+        with self._opened() as file:
             try:
-                archive = zipfile.ZipFile(file)
+                archive = open_zip(file)
             except zipfile.BadZipFile as error:
-                self.damage, self.lost_bytes = str(error), max(self.shard.size, 0)
+                self._broken(error)
                 return
             with archive:
-                for name in self.shard.members:
-                    try:
-                        data = archive.read(name)
-                    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-                        yield name, BadImage("corrupt in the archive")
-                        continue
-                    self._digest.update(data)
-                    yield f"{self.shard.url}/{name}", data
+                entries, bad = by_name(archive)
+                for name in dict.fromkeys(self.shard.members):
+                    if name not in entries:
+                        raise Changed(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
+                    first, *others = entries[name]
+                    data = BadImage("corrupt in the archive") if first in bad else unzipped(archive, first)
+                    if isinstance(data, bytes):
+                        self._digest.update(data)
+                    yield f"{self._name}/{name}", data
+                    for _ in others:  # unpacked, one file would take the other's place
+                        yield f"{self._name}/{name}", BadImage("duplicate name")
 
     def _parquet(self) -> Iterator[Entry]:
-        with self._open() as file:
+        with self._opened() as file:
             try:
-                table = pyarrow.parquet.ParquetFile(file)
-                column = _image_column(table.schema_arrow)
+                table = open_parquet(file)
+                column = image_column(table.schema_arrow)
                 for group in self.shard.members:
-                    batches = table.iter_batches(64, row_groups=[int(group)], columns=[column])
-                    for row, image in enumerate(i for batch in batches for i in batch.column(0).to_pylist()):
-                        data = image["bytes"] if isinstance(image, dict) else image
-                        if data is None:
-                            yield f"{self.shard.url}/{group}/{row}", BadImage("no image in the row")
-                            continue
-                        self._digest.update(data)
-                        yield f"{self.shard.url}/{group}/{row}", data
+                    for row, data in enumerate(_cells(table, column, int(group))):
+                        if isinstance(data, bytes):
+                            self._digest.update(data)
+                        yield f"{self._name}/{group}/{row}", data
                 if not self.shard.members:
                     raise pyarrow.ArrowInvalid("the file has no row groups")
-            except (pyarrow.ArrowInvalid, OSError) as error:
-                # Arrow reports corrupt data as a bare OSError; a store's passing faults are other classes.
-                if not isinstance(error, pyarrow.ArrowInvalid) and (type(error) is not OSError or error.errno):
-                    raise
-                self.damage, self.lost_bytes = str(error).splitlines()[0], max(self.shard.size, 0)
+            except pyarrow.ArrowInvalid as error:
+                self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        self.damage = (str(error).splitlines() or ["it cannot be read"])[0][:200]
+        self.lost_bytes = max(self.shard.size, 0)
 
 
-class _Unpacked(io.RawIOBase):
-    """A gzip stream that ends, with its `fault` noted, where the compressed data breaks: what came before is kept."""
-
-    def __init__(self, file: io.RawIOBase) -> None:
-        self._gzip = gzip.GzipFile(fileobj=file)
-        self.fault = ""
-
-    def read(self, size: int = -1) -> bytes:
-        parts: list[bytes] = []
-        while size > 0 and not self.fault:
-            try:
-                part = self._gzip.read1(size)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                self.fault = str(error)
-                break
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+def _cells(table: pyarrow.parquet.ParquetFile, column: str, group: int) -> Iterator[bytes | BadImage]:
+    with arrow_errors():
+        for batch in table.iter_batches(64, row_groups=[group], columns=[column]):
+            yield from map(of_cell, batch.column(0))
 
 
-class _Tap(io.RawIOBase):
-    """Counts and hashes what flows through, and remembers the last blocks."""
-
-    def __init__(self, file: Any, digest: Any = None) -> None:
-        self._file = file
-        self._digest = digest
-        self.count = 0
-        self._tail: deque[tuple[int, bytes]] = deque(maxlen=2)
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._file.read(size)
-        if self._digest is not None:
-            self._digest.update(data)
-        if data:
-            self._tail.append((self.count, data))
-        self.count += len(data)
-        return data
-
-    def blank_from(self, position: int) -> tuple[bool, bool]:
-        """Whether the block at `position`, where the tar reader stopped, is an end-of-archive block of
-        zeros, and whether zeros alone follow it in what was read."""
-        start = self._tail[0][0] if self._tail else 0
-        rest = b"".join(data for _, data in self._tail)[max(position - start, 0) :]
-        return position >= start and rest[:BLOCK] == bytes(BLOCK), not rest.strip(b"\0")
-
-    def drain(self) -> bool:
-        """Read to the end; whether nothing but zeros was left."""
-        blank = True
-        while data := self.read(1 << 20):
-            blank = blank and data.count(0) == len(data)
-        return blank
-
-
-def _is_image(member: tarfile.TarInfo) -> bool:
-    """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
-    name = member.name.rpartition("/")[2]
-    hidden = name.startswith(".") or re.match(r"__[^/]*__($|/)", member.name)
-    return member.isreg() and not hidden and name.lower().endswith(IMAGES)
-
-
-def _body(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | BadImage:
-    file = tar.extractfile(member)
-    assert file is not None  # a regular file has a body
-    try:
-        data = file.read()
-    except tarfile.ReadError:
-        data = b""
-    return data if len(data) == member.size else BadImage("cut off in the archive")
-
-
-def _image_column(schema: Any) -> str:
-    """The Hugging Face layout, struct<bytes, path>, or a binary column; `image` and `jpg` before others."""
-    fits = [
-        field.name
-        for field in schema
-        if pyarrow.types.is_binary(field.type)
-        or pyarrow.types.is_large_binary(field.type)
-        or (pyarrow.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    ]
-    preferred = [name for name in ("image", "img", "jpg", "png", "bytes") if name in fits]
-    if not fits:
-        raise pyarrow.ArrowInvalid(f"no column of image bytes among {', '.join(schema.names)}")
-    return str((preferred or fits)[0])
+def _whole(fs: Any, path: str, size: int, patience: float) -> bytes:
+    """A loose file, of the size that was planned."""
+    data: bytes = call(fs, "cat_file", path, patience=patience, size=max(size, 0))
+    if size >= 0 and len(data) != size:
+        if call(fs, "info", path, patience=patience).get("size") == len(data):
+            raise Changed(f"{hide(path)}: has changed since it was planned: add plan to stages=[...]")
+        raise ShortRead(f"read {len(data)} of {size} bytes")
+    return data

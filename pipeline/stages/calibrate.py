@@ -13,7 +13,8 @@ from distributions import ActivationRanges, Ranges, Spec
 from distributions.vdna import has_histogram
 from pipeline import pool
 from pipeline.config import Settings
-from pipeline.data.sources import Task, find, group
+from pipeline.data.shards import Task, group
+from pipeline.data.sources import find
 from pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -23,14 +24,14 @@ def run(settings: Settings) -> None:
     """Make sure that the ranges this run's histograms need are in the catalogue."""
     if not has_histogram(settings.distributions):
         return
-    network, store = settings.plan().network, settings.store
+    network, store = settings.plan.network, settings.store
     ranges = settings.ranges_of(network.network)
     if ranges is None:
         ranges = _observe(settings, network)
         log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(settings.calibration))
     if dict(ranges.layers) != dict(network.layers):
         raise UserError(f"ranges={settings.ranges}: made for other layers than {network.extractor} has")
-    store.put_ranges(network.network, ranges, current=store.get_ranges(network.network) is None)
+    store.put_ranges(network.network, ranges)
 
 
 def _observe(settings: Settings, spec: Spec) -> Ranges:
@@ -45,7 +46,10 @@ def _observe(settings: Settings, spec: Spec) -> Ranges:
     pool.run(settings, spec, tasks, f"calibrating on {names}")
     total = ActivationRanges(spec.layers)
     for task in tasks:
-        total.merge(store.get_partial(spec, task)[0].find(ActivationRanges))
+        partial = store.get_partial(spec, task.id)
+        if partial is None:
+            raise UserError(f"calibrating on {names}: a partial has vanished; the same command makes it again")
+        total.merge(partial[0].find(ActivationRanges))
     try:
         return Ranges.calibrated(total)
     except ValueError as error:

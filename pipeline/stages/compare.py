@@ -19,6 +19,7 @@ from distributions.distances import UNITS, Factor, cdf, emd_rows, frechet, frech
 from distributions.vdna import DECIDING
 from pipeline.config import Settings
 from pipeline.errors import UserError
+from pipeline.groups import DamagedError
 from pipeline.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,13 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Bring the matrix of this run's spec up to date; datasets measured otherwise are left out and named."""
-    store, spec = settings.store, settings.spec()
+    # Another run may add its dataset meanwhile, and the last to write must have seen them all.
+    while _compare(settings.store, settings.spec()):
+        pass
+
+
+def _compare(store: Store, spec: Spec) -> bool:
+    """Compute what the matrix lacks; whether it lacked anything."""
     everyone = [m for m in store.manifests() if m["extractor"] == spec.extractor]
     members = [m for m in everyone if m["spec"] == spec.id]
     if not members:
@@ -42,12 +49,16 @@ def run(settings: Settings) -> None:
     digest = hashlib.sha256(json.dumps([(m["dataset"], m["digest"]) for m in members]).encode()).hexdigest()
     known = store.distances_manifest(spec.extractor, spec.id)
     if not matrix.data_vars or (known is not None and known["digest"] == digest):
-        return
-    _reuse(matrix, store.get_distances(spec.extractor, spec.id))
+        return False
+    try:
+        _reuse(matrix, store.get_distances(spec.extractor, spec.id))
+    except DamagedError as error:
+        log.warning("compare: %s, all distances are computed again", error)
     _fill(matrix, members, store)
     facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
     log.info("compare: %d dataset(s) of %s", len(members), spec.extractor)
+    return True
 
 
 def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:

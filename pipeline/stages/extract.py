@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Make the missing partials; `UserError` names the tasks that failed for good."""
-    plan, name = settings.plan(), settings.dataset.name
-    spec = settings.spec(plan)
+    plan, name = settings.plan, settings.dataset.name
+    spec = settings.spec()
     manifest = settings.store.manifest(name, spec.extractor, spec.id)
     if manifest is not None and manifest["fingerprint"] == plan.fingerprint(spec):
         log.info("extract: %s is complete, nothing to do", name)

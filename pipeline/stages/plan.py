@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 
 from pipeline.config import Settings
-from pipeline.data.sources import find, group
+from pipeline.data.shards import group
+from pipeline.data.sources import find
 from pipeline.planning import Plan, network_spec
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,10 @@ def run(settings: Settings) -> None:
     """Write the plan of the dataset asked for."""
     dataset = settings.dataset
     shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
-    tasks = group(shards, settings.shards_per_task)
+    tasks = group(shards, settings.shards_per_task, dataset.storage)
     known = {"name": dataset.name, "url": dataset.url, "description": dataset.description, "licence": dataset.licence}
     known["extractor_licence"] = settings.extractor.licence
-    settings.store.put_plan(Plan(known, network_spec(settings.network), tuple(tasks)))
+    plan = Plan(known, network_spec(settings.network), tuple(tasks))
+    settings.store.put_plan(plan)
+    settings.use(plan)
     log.info("plan: %s is %d shard(s) in %d task(s)", dataset.name, len(shards), len(tasks))

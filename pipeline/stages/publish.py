@@ -34,10 +34,16 @@ CELLS = 4_000_000
 
 def run(settings: Settings) -> None:
     """Write the site, unless the one there was made from the same contents."""
-    store = settings.store
+    # Another run may publish meanwhile, and the last to write must have seen everything.
+    while _publish(settings.store):
+        log.info("publish: %s/site/index.html", settings.catalogue.rstrip("/"))
+
+
+def _publish(store: Store) -> bool:
+    """Make the site from what is there now; whether it was another."""
     manifests = store.manifests()
     if not manifests:
-        raise UserError(f"catalogue={settings.catalogue}: nothing to publish yet, add reduce to stages=[...]")
+        raise UserError(f"catalogue={store.url}: nothing to publish yet, add reduce to stages=[...]")
     specs = sorted({(m["extractor"], m["spec"]) for m in manifests})
     known = [store.distances_manifest(*pair) for pair in specs]
     templates = jinja2.Environment(
@@ -46,12 +52,12 @@ def run(settings: Settings) -> None:
     texts = [templates.loader.get_source(templates, n)[0] for n in templates.list_templates()]  # type: ignore[union-attr]
     made_from = hashlib.sha256(json.dumps([manifests, known, texts]).encode()).hexdigest()
     if (store.get_json("site/made_from.json") or {}).get("digest") == made_from:
-        return
+        return False
     distances = {spec: found for name, spec in specs if (found := store.get_distances(name, spec)) is not None}
     matrices = {_label(name, spec, specs): _matrix(distances[spec]) for name, spec in specs if spec in distances}
     _write(store, templates, manifests, matrices, distances)
     store.put_json("site/made_from.json", {"digest": made_from})
-    log.info("publish: %s/site/index.html", settings.catalogue.rstrip("/"))
+    return True
 
 
 def _write(

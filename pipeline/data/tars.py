@@ -1,0 +1,237 @@
+"""The images of a tar archive, in order, and where it breaks.
+
+    tar = TarStream(file, packed=False)
+    for name, data in tar:                    # data: bytes, or a BadImage where there are none to be had
+        ...
+    tar.count, tar.damage, tar.lost_bytes     # once the end is reached
+
+WebDataset's conventions. Headers are taken apart by Python's tarfile, one by one; its own reading of archives is
+not used: it ends in silence at a corrupt header, a truncation or a missing end block, seeks for ever behind a
+size that is a lie, and holds whatever an extended header claims in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import posixpath
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.data.decode import MAX_BYTES, BadImage
+from pipeline.data.sources import IMAGES
+
+BLOCK = 512
+PIECE = 1 << 20
+MAX_HEADER = 1 << 20
+"""Bytes of an extended header, which holds a long name and attributes."""
+MAX_TRAILING = 64 << 20
+"""Unpacked zeros behind the end of a compressed archive: a thousand times fewer bytes can claim any number."""
+PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE, *PAX)
+WITHOUT_BODY = (
+    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
+    *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+)
+
+
+class TarStream:
+    """Iterate once; then `count` bytes were read, and `damage` says where the archive broke, if it did."""
+
+    def __init__(self, file: Any, packed: bool, digest: Any = None) -> None:
+        self._raw = _Tap(file, digest)
+        self._unpacked = _Unpacked(self._raw) if packed else None
+        self._stream = self._unpacked or self._raw
+        self._at = self._start = 0  # in the archive, unpacked: where reading is, and where the member began
+        self._names: set[bytes] = set()  # hashes: a name is longer
+        self.damage = ""
+        self.lost_bytes = 0
+
+    @property
+    def count(self) -> int:
+        """Bytes of the object that were read."""
+        return self._raw.count
+
+    def __iter__(self) -> Iterator[tuple[str, bytes | BadImage]]:
+        try:
+            while (member := self._member()) is not None:
+                end = self._at + member.size
+                if _is_image(member):
+                    yield member.name, self._image(member, end)
+                self._skip(end - self._at)
+                if self._at < end:
+                    raise tarfile.ReadError("the archive breaks off")
+                self._start = self._at  # what is behind the body is no part of what counts
+                self._exactly(-member.size % BLOCK)
+            self._expect_nothing()
+        except tarfile.TarError as error:
+            self.damage = f"{(self._unpacked and self._unpacked.fault) or error}, at byte {self._start}"
+        reached = self.count if self._unpacked else self._start
+        self._raw.drain()
+        if self.damage:
+            self.lost_bytes = max(self.count - reached, 0)
+
+    def _member(self) -> tarfile.TarInfo | None:
+        """The next file's header, with what extended headers say of it; None at the end-of-archive block."""
+        self._start = self._at
+        said: dict[str, str] = {}
+        while True:
+            block = self._read(BLOCK)
+            if block == bytes(BLOCK) and self._at == self._start + BLOCK:
+                return None
+            if len(block) < BLOCK:
+                raise tarfile.ReadError("the archive breaks off")
+            try:
+                member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError as error:
+                raise tarfile.ReadError(f"a header is corrupt ({error})") from None
+            if member.type not in EXTENDED:
+                break
+            said.update(self._extended(member))
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            said["GNU.sparse"] = ""
+            more = block[482]
+            while more:
+                more = self._exactly(BLOCK)[504]
+        member.name = said.get("GNU.sparse.name", said.get("path", member.name))
+        member.size = _size(said.get("size", member.size)) if member.type not in WITHOUT_BODY else 0
+        member.pax_headers = said
+        return member
+
+    def _extended(self, header: tarfile.TarInfo) -> dict[str, str]:
+        """What an extended header says of the file behind it. One for all files says nothing that matters."""
+        if not 0 <= header.size <= MAX_HEADER:
+            raise tarfile.ReadError(f"an extended header claims {header.size} bytes")
+        data = self._exactly(header.size)
+        self._exactly(-header.size % BLOCK)
+        if header.type in PAX:
+            return _pax(data)
+        return {"path": _text(data.partition(b"\0")[0])} if header.type == tarfile.GNUTYPE_LONGNAME else {}
+
+    def _image(self, member: tarfile.TarInfo, end: int) -> bytes | BadImage:
+        reason = self._refusal(member)
+        data = b"" if reason else self._read(member.size)
+        self._skip(end - self._at)
+        if self._at < end:
+            return BadImage("cut off in the archive")
+        return BadImage(reason) if reason else data
+
+    def _refusal(self, member: tarfile.TarInfo) -> str:
+        """Why an image is not even read, if so."""
+        name = posixpath.normpath(member.name).encode(errors="surrogateescape")
+        key = hashlib.blake2b(name, digest_size=8).digest()
+        if key in self._names:  # unpacked, one file would take the other's place
+            return "duplicate name"
+        self._names.add(key)
+        if any(field.startswith("GNU.sparse") for field in member.pax_headers):
+            return "sparse in the archive"  # its holes can claim any size
+        return "too large" if member.size > MAX_BYTES else ""
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._at += len(data)
+        return data
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._read(size)
+        if len(data) < size:
+            raise tarfile.ReadError("the archive breaks off")
+        return data
+
+    def _skip(self, size: int) -> None:
+        """Go on by so many bytes, or to the end of what is there, whatever was claimed."""
+        while size > 0 and (data := self._read(min(size, PIECE))):
+            size -= len(data)
+
+    def _expect_nothing(self) -> None:
+        """Behind the end-of-archive block there are zeros at most."""
+        self._start = self._at
+        while data := self._read(PIECE):
+            if data.count(0) < len(data):
+                raise tarfile.ReadError("there is data behind the end of the archive")
+            if self._unpacked and self._at - self._start > MAX_TRAILING:
+                raise tarfile.ReadError("there is no end of zeros behind the end of the archive")
+        if self._unpacked and self._unpacked.fault:
+            raise tarfile.ReadError(self._unpacked.fault)
+
+
+class _Tap:
+    """Counts and hashes what flows through."""
+
+    def __init__(self, file: Any, digest: Any) -> None:
+        self._file = file
+        self._digest = digest
+        self.count = 0
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._file.read(size)
+        if self._digest is not None:
+            self._digest.update(data)
+        self.count += len(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(PIECE):
+            pass
+
+
+class _Unpacked:
+    """A gzip stream that ends, with its `fault` noted, where the compressed data breaks: what came before is kept."""
+
+    def __init__(self, file: _Tap) -> None:
+        self._gzip = gzip.GzipFile(fileobj=file)  # type: ignore[call-overload]  # reading needs no more of a file
+        self.fault = ""
+
+    def read(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size > 0 and not self.fault:
+            try:
+                part = self._gzip.read1(size)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                self.fault = str(error)
+                break
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+def _is_image(member: tarfile.TarInfo) -> bool:
+    """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
+    name = member.name.rpartition("/")[2]
+    hidden = name.startswith(".") or re.match(r"__[^/]*__($|/)", member.name)
+    return member.isreg() and not hidden and name.lower().endswith(IMAGES)
+
+
+_RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")
+
+
+def _pax(data: bytes) -> dict[str, str]:
+    """The records of a pax header, "LENGTH KEY=VALUE\n" each."""
+    fields: dict[str, str] = {}
+    at = 0
+    while match := _RECORD.match(data, at):
+        end = at + int(match[1])
+        if not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+            break
+        fields[_text(match[2])] = _text(data[match.end() : end - 1])
+        at = end
+    if at < len(data):
+        raise tarfile.ReadError("an extended header is corrupt")
+    return fields
+
+
+def _size(said: str | int) -> int:
+    if isinstance(said, str):
+        said = int(said) if re.fullmatch(r"[0-9]{1,20}", said) else -1
+    if said < 0:
+        raise tarfile.ReadError("a header is corrupt (no such size)")
+    return said
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")

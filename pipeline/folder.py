@@ -1,0 +1,159 @@
+"""A folder of objects on any file system, each of which appears whole or not at all.
+
+folder = Folder("s3://bucket/catalogue")
+folder.put("site/index.html", page)       # a temporary file and a rename on a disk, one PUT on an object store
+folder.get("site/index.html")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+
+from pipeline.errors import UserError
+from pipeline.groups import DamagedError
+from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, patiently, whole
+
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+AT_ONCE = 16
+"""Objects under way at once where there are several."""
+
+
+class Folder:
+    """Objects under one path or URL. Cheap to make; travels to workers as URL and options.
+
+    What passes is tried again until an object has taken `patience` seconds; then `UserError` says so.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, patience: float = PATIENCE) -> None:
+        self.url = url
+        self.options = dict(options or {})
+        try:
+            self.fs, root = filesystem(url, self.options)
+        except UserError as error:
+            raise UserError(f"catalogue={error}") from None
+        self.root = root.rstrip("/")
+        self._local = is_local(self.fs)
+        self.patience = 0 if self._local else patience
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any], float]]:
+        return type(self), (self.url, self.options, self.patience)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object whole: it has its old or its new content at any moment."""
+        with self._telling("written"):
+            if self._local:
+                _put_on_disk(Path(f"{self.root}/{path}"), data)
+            else:
+                self._patiently("pipe_file", path, data, size=len(data))
+
+    def put_new(self, path: str, data: bytes) -> bytes:
+        """Write an object unless it is there; returns what is there then, ours or that of who was first."""
+        there = self.get(path)
+        if there is not None:
+            return there
+        # Where it is there after all, it is another writer's, or ours by a try whose answer was lost.
+        with self._telling("written"), contextlib.suppress(FileExistsError):
+            if self._local:
+                _put_on_disk(Path(f"{self.root}/{path}"), data, new=True)
+            else:
+                self._patiently("pipe_file", path, data, size=len(data), mode="create")
+        return self.get(path) or data
+
+    def get(self, path: str) -> bytes | None:
+        """An object's content, or None if it is not there."""
+        full = f"{self.root}/{path}"
+        with self._telling("read"), contextlib.suppress(*ABSENT):
+            return Path(full).read_bytes() if self._local else whole(self.fs, full, self.patience)
+        return None
+
+    def _patiently(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        full = f"{self.root}/{path}"
+        action = partial(call, self.fs, method, full, *arguments, patience=self.patience, **options)
+        return patiently(action, self.patience, full)
+
+    @contextmanager
+    def _telling(self, done: str) -> Iterator[None]:
+        """What the store refuses or fails at, as one line that names the catalogue."""
+        try:
+            yield
+        except (OSError, NoCredentialsError, PartialCredentialsError) as error:
+            raise UserError(hide(f"catalogue={self.url}: cannot be {done} ({error})")) from None
+
+    def put_json(self, path: str, content: Any) -> None:
+        self.put(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+    def get_json(self, path: str) -> Any:
+        """What `put_json` wrote, or None; `DamagedError` names an object that is no JSON."""
+        data = self.get(path)
+        try:
+            return None if data is None else json.loads(data)
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
+
+    def names(self, folder: str, ending: str = "") -> list[str]:
+        """Names of what lies directly inside a folder, sorted, without their `ending`."""
+        full = f"{self.root}/{folder}".rstrip("/")
+        found: list[str] = []
+        with self._telling("read"), contextlib.suppress(*ABSENT):
+            self.fs.invalidate_cache(full)
+            found = patiently(partial(self.fs.ls, full, detail=False), self.patience, full)
+            self.fs.invalidate_cache(full)  # of a million names, they fill memory
+        names = (name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != full)
+        return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+
+    def put_group(self, path: str, objects: Mapping[str, bytes]) -> None:
+        """The group's own metadata last: without it the rest is nothing."""
+        *arrays, group = objects.items()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for _ in threads.map(lambda item: self.put(f"{path}/{item[0]}", item[1]), arrays):
+                pass
+        self.put(f"{path}/{group[0]}", group[1])
+
+    def get_group(self, path: str) -> dict[str, bytes]:
+        """All objects below a path, by their names there."""
+        full = f"{self.root}/{path}"
+        with self._telling("read"):
+            names: Iterable[str] = patiently(partial(self.fs.find, full), self.patience, full)
+        paths = [f"{path}/{name.removeprefix(self.fs._strip_protocol(full)).lstrip('/')}" for name in names]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            objects = zip(paths, threads.map(self.get, paths), strict=True)
+            return {name[len(path) + 1 :]: data for name, data in objects if data is not None}
+
+    def remove(self, path: str, recursive: bool = False) -> None:
+        """Remove an object, or all below a path, that may be gone already."""
+        with self._telling("written"), contextlib.suppress(FileNotFoundError):
+            self._patiently("rm", path, recursive=recursive)
+
+    def age(self, path: str) -> timedelta:
+        """How long ago an object was written; no time at all if it is not there."""
+        with self._telling("read"), contextlib.suppress(FileNotFoundError):
+            written = patiently(partial(self.fs.modified, f"{self.root}/{path}"), self.patience, path)
+            age: timedelta = datetime.now(UTC) - (written if written.tzinfo else written.replace(tzinfo=UTC))
+            return age
+        return timedelta()
+
+
+def _put_on_disk(path: Path, data: bytes, new: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        if new:
+            os.link(temporary, path)
+            temporary.unlink()
+        else:
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

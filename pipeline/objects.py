@@ -1,0 +1,279 @@
+"""Objects of any store: read and written with patience, in a stated time, or given up.
+
+    fs, path = filesystem("s3://bucket/000.tar", options)
+    patiently(lambda: call(fs, "cat_file", path), 120, path)          # bytes
+    with open_object(fs, path, fs.info(path)) as file:                # seekable; goes on where a fault cut it off
+        file.read(512)
+
+Object stores refuse, stall, cut answers short and lose them. Whatever may pass is tried again with
+growing random pauses until so many seconds have gone by without a byte; what cannot pass (nothing
+there, no permission) is raised at once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import fsspec.asyn
+import fsspec.core
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+from fsspec.exceptions import FSTimeoutError
+
+from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PATIENCE = 120.0
+"""Seconds without a byte after which an object is given up."""
+ATTEMPT_SHARE = 0.25
+"""Share of the patience that one request may take before it counts as stalled."""
+SLOWEST = 1 << 20
+"""Bytes per second that a request is given time for beyond that."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 15.0
+QUIET_TRIES = 3
+"""Tries before the log hears of it: a throttled store makes many."""
+BLOCK = 8 << 20
+"""Bytes of a range request: few requests, and little to ask for again."""
+SMALLEST_BLOCK = 64 << 10
+WHOLE = 1 << 30
+"""Largest object that is held in memory because its server cannot give parts of it."""
+
+PROTOCOLS = (
+    *("file", "local", "memory", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"),
+    *("hf", "hdfs", "webhdfs", "oci", "oss", "ftp", "sftp", "smb"),
+)
+"""Stores that hold objects and nothing else; fsspec's others unpack, cache, template or call programs."""
+
+VERSIONS = (
+    *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "blob_id"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "created"),
+)
+"""Where stores say which version of an object they hold, content before clock."""
+
+LASTING = (
+    *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
+    *(ValueError, TypeError, NotImplementedError, ImportError, MemoryError, UserError),
+    *(NoCredentialsError, PartialCredentialsError),
+)
+"""What another try does not change."""
+
+
+PASSING = (400, 408, 409, 425, 429)
+"""Refusals that another try may not meet: too slow, too early, too many; S3 says 400 of a body cut short."""
+
+
+class StoreFault(OSError):
+    """A store went on failing for as long as was allowed; later, or elsewhere, it may not."""
+
+
+def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The file system of a path or URL and the path on it. Raises `UserError` for a URL that is not opened."""
+    protocol = fsspec.core.split_protocol(url)[0] or "file"
+    if "::" in url or protocol not in PROTOCOLS:
+        raise UserError(f"{hide(url)}: cannot open this kind of URL; allowed are paths and {', '.join(PROTOCOLS)}")
+    if re.match(r"\w+://[^/@]*:[^/@]*@", url):
+        raise UserError(
+            f"{hide(url)}: a URL must not hold a password, it would be written down; "
+            "use the store's environment variables or its storage options"
+        )
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{hide(url)}: cannot open this kind of URL ({error})") from None
+    if protocol in ("s3", "s3a"):
+        fs.retries = 1  # or its tries, five times five times botocore's, outlast any patience
+    return fs, path
+
+
+SIGNING = r"x-(?:amz|goog)-[\w-]+|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|\w*token|password"
+AZURE = "sig|sv|ss|srt|sr|se|st|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
+"""Parameters of a signed URL: they open an object and are no part of its name."""
+
+
+def unsigned(url: str) -> tuple[str, str]:
+    """A URL's lasting part, and the part of its query that signs it: which is secret, and another every time."""
+    path, _, query = url.partition("?")
+    if "://" not in url or not query:
+        return url, ""
+    names = f"{SIGNING}|{AZURE}" if re.search(r"(^|&)sig=", query) else SIGNING
+    signing = [p for p in query.split("&") if re.fullmatch(names, p.partition("=")[0], re.IGNORECASE)]
+    rest = [p for p in query.split("&") if p not in signing]
+    return path + ("?" if rest else "") + "&".join(rest), "&".join(signing)
+
+
+def signed(url: str, signing: str = "") -> str:
+    """What `unsigned` took apart."""
+    return url + ("&" if "?" in url else "?") * bool(signing) + signing
+
+
+def hide(text: str) -> str:
+    """A text for people without the passwords and signatures of the URLs in it."""
+    text = re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", text)
+    return re.sub(rf"(?<=[?&])({SIGNING}|sig)=[^&\s'\"]*", r"\1=***", text, flags=re.IGNORECASE)
+
+
+def is_local(fs: Any) -> bool:
+    return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def patiently(action: Callable[[], T], seconds: float, name: str) -> T:
+    """What `action` returns, tried again after passing faults; `StoreFault` when it failed for so many seconds."""
+    start = time.monotonic()
+    tries = 0
+    while True:
+        try:
+            return action()
+        except LASTING:
+            raise
+        except Exception as error:  # every store's client has exceptions of its own
+            if _status(error) == 412:
+                raise FileExistsError(hide(f"{name}: {error}")) from None
+            if _status(error) in range(400, 500) and _status(error) not in PASSING:
+                raise PermissionError(hide(f"{name}: {error}")) from None
+            tries += 1
+            pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
+            if time.monotonic() + pause - start > seconds:
+                cause = str(error) or type(error).__name__
+                raise StoreFault(hide(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}")) from None
+            if tries > QUIET_TRIES:
+                log.warning("%s", hide(f"{name}: trying again ({str(error) or type(error).__name__})"))
+            time.sleep(pause)
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status behind an error of aiohttp's or botocore's; 0 if there is none."""
+    answer = getattr(error.__cause__, "response", None)
+    if isinstance(answer, dict):
+        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    status = getattr(error, "status", 0)
+    return status if isinstance(status, int) else 0
+
+
+def call(fs: Any, method: str, *arguments: Any, patience: float = PATIENCE, size: int = 0, **options: Any) -> Any:
+    """A method of a file system, ended when it stalls: after a share of the patience and what `size` bytes may take.
+
+    Synchronous file systems end by rules of their own.
+    """
+    if not fs.async_impl or fs.asynchronous:
+        return getattr(fs, method)(*arguments, **options)
+    seconds = patience * ATTEMPT_SHARE + size / SLOWEST
+    return fsspec.asyn.sync(fs.loop, getattr(fs, f"_{method}"), *arguments, timeout=seconds, **options)
+
+
+def open_object(fs: Any, path: str, info: Mapping[str, Any], patience: float = PATIENCE) -> io.BufferedIOBase:
+    """A seekable binary file over an object that its file system describes by `info`; resumes after faults.
+
+    Raises `StoreFault` after `patience` seconds without a byte, or what cannot pass, such as `FileNotFoundError`.
+    """
+    if is_local(fs):
+        file: io.BufferedIOBase = fs.open(path, "rb")
+        return file
+    size = info.get("size")
+    if size is not None and (not _web(fs) or patiently(lambda: _gives_ranges(fs, path, patience), patience, path)):
+        return io.BufferedReader(_Ranges(fs, path, int(size), patience), min(BLOCK, int(size) + 1))
+    if (size or 0) > WHOLE:
+        raise UserError(f"{hide(path)}: its server gives no parts of objects, and this one is too large to be held")
+    return io.BytesIO(
+        patiently(lambda: call(fs, "cat_file", path, patience=patience, size=size or WHOLE), patience, path)
+    )
+
+
+def version(info: Mapping[str, Any]) -> str:
+    """The store's version of an object: its ETag or checksum, else the time it was last written."""
+    for key in VERSIONS:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    return ""
+
+
+def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
+    """All bytes of an object as it was at one moment. Raises as `open_object`."""
+
+    def fetch() -> bytes:
+        info = call(fs, "info", path, patience=patience)
+        size = int(info.get("size") or 0)
+        if size <= BLOCK:
+            data: bytes = call(fs, "cat_file", path, patience=patience, size=size)
+        else:
+            with open_object(fs, path, info, patience) as file:
+                data = file.read()
+            if version(call(fs, "info", path, patience=patience)) != version(info):
+                raise OSError("it was replaced while it was read")
+        if info.get("size") not in (None, len(data)):
+            raise OSError(f"{len(data)} of {size} bytes came")
+        return data
+
+    return patiently(fetch, patience, path)
+
+
+def _web(fs: Any) -> bool:
+    return "http" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _gives_ranges(fs: Any, url: str, patience: float) -> bool:
+    """Whether a web server answers a request for a range with that range; asks for one byte, reads none."""
+    asked = {**fs.kwargs, "headers": {**fs.kwargs.get("headers", {}), "Range": "bytes=0-0"}}
+
+    async def status() -> int:
+        session = await fs.set_session()
+        async with session.get(fs.encode_url(url), **asked) as answer:
+            fs._raise_not_found_for_status(answer, url)
+            return int(answer.status)
+
+    return bool(fsspec.asyn.sync(fs.loop, status, timeout=patience * ATTEMPT_SHARE) == 206)
+
+
+class _Ranges(io.RawIOBase):
+    """An object read by range requests. What has arrived is kept: a fault costs the rest of one range."""
+
+    def __init__(self, fs: Any, path: str, size: int, patience: float) -> None:
+        self._fs, self._path, self._size, self._patience = fs, path, size, patience
+        self._position = 0
+        self._most = BLOCK
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def readall(self) -> bytes:
+        parts = []
+        while part := self.read(self._size - self._position):
+            parts.append(part)
+        return b"".join(parts)
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        data = patiently(lambda: self._some(wanted), self._patience, self._path)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _some(self, wanted: int) -> bytes:
+        length = min(wanted, self._most)
+        try:
+            start, end = self._position, self._position + length
+            data: bytes = call(
+                self._fs, "cat_file", self._path, patience=self._patience, size=length, start=start, end=end
+            )
+        except (TimeoutError, FSTimeoutError):
+            self._most = max(length // 4, SMALLEST_BLOCK)  # a slow line is no stall: ask for less
+            raise
+        if not 0 < len(data) <= length:
+            raise OSError(f"{len(data)} bytes came for {length} asked for")
+        return data

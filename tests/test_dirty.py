@@ -1,0 +1,181 @@
+"""Every case of the dirty corpus has the right count or the right reason in the ledger; no image twice, none lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from extractors import Preprocess, build, preprocess
+from pipeline.data import decode as decoding
+from pipeline.data.decode import BadImage, decode
+from pipeline.data.shards import Task
+from pipeline.data.sources import find
+from pipeline.make import named_extractor
+from pipeline.planning import network_spec
+from pipeline.worker import Job, Worker
+from tests.conftest import ROOT, TINY, settings
+from tests.dirty import Case, cases, reasons, write
+from tests.dirty_pictures import pictures
+from tests.runs import do, manifest
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    config = named_extractor("test_vit", weights="random")
+    spec = replace(network_spec(build(config)), distributions=("gaussian",))
+    return Worker(Job(config, spec, batch_size=8))
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_the_right_count_or_the_right_reason(worker: Worker, case: Case, tmp_path: Path) -> None:
+    (tmp_path / case.name).write_bytes(case.data)
+    vdna = worker.vdna(Task(0, tuple(find(str(tmp_path / case.name)))))
+    assert (vdna.ledger.counted, vdna.ledger.skipped) == (case.counted, case.skipped)
+    assert bool(vdna.ledger.damaged) == case.damaged
+    assert set(vdna.state()["count"].tolist()) == {case.counted}  # what counts was measured, and nothing else
+
+
+@pytest.mark.parametrize(("name", "data", "reason"), pictures(), ids=[name for name, *_ in pictures()])
+def test_a_picture_or_the_reason(name: str, data: bytes, reason: str) -> None:
+    if not reason:
+        picture = decode(data)
+        assert (picture.shape[2:], picture.dtype) == ((3,), np.uint8)
+        return
+    with pytest.raises(BadImage) as found:
+        decode(data)
+    assert found.value.reason == reason
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_whole_corpus_at_once(tmp_path: Path) -> None:
+    """Through plan, calibration, actors, partials and merge: each file's images are in its records, once."""
+    (tmp_path / "dirty").mkdir()
+    write(tmp_path / "dirty")
+    where = ("dataset=images", "dataset.name=dirty", f"dataset.url={tmp_path / 'dirty'}", f"catalogue={tmp_path / 'c'}")
+    few = ("distributions=[histogram-20,gaussian]", "images_per_shard=7", "shards_per_task=3", "max_bad_fraction=1")
+    s = do(settings(*where, *TINY, *few, "batch_size=8", "threads=1", "decode_threads=2", "actors=2"))
+    vdna = s.store.get_vdna(manifest(s))
+    counted: Counter[str] = Counter()
+    skipped: dict[str, Counter[str]] = {}
+    for record in vdna.ledger:
+        name = record.url.rpartition("/")[2]
+        counted[name] += record.counted
+        skipped.setdefault(name, Counter()).update(record.skipped)
+    expected = {case.name: (case.counted, dict(case.skipped)) for case in cases()}
+    expected["loose"] = reasons()
+    assert {name: (counted[name], dict(skipped[name])) for name in skipped} == expected
+    assert {r.url.rpartition("/")[2] for r in vdna.ledger.damaged} == {c.name for c in cases() if c.damaged}
+    assert set(vdna.state()["count"].tolist()) == {vdna.images} == {sum(n for n, _ in expected.values())}
+
+
+def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = next(data for name, data, _ in pictures() if name == "baseline.jpg")
+    for bound in ("MAX_BYTES", "MAX_PIXELS", "MAX_SIDE"):
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, bound, 20)
+            with pytest.raises(BadImage, match="too large"):
+                decode(whole)
+
+
+def test_a_picture_in_strips_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: decode(data) for name, data, reason in pictures() if not reason}
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)
+    for name, data, reason in pictures():
+        if not reason:
+            np.testing.assert_array_equal(decode(data), whole[name], err_msg=name)
+
+
+SHAPES = [(1, 1), (1, 5000), (5000, 1), (375, 500), (3, 3), (37, 1001), (999, 750), (224, 224), (223, 225), (500, 224)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 224])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_resizing_in_strips(shape: tuple[int, int], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits with torch. Pillow may take the columns first, and is then off by one bit of a float32."""
+    picture = np.random.default_rng(size).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for resize, error in (("clean", 0.0), ("clean-pillow", 5e-7)):
+        transform = Preprocess(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), resize)
+        whole = transform(picture)
+        for strip in (1, 5000, 100_000):
+            if strip == 1 and shape[0] > 500:
+                continue
+            with monkeypatch.context() as patch:
+                patch.setitem(preprocess.STRIP_PIXELS, resize, strip)
+                torch.testing.assert_close(transform(picture), whole, rtol=0, atol=error)
+
+
+def test_a_name_that_is_no_text_places_a_crop() -> None:
+    crop = Preprocess(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop="random")
+    picture = np.random.default_rng(0).integers(0, 256, (20, 90, 3), dtype=np.uint8)
+    assert torch.equal(crop(picture, "\udcff.png"), crop(picture, "\udcff.png"))
+
+
+def test_pillows_warnings_alone_are_quiet_in_all_threads() -> None:
+    """A filter that each image sets and takes back is at times taken from another thread's image, or stays."""
+    data = next(data for name, data, _ in pictures() if name == "broken_exif.jpg")
+    failed: list[BadImage] = []
+
+    def work() -> None:
+        for _ in range(100):
+            try:
+                decode(data)
+            except BadImage as bad:
+                failed.append(bad)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with pytest.raises(UserWarning, match="ours"):
+            warnings.warn("ours", UserWarning, stacklevel=1)
+    assert not failed
+
+
+MEASURE = """
+import json, resource, sys
+from pathlib import Path
+from extractors import Preprocess
+from pipeline.data.decode import decode
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+transform = Preprocess(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), sys.argv[2])
+transform(decode(Path(sys.argv[1]).with_suffix(".small.png").read_bytes()))
+before = peak()
+transform(decode(Path(sys.argv[1]).read_bytes()))
+print(json.dumps(peak() - before))
+"""
+
+
+@pytest.mark.parametrize("resize", ["clean", "clean-pillow"])
+def test_a_large_picture_takes_little_more_than_itself(resize: str, tmp_path: Path) -> None:
+    """Four bytes a pixel in Pillow and three as an array, but not the twelve of floating-point numbers."""
+    side = 7000
+    for name, n in (("x.png", side), ("x.small.png", 100)):
+        Image.new("RGB", (n, n), (1, 2, 3)).save(tmp_path / name, compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "x.png"), resize],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert json.loads(done.stdout) < 9 * side**2
