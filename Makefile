@@ -1,8 +1,8 @@
-# make demo | make test | make lint: each makes or refreshes .venv by itself.
+# make demo | make test | make test-faults | make bench | make lint: each makes or refreshes .venv by itself.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-faults bench lint clean
 
 demo: .venv/demo.stamp
 	.venv/bin/python -m pipeline.data.demo demo_data
@@ -10,6 +10,12 @@ demo: .venv/demo.stamp
 
 test: .venv/dev.stamp
 	.venv/bin/python -m pytest
+
+test-faults: .venv/dev.stamp
+	FAULTS=full .venv/bin/python -m pytest tests/test_faults.py tests/test_flaky.py tests/test_pool.py tests/test_dirty.py tests/test_damage.py
+
+bench: .venv/demo.stamp
+	.venv/bin/python -m bench.scale
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .

@@ -41,6 +41,8 @@ def arguments(given: Sequence[str]) -> list[str]:
             raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(known))}")
         plain = value[:1] not in ("'", '"', "[", "") and not (several and "," in value)
         result.append(f'{key}="{_escaped(value)}"' if key in TEXTS and plain else argument)
+    if "--help" in given and not any(argument.startswith("dataset=") for argument in given):
+        result.append("dataset=images")  # Hydra composes the configuration to print it, and would ask for one
     return result
 
 

@@ -13,7 +13,8 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -102,25 +103,35 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
 
 
 def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
-    """The VDNA in a dataset. Raises `DamagedError` when it is not one or the digests do not agree, `IncompatibleError`
+    """The VDNA in a dataset. Raises `DamagedError` when it is not one or its digests do not agree, `IncompatibleError`
     when it is not of the `expected` spec; either before anything larger than that spec's arrays is allocated."""
-    try:
-        spec = _spec(dataset, expected)
+    with _damage("its contents are not those of a VDNA"):
+        spec = _spec(dataset)
+    if expected is not None and spec.id != expected.id:
+        raise IncompatibleError("made with another network, distributions or ranges")
+    with _damage("its contents are not those of a VDNA"):
         state, ledger = _state(dataset, spec), _ledger(dataset)
         vdna = VDNA(spec)
         vdna.load(state, ledger)
         digests = {"spec": spec.id, "digest": vdna.digest(), "sources": vdna.ledger.sources_digest()}
-    except (DamagedError, IncompatibleError):
-        raise
-    except Exception as error:  # what reads it may raise anything
-        raise DamagedError(f"its contents are not those of a VDNA ({_words(error)})") from error
     for name, digest in digests.items():
         if dataset.attrs.get(name) != digest:
             raise DamagedError(f"its contents are not those it was written with: another {name}")
     return vdna
 
 
-def _spec(dataset: xr.Dataset, expected: Spec | None) -> Spec:
+@contextmanager
+def _damage(words: str) -> Iterator[None]:
+    """Zarr, xarray, zipfile, JSON and their codecs raise anything for what is not as it should be."""
+    try:
+        yield
+    except DamagedError:
+        raise
+    except Exception as error:
+        raise DamagedError(f"{words} ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def _spec(dataset: xr.Dataset) -> Spec:
     a = dataset.attrs
     network = (a["extractor"], a["architecture"], a["weights"], a["preprocessing"], a["precision"])
     layers, names = json.loads(a["layers"]), json.loads(a["distributions"])
@@ -128,16 +139,11 @@ def _spec(dataset: xr.Dataset, expected: Spec | None) -> Spec:
     sound = sound and isinstance(layers, dict) and all(type(n) is int and n > 0 for n in layers.values())
     if not (sound and 0 < sum(layers.values()) <= MAX_NEURONS):
         raise DamagedError("its attributes are not those of a VDNA")
-    if expected is not None and layers != dict(expected.layers):
-        raise IncompatibleError("made with other layers")
     ranges = None
     if "bin_low" in dataset:
         low, high = (_array(dataset, name, (sum(layers.values()),)) for name in ("bin_low", "bin_high"))
         ranges = Ranges(layers, low, high, "exact")
-    spec = Spec(*network, layers, tuple(names), ranges)
-    if expected is not None and spec.id != expected.id:
-        raise IncompatibleError("made with another network, distributions or ranges")
-    return spec
+    return Spec(*network, layers, tuple(names), ranges)
 
 
 def _state(dataset: xr.Dataset, spec: Spec) -> dict[str, np.ndarray]:
@@ -224,18 +230,13 @@ def zipped(objects: Mapping[str, bytes]) -> bytes:
 
 def unzip(data: bytes) -> xr.Dataset:
     """What `zipped` made, its arrays not decoded yet; `DamagedError` for anything else."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
-                raise DamagedError("a zip with compressed entries")
-            if sum(e.file_size for e in entries) > len(data):
-                raise DamagedError("a zip that claims more than it holds")
-            objects = {e.filename: archive.read(e) for e in entries}
-    except DamagedError:
-        raise
-    except Exception as error:  # a broken zip makes zipfile raise anything
-        raise DamagedError(f"not a whole zip ({_words(error)})") from error
+    with _damage("not a whole zip"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
+            raise DamagedError("a zip with compressed entries")
+        if sum(e.file_size for e in entries) > len(data):
+            raise DamagedError("a zip that claims more than it holds")
+        objects = {e.filename: archive.read(e) for e in entries}
     return opened(objects)
 
 
@@ -243,15 +244,11 @@ def opened(objects: Mapping[str, bytes]) -> xr.Dataset:
     """The dataset of a Zarr group whose objects are in memory, its arrays not decoded yet; `DamagedError` for
     anything but what `pack` makes."""
     buffer = zarr.buffer.cpu.Buffer
-    try:
+    with _damage("not a Zarr group as this program writes them"):
         _check(objects)
         store = zarr.storage.MemoryStore({name: buffer.from_bytes(content) for name, content in objects.items()})
         # Version 3 alone: version 2 knows filters that unpickle what they are given.
         dataset: xr.Dataset = xr.open_zarr(store, zarr_format=3, consolidated=False, chunks=None, decode_times=False)
-    except DamagedError:
-        raise
-    except Exception as error:  # zarr, xarray and their codecs raise anything
-        raise DamagedError(f"not a Zarr group as this program writes them ({_words(error)})") from error
     return dataset
 
 
@@ -305,7 +302,3 @@ def _unpacked_size(chunk: bytes) -> int:
     if not width:
         raise DamagedError("a chunk does not say its size")
     return int.from_bytes(chunk[start : start + width], "little") + 256 * (width == 2)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"

@@ -65,8 +65,11 @@ LASTING = (
 """What another try does not change."""
 
 
-PASSING = (400, 408, 409, 425, 429)
-"""Refusals that another try may not meet: too slow, too early, too many; S3 says 400 of a body cut short."""
+REFUSALS = {
+    **dict.fromkeys((401, 403, 405, 407, 411, 413, 414, 415, 416, 451), PermissionError),
+    **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError},
+}
+"""Answers of web servers that another try does not change. Others may pass: S3 says 400 of a body cut short."""
 
 
 class StoreFault(OSError):
@@ -130,13 +133,12 @@ def patiently(action: Callable[[], T], seconds: float, name: str) -> T:
     while True:
         try:
             return action()
-        except LASTING:
-            raise
         except Exception as error:  # every store's client has exceptions of its own
-            if _status(error) == 412:
-                raise FileExistsError(hide(f"{name}: {error}")) from None
-            if _status(error) in range(400, 500) and _status(error) not in PASSING:
-                raise PermissionError(hide(f"{name}: {error}")) from None
+            status = _status(error)
+            if status in REFUSALS and not isinstance(error, REFUSALS[status]):
+                raise REFUSALS[status](hide(f"{name}: {error}")) from None
+            if isinstance(error, LASTING) and status in (0, *REFUSALS):
+                raise
             tries += 1
             pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
             if time.monotonic() + pause - start > seconds:
@@ -149,11 +151,14 @@ def patiently(action: Callable[[], T], seconds: float, name: str) -> T:
 
 def _status(error: Exception) -> int:
     """The HTTP status behind an error of aiohttp's or botocore's; 0 if there is none."""
-    answer = getattr(error.__cause__, "response", None)
-    if isinstance(answer, dict):
-        return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    status = getattr(error, "status", 0)
-    return status if isinstance(status, int) else 0
+    for link in (error, error.__cause__):
+        answer = getattr(link, "response", None)
+        status = getattr(link, "status", None)
+        if isinstance(answer, dict):
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(status, int):
+            return status
+    return 0
 
 
 def call(fs: Any, method: str, *arguments: Any, patience: float = PATIENCE, size: int = 0, **options: Any) -> Any:

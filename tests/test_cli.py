@@ -245,3 +245,9 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shown = command("--catalogue", str(tmp_path / "somewhere"), "show", "mine", module="pipeline.catalogue")
     assert json.loads(shown.stdout)["images"] == 5
+
+
+def test_help_lists_the_choices() -> None:
+    done = command("--help")
+    assert done.returncode == 0
+    assert "extractor: dino_vit_base, efficientnet_lite0, timm" in done.stdout

@@ -76,9 +76,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, o
     }
     buffer = zarr.buffer.cpu.Buffer
     store = zarr.storage.MemoryStore({name: buffer.from_bytes(data) for name, data in planted.items()})
-    with pytest.raises(
-        Exception, match="str"
-    ):  # of the trap, which is none, but is sprung by whoever asks for no version
+    with pytest.raises(TypeError):  # only after the trap was sprung
         xr.open_zarr(store, consolidated=False, chunks=None).load()
     assert (tmp_path / "caught").exists()
     (tmp_path / "caught").unlink()
@@ -185,19 +183,20 @@ def test_chunks_are_no_bombs(objects: Objects) -> None:
         ("shard_url/c/0", zstd),
         ("shard_url/c/0", zstd[:5] + b"\xff" * 99),
     ):
-        with pytest.raises(DamagedError, match="claims to unpack|not those of a VDNA|does not say"):
+        with pytest.raises(DamagedError, match=r"claims to unpack|not those of a VDNA|does not say"):
             from_dataset(unzip(zipped({**objects, path: chunk})))
 
 
 def test_zips_are_no_bombs(objects: Objects) -> None:
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zarr.json", b" " * (400 << 20))
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("zarr.json", "w") as entry:
+        for _ in range(400):
+            entry.write(bytes(1 << 20))
     with pytest.raises(DamagedError, match="compressed entries"):
         unzip(packed.getvalue())
     with pytest.raises(DamagedError, match="not a whole zip"):
         unzip(b"PK")
-    with pytest.raises(DamagedError, match="zarr.json has"):
+    with pytest.raises(DamagedError, match=r"zarr\.json has"):
         opened({**objects, "mean/zarr.json": b" " * (65 << 20)})
 
 
@@ -226,7 +225,7 @@ def test_the_ledger(filled: Callable[..., VDNA], name: str, value: Any) -> None:
 def test_two_records_of_one_shard_are_refused(filled: Callable[..., VDNA]) -> None:
     dataset = to_dataset(filled(1), {})
     twice = dataset.isel(shard=[0, 0])
-    with pytest.raises(IncompatibleError, match="counted twice"):
+    with pytest.raises(DamagedError, match="counted twice"):
         from_dataset(unzip(zipped(pack(twice, consolidated=False))))
 
 
@@ -294,28 +293,21 @@ def test_arrays_of_the_seed(seed: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "caught").exists()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("[" * 100_000, "[]", "5", '"mins_per_neuron"', '{"mins_per_neuron": 5, "maxs_per_neuron": 5}'),
-        *(
-            '{"mins_per_neuron": {}, "maxs_per_neuron": {}}',
-            '{"mins_per_neuron": {"a": {}}, "maxs_per_neuron": {"a": {}}}',
-        ),
-        *(
-            f'{{"mins_per_neuron": {{"a": {{"0": {low}}}}}, "maxs_per_neuron": {{"a": {{"{key}": {high}}}}}, "rule": {rule}}}'
-            for low, key, high, rule in (
-                *((0, 1, 1, '"exact"'), (2, 0, 1, '"exact"'), (0, 0, 1, "[]"), (0, 0, 1, '"no-such"')),
-                *(
-                    ("NaN", 0, 1, '"exact"'),
-                    (0, 0, "1e308", '"widen"'),
-                    (0, 0, 10**400, '"widen"'),
-                    ("[]", 0, "[]", "5"),
-                ),
-            )
-        ),
-    ],
-)
+SIDES = '{"mins_per_neuron": %s, "maxs_per_neuron": %s, "rule": %s}'
+TEXTS = [
+    *("[" * 100_000, "[]", "5", '"mins_per_neuron"', SIDES % (5, 5, 5), SIDES % ("{}", "{}", '"exact"')),
+    *(SIDES % ('{"a": {}}', '{"a": {}}', '"exact"'), SIDES % ('{"a": {"0": 0}}', '{"a": {"1": 0}}', '"exact"')),
+    *(
+        SIDES % (f'{{"a": {{"0": {low}}}}}', f'{{"a": {{"0": {high}}}}}', rule)
+        for low, high, rule in (
+            *((2, 1, '"exact"'), (0, 1, "[]"), (0, 1, '"no-such"'), ("NaN", 1, '"exact"')),
+            *((0, "1e308", '"widen"'), (0, 10**400, '"widen"'), ("[]", "[]", '"widen"')),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=[text[:80] for text in TEXTS])
 def test_ranges(text: str) -> None:
     with pytest.raises(ValueError, match="not a ranges file"):
         Ranges.from_json(text)

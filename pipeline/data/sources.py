@@ -43,7 +43,12 @@ MANY = 32
 """Names in one folder from which on it is listed, and requests for single names that are under way at once."""
 
 
-def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[str, Any] | None = None) -> list[Shard]:
+def find(
+    urls: str | Iterable[str],
+    images_per_shard: int = 256,
+    storage: dict[str, Any] | None = None,
+    patience: float = PATIENCE,
+) -> list[Shard]:
     """The shards behind one or more paths, globs, brace ranges or URLs, in order of name.
 
     `storage` are fsspec options (endpoint, anonymous access, …). Raises `UserError` if something
@@ -59,13 +64,13 @@ def find(urls: str | Iterable[str], images_per_shard: int = 256, storage: dict[s
         if url.startswith("pipe:"):
             raise UserError(f"{shown}: shell commands are not run; name the object itself")
         try:
-            for fs, entry in _entries(url, storage or {}):
+            for fs, entry in _entries(url, storage or {}, patience):
                 if _ending(entry.name).endswith(IMAGES):
                     single.append(entry)
                 elif _ending(entry.name).endswith(".txt"):
-                    single.extend(_lines(fs, entry.name, storage or {}))
+                    single.extend(_lines(fs, entry.name, storage or {}, patience))
                 else:
-                    shards.extend(_archive(fs, entry, images_per_shard))
+                    shards.extend(_archive(fs, entry, images_per_shard, patience))
         except UserError:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -97,7 +102,7 @@ class Entry(NamedTuple):
         return cls(name, -1 if size is None else int(size), version(info))
 
 
-def _entries(url: str, storage: dict[str, Any]) -> Iterator[tuple[Any, Entry]]:
+def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tuple[Any, Entry]]:
     """What a path, URL, glob or brace range leads to, in order, with its file system."""
     names = [url] if _exists_as_is(url) else braceexpand.braceexpand(url)
     for folder, its in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
@@ -106,11 +111,11 @@ def _entries(url: str, storage: dict[str, Any]) -> Iterator[tuple[Any, Entry]]:
         if len(several) < MANY or any(sign in folder for sign in "*?[") or "://" not in url:
             for name in several:
                 fs, path = filesystem(name, storage)
-                found = patiently(partial(_listed, fs, path, name), PATIENCE, name)
+                found = patiently(partial(_listed, fs, path, name), patience, name)
                 yield from ((fs, entry) for entry in found)
             continue
         # A request for each of a million shards would take hours; the folder lists a thousand at a time.
-        there = {entry.name.rpartition("/")[2]: entry for entry in _listing(fs, first.rpartition("/")[0])}
+        there = {entry.name.rpartition("/")[2]: entry for entry in _listing(fs, first.rpartition("/")[0], patience)}
         for name in several:
             entry = there.get(name.rpartition("/")[2])
             if entry is None:
@@ -118,9 +123,9 @@ def _entries(url: str, storage: dict[str, Any]) -> Iterator[tuple[Any, Entry]]:
             yield fs, entry
 
 
-def _listing(fs: Any, folder: str) -> Iterator[Entry]:
+def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
     """The objects directly in a folder. Gives up each description as it goes: of a million, they fill memory."""
-    infos = patiently(lambda: fs.ls(folder, detail=True), PATIENCE, folder)
+    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder)
     fs.invalidate_cache()
     infos = list(reversed(infos))
     while infos:
@@ -211,10 +216,10 @@ def _kind(name: str) -> str | None:
     return next((kind for ending, kind in ARCHIVES.items() if _ending(name).endswith(ending)), None)
 
 
-def _lines(fs: Any, name: str, storage: dict[str, Any]) -> Iterator[Entry]:
+def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iterator[Entry]:
     """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
     path = fs._strip_protocol(name)
-    lines = patiently(lambda: call(fs, "cat_file", path), PATIENCE, name).decode().splitlines()
+    lines = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name).decode().splitlines()
 
     def entry(line: str) -> Entry:
         its, path = (fs, f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}")
@@ -224,7 +229,7 @@ def _lines(fs: Any, name: str, storage: dict[str, Any]) -> Iterator[Entry]:
                 raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
         path = posixpath.normpath(path) if is_local(its) else path
         try:
-            info: dict[str, Any] = patiently(lambda: call(its, "info", path), PATIENCE, path)
+            info: dict[str, Any] = patiently(lambda: call(its, "info", path, patience=patience), patience, path)
         except FileNotFoundError:
             info = {}
         return Entry.of(its.unstrip_protocol(path), info)
@@ -233,7 +238,7 @@ def _lines(fs: Any, name: str, storage: dict[str, Any]) -> Iterator[Entry]:
         yield from asking.map(entry, filter(None, map(str.strip, lines)))
 
 
-def _archive(fs: Any, entry: Entry, images_per_shard: int) -> Iterator[Shard]:
+def _archive(fs: Any, entry: Entry, images_per_shard: int, patience: float) -> Iterator[Shard]:
     kind = _kind(entry.name) or ""
     url, signing = unsigned(entry.name)
     keys = (signing,) if signing else ()
@@ -242,7 +247,7 @@ def _archive(fs: Any, entry: Entry, images_per_shard: int) -> Iterator[Shard]:
         return
     path, info = fs._strip_protocol(entry.name), {"size": None if entry.size < 0 else entry.size}
     try:
-        with open_object(fs, path, info) as file:
+        with open_object(fs, path, info, patience) as file:
             members = _zip_members(file) if kind == "zip" else _row_groups(file)
     except (zipfile.BadZipFile, pyarrow.ArrowInvalid):
         yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage

@@ -38,7 +38,7 @@ def _observe(settings: Settings, spec: Spec) -> Ranges:
     store = settings.store
     tasks: list[Task] = []
     for dataset in settings.calibration:
-        shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
+        shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
         its = group(shards, settings.shards_per_task, dataset.storage)
         tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
     tasks = [replace(task, index=index) for index, task in enumerate(tasks)]

@@ -10,6 +10,7 @@ import logging
 from pipeline.config import Settings
 from pipeline.data.shards import group
 from pipeline.data.sources import find
+from pipeline.objects import unsigned
 from pipeline.planning import Plan, network_spec
 
 log = logging.getLogger(__name__)
@@ -18,9 +19,10 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Write the plan of the dataset asked for."""
     dataset = settings.dataset
-    shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage))
+    shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
     tasks = group(shards, settings.shards_per_task, dataset.storage)
-    known = {"name": dataset.name, "url": dataset.url, "description": dataset.description, "licence": dataset.licence}
+    url = unsigned(dataset.url)[0] if isinstance(dataset.url, str) else [unsigned(url)[0] for url in dataset.url]
+    known = {"name": dataset.name, "url": url, "description": dataset.description, "licence": dataset.licence}
     known["extractor_licence"] = settings.extractor.licence
     plan = Plan(known, network_spec(settings.network), tuple(tasks))
     settings.store.put_plan(plan)
