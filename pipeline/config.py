@@ -210,13 +210,11 @@ def _folders() -> list[Path]:
 
 
 def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
-    for key, hint in (
-        ("name", "a name for the catalogue: dataset.name=my_images"),
-        (
-            "url",
-            "where the images are: dataset.url=PATH_OR_GLOB_OR_URL, for instance 'dataset.url=s3://bucket/laion/{00000..00127}.tar'",
-        ),
-    ):
+    hints = {
+        "name": "a name for the catalogue: dataset.name=my_images",
+        "url": "where the images are, a path, glob or URL: 'dataset.url=s3://bucket/{00000..00127}.tar'",
+    }
+    for key, hint in hints.items():
         if d.get(key) in (None, "", "???"):
             raise UserError(f"dataset.{key} is not set; give {hint}")
     url = d["url"]

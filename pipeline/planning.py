@@ -17,6 +17,12 @@ from extractors import Extractor
 from pipeline.data.shards import Shard, Task
 
 OBSERVE = ("activation-ranges",)
+BROKEN = (OSError, EOFError, zlib.error)
+"""What gzip raises of what it cannot unpack."""
+MALFORMED = (StopIteration, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What other contents than a plan's lead to, beside `ValueError`."""
+MAX_LINE = 64 << 20
+"""Bytes of a task in a plan; a longer line is no task, and not read to its end."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Plan:
     def from_bytes(cls, data: bytes, storage: Mapping[str, Any]) -> Plan:
         """The plan, its tasks with the options to read their shards. Raises `ValueError` if it is none."""
         try:
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as lines:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
+                lines = iter(lambda: unpacked.readline(MAX_LINE), b"")
                 head = json.loads(next(lines))
                 layers = {str(layer): int(neurons) for layer, neurons in head["layers"]}
                 arch, weights, preprocessing, precision = (str(head[name]) for name in DECIDING)
@@ -66,7 +73,7 @@ class Plan:
                 rows = (tuple(map(Shard.from_row, json.loads(line))) for line in lines)
                 tasks = tuple(Task(index, shards, storage) for index, shards in enumerate(rows))
             return cls(head["dataset"], network, tasks)
-        except (OSError, EOFError, zlib.error, StopIteration, LookupError, TypeError) as error:
+        except (*BROKEN, *MALFORMED) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

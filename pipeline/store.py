@@ -18,7 +18,6 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -39,6 +38,10 @@ STALE = timedelta(hours=1)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of datasets and extractors: they become folder names and appear in pages."""
+
+
+HASH = re.compile(r"[0-9a-f]{16}")
+"""What ranges and groups are named by."""
 
 
 class Store(Folder):
@@ -75,9 +78,18 @@ class Store(Folder):
             current = self.get(f"ranges/{network}/current")
             if current is None:
                 return None
-            ranges_id = current.decode()
-        data = self.get(f"ranges/{network}/{ranges_id}.json")
-        return None if data is None else Ranges.from_json(data.decode())
+            ranges_id = current.decode(errors="replace")
+        path = f"ranges/{network}/{ranges_id}.json"
+        data = self.get(path) if HASH.fullmatch(ranges_id) else None
+        if data is None:
+            return None
+        try:
+            ranges = Ranges.from_json(data.decode())
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
+        if ranges.id != ranges_id:
+            raise DamagedError(f"{self.url}/{path} is damaged: its contents are other ranges")
+        return ranges
 
     # -- partials --------------------------------------------------------------------------------
 
@@ -86,7 +98,8 @@ class Store(Folder):
         return set(self.names(f"partials/{spec_id}", ".zip"))
 
     def put_partial(self, vdna: VDNA, task_id: str, provenance: Mapping[str, Any]) -> None:
-        objects = pack(to_dataset(vdna, {"provenance": json.dumps(provenance)}), consolidated=False)
+        dataset = to_dataset(vdna, {"task": task_id, "provenance": json.dumps(provenance)})
+        objects = pack(dataset, consolidated=False)
         self.put(f"partials/{vdna.spec.id}/{task_id}.zip", zipped(objects))
 
     def get_partial(self, spec: Spec, task_id: str) -> tuple[VDNA, dict[str, Any]] | None:
@@ -98,8 +111,10 @@ class Store(Folder):
             return None
         try:
             dataset = unzip(data)
-            return from_dataset(dataset, spec), json.loads(dataset.attrs["provenance"])
-        except (zipfile.BadZipFile, IncompatibleError, DamagedError, KeyError, ValueError, OSError) as error:
+            if dataset.attrs["task"] != task_id:
+                raise DamagedError("it is another task's")
+            return from_dataset(dataset, spec), dict(json.loads(dataset.attrs["provenance"]))
+        except (IncompatibleError, DamagedError, LookupError, TypeError, ValueError, RecursionError) as error:
             self.remove(path)
             raise DamagedError(
                 f"{path} is damaged ({error}) and was removed: the same command makes it again"
@@ -119,6 +134,9 @@ class Store(Folder):
 
     def put_vdna(self, vdna: VDNA, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Store a dataset's VDNA and make it the current one; returns its manifest."""
+        for name in (dataset, vdna.spec.extractor):
+            if not NAME.fullmatch(name):
+                raise UserError(f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 128)")
         folder = f"vdnas/{dataset}/{vdna.spec.extractor}"
         manifest = {"format": FORMAT, "dataset": dataset, **summary(vdna), **facts, "created": now()}
         manifest["program"] = f"vdna-catalogue {importlib.metadata.version('vdna-catalogue')}"
@@ -140,9 +158,23 @@ class Store(Folder):
     def manifest(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
         """The manifest of a dataset's VDNA of that spec, or None if there is none."""
         path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
-        found: dict[str, Any] | None = self.get_json(path)
-        if found is not None and found["format"] > FORMAT:
+        found = self._manifest(path)
+        said = found and tuple(found.get(key) for key in ("dataset", "extractor", "spec"))
+        if said not in (None, (dataset, extractor, spec_id)):
+            raise DamagedError(f"{self.url}/{path} is damaged: it is the manifest of something else")
+        return found
+
+    def _manifest(self, path: str) -> dict[str, Any] | None:
+        """A manifest whose group lies where it should."""
+        found = self.get_json(path)
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+            raise DamagedError(f"{self.url}/{path} is damaged: it is no manifest")
+        if found["format"] > FORMAT:
             raise UserError(f"{self.url}/{path} was written by a newer version of this program; update it")
+        if not HASH.fullmatch(str(found.get("group")).removesuffix(".zarr")):
+            raise DamagedError(f"{self.url}/{path} is damaged: it names no group")
         return found
 
     def manifests(self) -> list[dict[str, Any]]:
@@ -180,8 +212,7 @@ class Store(Folder):
                 self.remove(path, recursive=True)
 
     def distances_manifest(self, extractor: str, spec_id: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.get_json(f"distances/{extractor}/{spec_id}/manifest.json")
-        return found
+        return self._manifest(f"distances/{extractor}/{spec_id}/manifest.json")
 
     def get_distances(self, extractor: str, spec_id: str) -> xr.Dataset | None:
         """All distances between the VDNAs of a spec, or None before the first comparison."""
@@ -191,7 +222,7 @@ class Store(Folder):
         path = f"distances/{extractor}/{spec_id}/{manifest['group']}"
         try:
             return opened(self.get_group(path)).load()
-        except (KeyError, ValueError) as error:
+        except (DamagedError, KeyError, ValueError, RuntimeError) as error:
             raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
 

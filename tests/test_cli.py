@@ -97,7 +97,7 @@ def test_the_interface_that_others_rely_on() -> None:
         (("dataset=demo_digits", "dataset.storage=abc"), r"dataset\.storage=abc: give options"),
         (("dataset=demo_digits", "catalogue=''"), "catalogue is empty"),
         (("dataset=demo_digits", "calibration.max_tasks=0"), "max_tasks=0: must be a whole number"),
-        (("dataset=demo_digits", "calibration.datasets=[nope]"), "no dataset nope; conf/dataset has demo_digits"),
+        (("dataset=demo_digits", "calibration.datasets=[nope]"), "no dataset nope; there are demo_digits"),
     ],
 )
 def test_mistakes_name_the_key_and_what_is_allowed(overrides: tuple[str, ...], message: str) -> None:

@@ -42,10 +42,11 @@ def tries(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]
     return settings(max_examples=examples * MANY, derandomize=True, deadline=None, suppress_health_check=checks)
 
 
-def changes(size: int, kinds: tuple[str, ...] = ("cut", "flip", "flip", "zero", "repeat", "drop")) -> st.SearchStrategy:
-    """One to three changes of something of that size: what, where, how many bytes, and the bits that are flipped."""
+def changes(size: int, most: int = 3) -> st.SearchStrategy[list[Change]]:
+    """Changes of something of that size: what, where, how many bytes, and the bits that are flipped."""
+    kinds = st.sampled_from(["cut", "flip", "flip", "zero", "repeat", "drop"])
     counts, bits = st.sampled_from([1, 1, 1, 2, 8, 60, 600]), st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128, 255])
-    return st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, size - 1), counts, bits), min_size=1, max_size=3)
+    return st.lists(st.tuples(kinds, st.integers(0, size - 1), counts, bits), min_size=1, max_size=most)
 
 
 def damaged(data: bytes, todo: list[Change]) -> bytes:
@@ -88,9 +89,11 @@ BODIES = [i for start in dirty.starts(TAR) for i in range(start + 512, start + 5
 
 
 @tries(500)
-@given(todo=changes(len(TAR)))
+@given(todo=changes(len(TAR), most=1))
 def test_tars(tmp_path: Path, todo: list[Change]) -> None:
     """What is seen are the first members; all of them, unless damage is recorded."""
+    kind, at, count, bits = todo[0]  # of two bits, a header's checksum may see neither
+    todo = [(kind, at, 1 if kind == "flip" else count, bits)]
     images, damage = seen(tmp_path / "x.tar", damaged(TAR, todo))
     names = [name for name, _ in images]
     assert names == NAMES[: len(names)]
@@ -124,11 +127,14 @@ def test_tars_without_checksums_of_their_names(tmp_path: Path, name: str, data: 
 def test_zips(tmp_path: Path, todo: list[Change]) -> None:
     """What the directory still calls an image is seen, or the directory is damaged."""
     data = damaged(dirty.zipped(), todo)
-    images, damage = seen(tmp_path / "x.zip", data) if b"png" in data else ([], [""])
+    found = outcome(lambda: seen(tmp_path / "x.zip", data), UserError)
+    images, damage = ([], []) if isinstance(found, UserError) else found
     assert len(images) <= len(NAMES)
     if not damage:
-        listed = [n for n in zipfile.ZipFile(io.BytesIO(data)).namelist() if n.lower().endswith(".png")]
-        assert len(images) == len(listed)
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+        assert len(images) == sum(name.lower().endswith(".png") for name in names)
+    if isinstance(found, UserError):
+        assert "no image found" in str(found)
 
 
 ROWS = next(case.data for case in dirty.cases() if case.name == "whole.parquet")
@@ -176,7 +182,7 @@ def vdna(filled: Callable[..., VDNA]) -> VDNA:
 def test_partials(tmp_path: Path, vdna: VDNA, draw: st.DataObject) -> None:
     """The same VDNA, or the partial is refused by its name and gone."""
     store = Store(str(tmp_path))
-    data = zipped(pack(to_dataset(vdna, {"provenance": "{}"}), consolidated=False))
+    data = zipped(pack(to_dataset(vdna, {"task": "task", "provenance": "{}"}), consolidated=False))
     path = f"partials/{vdna.spec.id}/task.zip"
     store.put(path, damaged(data, draw.draw(changes(len(data)))))
     found = outcome(lambda: store.get_partial(vdna.spec, "task"), DamagedError)

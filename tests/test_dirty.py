@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -20,13 +21,15 @@ from PIL import Image
 from extractors import Preprocess, build, preprocess
 from pipeline.data import decode as decoding
 from pipeline.data.decode import BadImage, decode
-from pipeline.data.shards import Task
+from pipeline.data.indexed import open_parquet, open_zip
+from pipeline.data.shards import Shard, Task
 from pipeline.data.sources import find
+from pipeline.data.streams import Changed, ShardReader
 from pipeline.make import named_extractor
 from pipeline.planning import network_spec
 from pipeline.worker import Job, Worker
 from tests.conftest import ROOT, TINY, settings
-from tests.dirty import Case, cases, reasons, write
+from tests.dirty import FILES, Case, cases, reasons, write
 from tests.dirty_pictures import pictures
 from tests.runs import do, manifest
 
@@ -78,6 +81,37 @@ def test_the_whole_corpus_at_once(tmp_path: Path) -> None:
     assert {name: (counted[name], dict(skipped[name])) for name in skipped} == expected
     assert {r.url.rpartition("/")[2] for r in vdna.ledger.damaged} == {c.name for c in cases() if c.damaged}
     assert set(vdna.state()["count"].tolist()) == {vdna.images} == {sum(n for n, _ in expected.values())}
+
+
+@pytest.mark.parametrize("images_per_shard", [1, 2, 3])
+def test_a_name_that_is_twice_in_a_zip_counts_once(images_per_shard: int, tmp_path: Path) -> None:
+    """However its entries fall into shards."""
+    case = next(case for case in cases() if case.name == "twice.zip")
+    (tmp_path / case.name).write_bytes(case.data)
+    shards = find(str(tmp_path / case.name), images_per_shard)
+    images = [data for shard in shards for _, data in ShardReader(shard)]
+    assert [data.reason for data in images if isinstance(data, BadImage)] == ["duplicate name"]
+    assert sorted(data for data in images if isinstance(data, bytes)) == sorted([FILES["000.png"], FILES["001.png"]])
+
+
+def test_a_fault_of_the_store_is_no_damage() -> None:
+    """zipfile calls any OSError a file that is no zip."""
+
+    class Faulty(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionError("gone")
+
+    for opening in (open_zip, open_parquet):
+        with pytest.raises(ConnectionError, match="gone"):
+            opening(Faulty(bytes(9999)))
+
+
+@pytest.mark.parametrize("name", ["whole.zip", "whole.parquet"])
+def test_an_archive_that_could_not_be_planned_is_not_empty(name: str, tmp_path: Path) -> None:
+    case = next(case for case in cases() if case.name == name)
+    (tmp_path / name).write_bytes(case.data)
+    with pytest.raises(Changed, match="when it was planned: add plan"):
+        list(ShardReader(Shard(name.rpartition(".")[2], str(tmp_path / name), len(case.data), "")))
 
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ class TestStages:
     def test_out_of_order_is_named(self, tars: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no plan for dataset faces.*add plan to stages"):
             do(of(tars, tmp_path, "stages=[extract]"))
-        with pytest.raises(UserError, match="task 0 has no partial yet: add extract to stages"):
+        with pytest.raises(UserError, match=r"partial \w+ is not there yet: add extract to stages"):
             do(of(tars, tmp_path, "stages=[plan,calibrate,reduce]"))
         with pytest.raises(UserError, match="nothing to publish yet, add reduce"):
             publish.run(of(tars, tmp_path / "new"))

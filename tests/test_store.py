@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from distributions import VDNA, Ranges, ShardRecord
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.planning import Plan
 from pipeline.store import Store
 from tests.material import ALL, LAYERS, spec
 
@@ -88,6 +90,17 @@ def _refused(store: Store, vdna: VDNA) -> bool:
         return TASK.id in str(error)
     assert back.digest() == vdna.digest()
     return False
+
+
+def test_a_partial_of_another_task_is_refused(store: Store, filled: Callable[..., VDNA]) -> None:
+    vdna = filled(1)
+    store.put_partial(vdna, TASK.id, {})
+    path = f"partials/{vdna.spec.id}"
+    store.put(f"{path}/other.zip", store.get(f"{path}/{TASK.id}.zip") or b"")
+    with pytest.raises(DamagedError, match=r"other\.zip is damaged \(it is another task's\) and was removed"):
+        store.get_partial(vdna.spec, "other")
+    assert store.get_partial(vdna.spec, "other") is None
+    assert store.get_partial(vdna.spec, TASK.id) is not None
 
 
 def test_a_partial_of_another_spec_is_refused(store: Store, filled: Callable[..., VDNA], ranges: Ranges) -> None:
@@ -238,3 +251,36 @@ def test_options_stay_out_of_everything_stored(tmp_path: Path, filled: Callable[
     store.put_partial(filled(1), TASK.id, {})
     store.put_vdna(filled(1), "mine", FACTS)
     assert not any(b"auto_mkdir" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+class TestNothingLeavesItsFolder:
+    """What a catalogue's own files say is checked before it becomes a path."""
+
+    @pytest.mark.parametrize("change", [{"dataset": "other"}, {"group": "../../../etc"}, {"group": 3}, {"format": "1"}])
+    def test_manifests(self, store: Store, filled: Callable[..., VDNA], change: dict[str, object]) -> None:
+        manifest = store.put_vdna(filled(1), "mine", FACTS)
+        path = f"vdnas/mine/{manifest['extractor']}/{manifest['spec']}.json"
+        store.put_json(path, {**manifest, **change})
+        with pytest.raises(DamagedError, match=r"vdnas/mine/.*is damaged"):
+            store.manifests()
+
+    def test_names(self, store: Store, filled: Callable[..., VDNA]) -> None:
+        for name in ("../x", "a/b", "", ".hidden", "<b>", "x" * 129):
+            with pytest.raises(UserError, match="cannot be a name"):
+                store.put_vdna(filled(1), name, FACTS)
+
+    def test_ranges(self, store: Store, ranges: Ranges) -> None:
+        store.put_ranges("network", ranges)
+        other = Ranges(LAYERS, ranges.minimum - 1, ranges.maximum)
+        store.put(f"ranges/network/{ranges.id}.json", other.to_json().encode())
+        with pytest.raises(DamagedError, match="other ranges"):
+            store.get_ranges("network")
+        store.put("ranges/network/current", b"../../x")
+        assert store.get_ranges("network") is None
+
+    @pytest.mark.parametrize("line", [b"[" * 100_000, b"[[1]]", b'[["tar","x",1e999,"","",[],[]]]', b"7", b'{"a": 1}'])
+    def test_plans(self, store: Store, line: bytes) -> None:
+        head = Plan({"name": "x"}, spec(None, ("activation-ranges",)), ()).to_bytes()
+        store.put("plans/x/net.json.gz", gzip.compress(gzip.decompress(head) + line))
+        with pytest.raises(DamagedError, match=r"net\.json\.gz is damaged.*add plan to stages"):
+            store.get_plan("x", "net", {})

@@ -23,11 +23,21 @@ from typing import Any, NamedTuple
 import braceexpand
 import fsspec
 import pyarrow
-import pyarrow.parquet
 
+from pipeline.data.indexed import open_parquet, open_zip
 from pipeline.data.shards import Shard
 from pipeline.errors import UserError
-from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, open_object, patiently, unsigned, version
+from pipeline.objects import (
+    PATIENCE,
+    call,
+    filesystem,
+    hide,
+    is_local,
+    open_object,
+    patiently,
+    unsigned,
+    version,
+)
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
@@ -98,6 +108,8 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, name: str, info: Mapping[str, Any]) -> Entry:
+        if not name.isascii() and name != name.encode(errors="replace").decode():
+            raise UserError(f"{hide(ascii(name))}: a name must be UTF-8 to be written down; rename it")
         size = info.get("size")
         return cls(name, -1 if size is None else int(size), version(info))
 
@@ -260,12 +272,12 @@ def _archive(fs: Any, entry: Entry, images_per_shard: int, patience: float) -> I
 
 
 def _zip_members(file: Any) -> list[str]:
-    names = (info.filename for info in zipfile.ZipFile(file).infolist() if not info.is_dir())
+    names = {info.filename for info in open_zip(file).infolist() if not info.is_dir()}
     return sorted(n for n in names if n.lower().endswith(IMAGES) and not n.startswith("__MACOSX"))
 
 
 def _row_groups(file: Any) -> list[str]:
-    return [str(index) for index in range(pyarrow.parquet.ParquetFile(file).num_row_groups)]
+    return [str(index) for index in range(open_parquet(file).num_row_groups)]
 
 
 def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:

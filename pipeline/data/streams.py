@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from pipeline.data.decode import BadImage
+from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.indexed import arrow_errors, by_name, image_column, of_cell, open_parquet, open_zip, unzipped
 from pipeline.data.shards import Shard
 from pipeline.data.tars import TarStream
@@ -81,6 +81,9 @@ class ShardReader:
         for i, url in enumerate(shard.members):
             fs, path = filesystem(signed(url, *shard.signing[i : i + 1]), self.storage)
             size = shard.sizes[i] if shard.sizes else -1
+            if size > MAX_BYTES:
+                yield url, BadImage("too large")
+                continue
             try:
                 data = patiently(
                     partial(_whole, fs, path, size, self.patience), 0 if is_local(fs) else self.patience, path
@@ -111,6 +114,7 @@ class ShardReader:
             except zipfile.BadZipFile as error:
                 self._broken(error)
                 return
+            self._expect_members()
             with archive:
                 entries, bad = by_name(archive)
                 for name in dict.fromkeys(self.shard.members):
@@ -128,16 +132,20 @@ class ShardReader:
         with self._opened() as file:
             try:
                 table = open_parquet(file)
+                self._expect_members()
                 column = image_column(table.schema_arrow)
                 for group in self.shard.members:
                     for row, data in enumerate(_cells(table, column, int(group))):
                         if isinstance(data, bytes):
                             self._digest.update(data)
                         yield f"{self._name}/{group}/{row}", data
-                if not self.shard.members:
-                    raise pyarrow.ArrowInvalid("the file has no row groups")
             except pyarrow.ArrowInvalid as error:
                 self._broken(error)
+
+    def _expect_members(self) -> None:
+        """An archive whose directory could not be read when it was planned, but now, must not pass for an empty one."""
+        if not self.shard.members:
+            raise Changed(f"{self.shard.url}: could not be read when it was planned: add plan to stages=[...]")
 
     def _broken(self, error: Exception) -> None:
         self.damage = (str(error).splitlines() or ["it cannot be read"])[0][:200]
