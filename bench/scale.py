@@ -110,7 +110,7 @@ class _Host:
 
 def dispatching() -> dict[str, Any]:
     """100,000 tasks through the pool's own loop to 1,000 actors."""
-    ray.init(num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
     hosts = [ray.remote(_Host).options(max_concurrency=ACTORS).remote() for _ in range(PROCESSES)]
     ray.get([host.node.remote() for host in hosts])
     hired: Iterator[int] = iter(range(sys.maxsize))

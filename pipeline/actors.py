@@ -34,8 +34,8 @@ IN_FLIGHT = 2
 """Tasks of an actor: one under way, one waiting."""
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
-MOST_STILLBORN = 20
-"""Actors that may die in a row before they have started: then none ever will."""
+MOST_STILLBORN = 8
+"""Times the number of actors that may die in a row before any has started: then none ever will."""
 
 
 Died = ray.exceptions.RayActorError
@@ -187,7 +187,7 @@ class Pool:
         for room in self._room:
             room.pop(member, None)
         self._stillborn += not member.node
-        if self._stillborn > MOST_STILLBORN:
+        if self._stillborn > MOST_STILLBORN * (len(self._members) + 1):
             raise UserError(f"actors die before they have started: {error}")
         self._dismiss(member.actor)  # it may only be out of reach, and would hold its GPU
         self._start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pipeline.groups import DamagedError
 from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, patiently, whole
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+TEMPORARY = ".tmp"
 AT_ONCE = 16
 """Objects under way at once where there are several."""
 
@@ -87,7 +89,7 @@ class Folder:
         """What the store refuses or fails at, as one line that names the catalogue."""
         try:
             yield
-        except (OSError, NoCredentialsError, PartialCredentialsError) as error:
+        except (OSError, TypeError, NoCredentialsError, PartialCredentialsError) as error:
             raise UserError(hide(f"catalogue={self.url}: cannot be {done} ({error})")) from None
 
     def put_json(self, path: str, content: Any) -> None:
@@ -110,7 +112,7 @@ class Folder:
             found = patiently(partial(self.fs.ls, full, detail=False), self.patience, full)
             self.fs.invalidate_cache(full)  # of a million names, they fill memory
         names = (name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != full)
-        return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+        return sorted(n.removesuffix(ending) for n in names if n.endswith(ending) and not n.endswith(TEMPORARY))
 
     def put_group(self, path: str, objects: Mapping[str, bytes]) -> None:
         """The group's own metadata last: without it the rest is nothing."""
@@ -125,15 +127,24 @@ class Folder:
         full = f"{self.root}/{path}"
         with self._telling("read"):
             names: Iterable[str] = patiently(partial(self.fs.find, full), self.patience, full)
+        names = [name for name in names if not name.endswith(TEMPORARY)]  # of a writer that died, or writes now
         paths = [f"{path}/{name.removeprefix(self.fs._strip_protocol(full)).lstrip('/')}" for name in names]
         with ThreadPoolExecutor(AT_ONCE) as threads:
             objects = zip(paths, threads.map(self.get, paths), strict=True)
             return {name[len(path) + 1 :]: data for name, data in objects if data is not None}
 
-    def remove(self, path: str, recursive: bool = False) -> None:
-        """Remove an object, or all below a path, that may be gone already."""
+    def remove(self, path: str) -> None:
+        """Remove an object that may be gone already."""
         with self._telling("written"), contextlib.suppress(FileNotFoundError):
-            self._patiently("rm", path, recursive=recursive)
+            self._patiently("rm_file", path)  # `rm` would take a name with brackets for a pattern
+
+    def remove_group(self, path: str) -> None:
+        """Remove all objects below a path."""
+        if self._local:
+            shutil.rmtree(f"{self.root}/{path}", ignore_errors=True)
+            return
+        for name in self.get_group(path):
+            self.remove(f"{path}/{name}")
 
     def age(self, path: str) -> timedelta:
         """How long ago an object was written; no time at all if it is not there."""
@@ -146,14 +157,28 @@ class Folder:
 
 def _put_on_disk(path: Path, data: bytes, new: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{TEMPORARY}")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that loses power has the name without the contents
         if new:
-            os.link(temporary, path)
+            _name_new(temporary, path)
             temporary.unlink()
         else:
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    """Give a file its name unless the name is taken: `FileExistsError`."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links; here a reader may find it half written
+        with path.open("xb") as file:
+            file.write(temporary.read_bytes())

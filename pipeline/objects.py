@@ -81,7 +81,8 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     protocol = fsspec.core.split_protocol(url)[0] or "file"
     if "::" in url or protocol not in PROTOCOLS:
         raise UserError(f"{hide(url)}: cannot open this kind of URL; allowed are paths and {', '.join(PROTOCOLS)}")
-    if re.match(r"\w+://[^/@]*:[^/@]*@", url):
+    # A bucket's name has no colon; a secret may hold a slash.
+    if re.match(r"(https?|ftp|sftp|smb|s3a?)://[^/]*@|s3a?://[^/@]*:", url):
         raise UserError(
             f"{hide(url)}: a URL must not hold a password, it would be written down; "
             "use the store's environment variables or its storage options"
@@ -95,7 +96,10 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return fs, path
 
 
-SIGNING = r"x-(?:amz|goog)-[\w-]+|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|\w*token|password"
+SIGNING = (
+    r"x-(?:amz|goog|oss|obs|ms)-[\w-]+|q-[\w-]+|\w*accesskeyid|\w*accessid|[\w-]*signature|[\w-]*credential|"
+    r"expires|policy|key-pair-id|[\w-]*token|\w*password|\w*secret\w*|api[_-]?key|auth\w*|hmac"
+)
 AZURE = "sig|sv|ss|srt|sr|se|st|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
 """Parameters of a signed URL: they open an object and are no part of its name."""
 
@@ -118,7 +122,7 @@ def signed(url: str, signing: str = "") -> str:
 
 def hide(text: str) -> str:
     """A text for people without the passwords and signatures of the URLs in it."""
-    text = re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", text)
+    text = re.sub(r"(?<=://)[^/@\s]*:[^@\s'\"]*@|(?<=https://)[^/@\s]*@|(?<=http://)[^/@\s]*@", "***@", text)
     return re.sub(rf"(?<=[?&])({SIGNING}|sig)=[^&\s'\"]*", r"\1=***", text, flags=re.IGNORECASE)
 
 
@@ -142,11 +146,15 @@ def patiently(action: Callable[[], T], seconds: float, name: str) -> T:
             tries += 1
             pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
             if time.monotonic() + pause - start > seconds:
-                cause = str(error) or type(error).__name__
+                cause = str(error) or _named(error)
                 raise StoreFault(hide(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}")) from None
             if tries > QUIET_TRIES:
-                log.warning("%s", hide(f"{name}: trying again ({str(error) or type(error).__name__})"))
+                log.warning("%s", hide(f"{name}: trying again ({str(error) or _named(error)})"))
             time.sleep(pause)
+
+
+def _named(error: Exception) -> str:
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _status(error: Exception) -> int:
@@ -181,13 +189,15 @@ def open_object(fs: Any, path: str, info: Mapping[str, Any], patience: float = P
         file: io.BufferedIOBase = fs.open(path, "rb")
         return file
     size = info.get("size")
-    if size is not None and (not _web(fs) or patiently(lambda: _gives_ranges(fs, path, patience), patience, path)):
+    if size == 0:
+        return io.BytesIO()  # no server has a range of it
+    if size is not None and (not is_web(fs) or patiently(lambda: _gives_ranges(fs, path, patience), patience, path)):
         return io.BufferedReader(_Ranges(fs, path, int(size), patience), min(BLOCK, int(size) + 1))
     if (size or 0) > WHOLE:
         raise UserError(f"{hide(path)}: its server gives no parts of objects, and this one is too large to be held")
-    return io.BytesIO(
-        patiently(lambda: call(fs, "cat_file", path, patience=patience, size=size or WHOLE), patience, path)
-    )
+    if not is_web(fs):
+        return io.BytesIO(patiently(lambda: call(fs, "cat_file", path, patience=patience, size=WHOLE), patience, path))
+    return io.BytesIO(patiently(lambda: _downloaded(fs, path, patience), patience, path))
 
 
 def version(info: Mapping[str, Any]) -> str:
@@ -218,7 +228,7 @@ def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
     return patiently(fetch, patience, path)
 
 
-def _web(fs: Any) -> bool:
+def is_web(fs: Any) -> bool:
     return "http" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
 
 
@@ -233,6 +243,25 @@ def _gives_ranges(fs: Any, url: str, patience: float) -> bool:
             return int(answer.status)
 
     return bool(fsspec.asyn.sync(fs.loop, status, timeout=patience * ATTEMPT_SHARE) == 206)
+
+
+def _downloaded(fs: Any, url: str, patience: float) -> bytes:
+    """All of an object whose size its web server does not say or whose parts it does not give."""
+
+    async def body() -> bytes:
+        parts, size = [], 0
+        session = await fs.set_session()
+        async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
+            fs._raise_not_found_for_status(answer, url)
+            async for part in answer.content.iter_chunked(SMALLEST_BLOCK):
+                parts.append(part)
+                size += len(part)
+                if size > WHOLE:
+                    raise UserError(f"{hide(url)}: too large to be held whole, and its server gives no parts of it")
+        return b"".join(parts)
+
+    data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=patience * ATTEMPT_SHARE + WHOLE / SLOWEST)
+    return data
 
 
 class _Ranges(io.RawIOBase):
@@ -277,7 +306,7 @@ class _Ranges(io.RawIOBase):
                 self._fs, "cat_file", self._path, patience=self._patience, size=length, start=start, end=end
             )
         except (TimeoutError, FSTimeoutError):
-            self._most = max(length // 4, SMALLEST_BLOCK)  # a slow line is no stall: ask for less
+            self._most = max(length // 16, SMALLEST_BLOCK)  # a slow line is no stall: ask for less
             raise
         if not 0 < len(data) <= length:
             raise OSError(f"{len(data)} bytes came for {length} asked for")

@@ -30,6 +30,7 @@ from pipeline.config import PoolConfig, Settings
 from pipeline.data.shards import Work
 from pipeline.data.streams import Changed
 from pipeline.errors import UserError
+from pipeline.objects import hide
 from pipeline.progress import Tracker
 from pipeline.store import Store
 from pipeline.worker import Receipt, Worker, cores
@@ -63,25 +64,16 @@ class Report:
         self.lost_bytes += receipt.lost_bytes
         self.done += 1
 
-    @property
-    def bad_fraction(self) -> float:
-        """Share of images skipped or of bytes lost behind damage, whichever is worse."""
-        skipped = self.skipped.total()
-        return max(skipped / max(self.counted + skipped, 1), self.lost_bytes / max(self.bytes, 1))
-
     def judge(self, limit: float, plan_bytes: int) -> None:
-        """Raise `UserError` with the reasons if more of a plan is bad than allowed, were all the rest of it good.
+        """Raise `UserError` if more bytes of a plan lie behind damage than allowed, were all the rest of it good.
 
-        Spares the rest of a hopeless run; the exact verdict is the reduce stage's, from the ledger.
+        Spares the rest of a hopeless run; the exact verdict, on images too, is the reduce stage's, from the ledger.
         """
-        if self.bad_fraction * self.bytes > limit * plan_bytes:
-            reasons = [f"{count} {reason}" for reason, count in self.skipped.most_common()]
-            reasons += [f"{self.damaged} damaged archive(s), {self.lost_bytes} bytes behind the damage"] * bool(
-                self.damaged
-            )
+        if self.lost_bytes > limit * plan_bytes:
             raise UserError(
-                f"{self.bad_fraction:.1%} of the data cannot be used, more than max_bad_fraction={limit:g}: "
-                f"{'; '.join(reasons)}. What is done is kept; a larger max_bad_fraction goes on from here"
+                f"{self.lost_bytes / max(plan_bytes, 1):.1%} of the data cannot be used, more than "
+                f"max_bad_fraction={limit:g}: {self.damaged} damaged archive(s), {self.lost_bytes} bytes behind the "
+                "damage. What is done is kept; a larger max_bad_fraction goes on from here"
             )
 
 
@@ -127,12 +119,12 @@ def run(
     Raises `UserError` when too much of the data is bad or tasks failed for good; finished partials stay.
     """
     there = settings.store.partials(spec.id)
+    settings.store.forget_failures(spec.id, there)
     missing = [task for task in tasks if task.id not in there]
     if not missing:
         return
     log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
     report = work(settings, spec, missing, title, sum(task.size for task in tasks), worker)
-    settings.store.put_failures(spec.id, missing, report.failed)
     if report.failed:
         shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(report.failed.items())[:5])
         raise UserError(
@@ -159,9 +151,12 @@ def work(
         pool(worker, min(its.actors, len(tasks)), cpus, gpus) as actors,
         Tracker(title, len(tasks)) as tracker,
     ):
-        for counted, skipped in dispatch(actors, tasks, settings.store, settings.pool.attempts, report):
-            tracker.show(report.done + len(report.failed), counted, skipped, actors.alive)
-            report.judge(settings.max_bad_fraction, plan_bytes)
+        try:
+            for counted, skipped in dispatch(actors, tasks, settings.store, settings.pool.attempts, report):
+                tracker.show(report.done + len(report.failed), counted, skipped, actors.alive)
+                report.judge(settings.max_bad_fraction, plan_bytes)
+        finally:
+            settings.store.put_failures(spec.id, tasks, report.failed)
     return report
 
 
@@ -194,7 +189,7 @@ def dispatch(
             else:
                 cause = getattr(outcome, "cause", outcome)
                 faults[task.index] += 1
-                fault = f"{type(cause).__name__}: {cause}"
+                fault = hide(f"{type(cause).__name__}: {cause}")
                 last = faults[task.index] >= attempts or isinstance(cause, Changed)
             failed_on.setdefault(task.index, set()).add(member.node)
             if last:
@@ -224,6 +219,6 @@ def start_ray(config: PoolConfig) -> None:
         wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
         local = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
     on_notice = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **local)
+    ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=True, **local)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_notice)  # Ray's own ends the process where it stands

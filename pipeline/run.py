@@ -14,6 +14,7 @@ import importlib
 import logging
 import signal
 import sys
+import traceback
 from typing import Any
 
 import hydra
@@ -26,6 +27,7 @@ from pipeline.arguments import arguments
 from pipeline.config import CONF, Settings
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
+from pipeline.objects import hide
 from pipeline.progress import console
 
 finished: list[Settings] = []
@@ -40,7 +42,7 @@ def run(settings: Settings) -> None:
         except DamagedError as error:
             if stage != "reduce" or "extract" not in settings.stages:
                 raise
-            logging.getLogger(__name__).warning("%s", error)
+            logging.getLogger(__name__).warning("%s", hide(str(error)))
             _stage("extract").run(settings)
             _stage("reduce").run(settings)
 
@@ -61,7 +63,10 @@ def main(cfg: DictConfig) -> None:
         finished.append(settings)
     except (UserError, IncompatibleError, ExtractorError, DamagedError) as error:
         failures.append(str(error))
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(hide(f"error: {error}\n"))
+    except Exception as error:  # a fault of ours; Hydra would print the command with the secrets in it
+        failures.append(str(error))
+        sys.stderr.write(hide(f"{traceback.format_exc()}error: {type(error).__name__}: {error}\n"))
 
 
 def command() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ from pipeline.groups import FORMAT, DamagedError, from_dataset, opened, pack, to
 from pipeline.objects import hide
 from pipeline.planning import Plan
 
+log = logging.getLogger(__name__)
+
 STALE = timedelta(hours=1)
 """Age at which a group that no manifest names was left behind: one being written now is younger."""
 
@@ -40,6 +43,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of datasets and extractors: they become folder names and appear in pages."""
 
 
+STATED = {"fingerprint", "digest", "created", "images", "skipped"}
+"""What every manifest of a VDNA says, among other things."""
 HASH = re.compile(r"[0-9a-f]{16}")
 """What ranges and groups are named by."""
 
@@ -120,15 +125,17 @@ class Store(Folder):
                 f"{path} is damaged ({error}) and was removed: the same command makes it again"
             ) from error
 
-    def put_failures(self, spec_id: str, tried: Iterable[Work], failed: Mapping[int, str]) -> None:
-        """Record the tasks that failed for good, by index, with the reason; forget those that succeeded since."""
-        before = set(self.names(f"failures/{spec_id}", ".json"))
-        for task in tried:
-            path = f"failures/{spec_id}/{task.id}.json"
+    def put_failures(self, spec_id: str, tasks: Iterable[Work], failed: Mapping[int, str]) -> None:
+        """Record why tasks failed for good, by their index."""
+        for task in tasks:
             if task.index in failed:
-                self.put_json(path, {"task": task.id, "reason": hide(failed[task.index]), "at": now()})
-            elif task.id in before:
-                self.remove(path)
+                record = {"task": task.id, "reason": hide(failed[task.index]), "at": now()}
+                self.put_json(f"failures/{spec_id}/{task.id}.json", record)
+
+    def forget_failures(self, spec_id: str, done: set[str]) -> None:
+        """Take back what is said of tasks that have their partial by now."""
+        for task_id in done & set(self.names(f"failures/{spec_id}", ".json")):
+            self.remove(f"failures/{spec_id}/{task_id}.json")
 
     # -- VDNAs and distances -----------------------------------------------------------------------
 
@@ -156,12 +163,16 @@ class Store(Folder):
         self.put_json(f"{folder}/{manifest['spec']}.json", {**manifest, **facts})
 
     def manifest(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
-        """The manifest of a dataset's VDNA of that spec, or None if there is none."""
+        """The manifest of a dataset's VDNA of that spec, or None if there is none; a damaged one is as good as none."""
         path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
-        found = self._manifest(path)
-        said = found and tuple(found.get(key) for key in ("dataset", "extractor", "spec"))
-        if said not in (None, (dataset, extractor, spec_id)):
-            raise DamagedError(f"{self.url}/{path} is damaged: it is the manifest of something else")
+        try:
+            found = self._manifest(path)
+            said = found and tuple(found.get(key) for key in ("dataset", "extractor", "spec"))
+            if said not in (None, (dataset, extractor, spec_id)) or (found and not found.keys() >= STATED):
+                raise DamagedError(f"{self.url}/{path} is damaged: it is the manifest of something else")
+        except DamagedError as error:
+            log.warning("%s; the dataset counts as not there until it is run again", error)
+            return None
         return found
 
     def _manifest(self, path: str) -> dict[str, Any] | None:
@@ -209,7 +220,7 @@ class Store(Folder):
         for old in set(self.names(folder, ".zarr")) - {name.removesuffix(".zarr") for name in kept}:
             path = f"{folder}/{old}.zarr"
             if self.age(f"{path}/zarr.json") > STALE:
-                self.remove(path, recursive=True)
+                self.remove_group(path)
 
     def distances_manifest(self, extractor: str, spec_id: str) -> dict[str, Any] | None:
         return self._manifest(f"distances/{extractor}/{spec_id}/manifest.json")

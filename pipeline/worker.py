@@ -33,6 +33,9 @@ from pipeline.objects import PATIENCE
 from pipeline.planning import network_spec
 from pipeline.store import Store
 
+AHEAD_BYTES = 512 << 20
+"""Image files that may wait to be decoded: a batch of the largest would fill any memory."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -141,10 +144,28 @@ class Worker:
         batch.clear()
 
     def _inputs(self, readers: list[ShardReader]) -> Generator[tuple[int, torch.Tensor | BadImage]]:
-        """Network inputs in order of the shards, read and decoded ahead by at most two batches."""
+        """Network inputs in order of the shards, read and decoded ahead by at most two batches and `AHEAD_BYTES`."""
         ahead: queue.Queue[tuple[int, Future[torch.Tensor | BadImage]] | Exception | None]
         ahead = queue.Queue(maxsize=2 * self.job.batch_size)
         stop = threading.Event()
+        held, freed = 0, threading.Condition()  # bytes read and not decoded yet
+
+        def submit(key: str, data: bytes | BadImage) -> Future[torch.Tensor | BadImage]:
+            nonlocal held
+            size = len(data) if isinstance(data, bytes) else 0
+            with freed:
+                while held and held + size > AHEAD_BYTES and not stop.is_set():
+                    freed.wait(0.1)
+                held += size
+            future = decoders.submit(self._input, key, data)
+            future.add_done_callback(lambda _: free(size))
+            return future
+
+        def free(size: int) -> None:
+            nonlocal held
+            with freed:
+                held -= size
+                freed.notify()
 
         def put(item: tuple[int, Future[torch.Tensor | BadImage]] | Exception | None) -> bool:
             while not stop.is_set():
@@ -159,7 +180,7 @@ class Worker:
             try:
                 for i, reader in enumerate(readers):
                     for key, data in reader:
-                        if not put((i, decoders.submit(self._input, key, data))):
+                        if not put((i, submit(key, data))):
                             return
             except Exception as error:  # handed to the thread that consumes
                 put(error)

@@ -43,7 +43,7 @@ def cluster() -> Iterator[None]:
     import ray
 
     os.environ["RAY_DEDUP_LOGS"] = "0"
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,38 @@ def test_a_picture_or_the_reason(name: str, data: bytes, reason: str) -> None:
     with pytest.raises(BadImage) as found:
         decode(data)
     assert found.value.reason == reason
+
+
+def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one file at a time, one file at a time is read; and the numbers are the same."""
+    for name, data, _ in pictures():
+        (tmp_path / name).write_bytes(data)
+    task = Task(0, tuple(find(str(tmp_path))))
+    before = worker.vdna(task).digest()
+    read, decoded, most = 0, 0, 0
+    its, decodes = ShardReader._files, worker._input
+
+    def files(reader: ShardReader) -> Iterator[tuple[str, bytes | BadImage]]:
+        nonlocal read, most
+        for entry in its(reader):
+            read += 1
+            most = max(most, read - decoded)
+            yield entry
+
+    def slow(key: str, data: bytes | BadImage) -> torch.Tensor | BadImage:
+        nonlocal decoded
+        result = decodes(key, data)
+        decoded += 1
+        return result
+
+    monkeypatch.setattr("pipeline.worker.AHEAD_BYTES", 1)
+    monkeypatch.setattr(ShardReader, "_files", files)
+    monkeypatch.setattr(worker, "_input", slow)
+    assert worker.vdna(task).digest() == before
+    assert (read, decoded) == (len(pictures()), len(pictures()))
+    assert most <= 3
 
 
 @pytest.mark.usefixtures("cluster")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import pytest
 
 from pipeline import objects
 from pipeline.data.shards import Shard, group
-from pipeline.data.sources import find
+from pipeline.data.sources import find, public
 from pipeline.data.streams import Changed, ShardReader
 from pipeline.errors import UserError
 from pipeline.folder import Folder
@@ -142,10 +143,11 @@ class TestSecrets:
         assert "id=3" in text
 
     def test_a_password_in_a_url_is_refused(self) -> None:
-        for url in ("https://me:secret@h/x.tar", "s3://me:secret@bucket/c"):
+        for url in ("https://me:secret@h/x.tar", "https://secret@h/x.tar", "s3://me:se/cret@bucket/c"):
             with pytest.raises(UserError, match=r"must not hold a password.*environment") as raised:
                 filesystem(url, {})
             assert "secret" not in str(raised.value)
+            assert "cret@" not in str(raised.value)
         with pytest.raises(UserError, match="must not hold a password"):
             Folder("s3://me:secret@bucket/c")
 
@@ -238,6 +240,70 @@ def test_a_list_from_elsewhere_names_no_files_of_this_machine(tmp_path: Path) ->
         memory.pipe_file("/list.txt", line.encode())
         with pytest.raises(UserError, match="must not name files of this machine"):
             find("memory://list.txt")
+
+
+def test_a_file_that_was_there_is_not_lost(tmp_path: Path) -> None:
+    """A store that is out of reach, or refuses for now, fails the task; it does not become a reason in the ledger."""
+    (tmp_path / "x.png").write_bytes(DATA)
+    shard = find(str(tmp_path / "x.png"))[0]
+    (tmp_path / "x.png").rename(tmp_path / "y.png")
+    with pytest.raises(FileNotFoundError):
+        list(ShardReader(shard))
+
+
+def test_loose_files_have_the_version_that_was_planned(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(DATA)
+    shard = find(str(tmp_path / "x.png"))[0]
+    assert len(list(ShardReader(shard))) == 1
+    (tmp_path / "x.png").write_bytes(DATA[::-1])
+    os.utime(tmp_path / "x.png", (1, 1))
+    with pytest.raises(Changed, match="files have changed"):
+        list(ShardReader(shard))
+
+
+def test_one_image_under_two_signatures_is_one(served: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{served}/x.png?token=a\n{served}/x.png?token=b\n")
+    with pytest.raises(UserError, match="named more than once") as raised:
+        find(str(tmp_path / "list.txt"))
+    assert "token=a" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h/x.tar?X-Amz-Signature=s", "https://h/x.tar"),
+        ("{https://h/a.tar?sig=s&sv=1,https://h/b.tar?x-oss-signature=s}", ["https://h/a.tar", "https://h/b.tar"]),
+        ("https://h/a.tar?{token=s1,token=s2}", ["https://h/a.tar", "https://h/a.tar"]),
+        (("https://h/a.tar?auth=s", "b.tar"), ["https://h/a.tar", "b.tar"]),
+        ("s3://b/{000..999}.tar", "s3://b/{000..999}.tar"),
+    ],
+)
+def test_what_a_catalogue_says_of_the_source(url: str | tuple[str, ...], shown: str | list[str]) -> None:
+    assert public(url) == shown
+
+
+def test_an_empty_object_needs_no_range(served: str) -> None:
+    fs, path = filesystem(f"{served}/ranges/x.tar?token=t", {})
+    with open_object(fs, path, {"size": 0}) as file:
+        assert file.read() == b""
+
+
+def test_only_the_object_itself_is_removed(tmp_path: Path) -> None:
+    """A name with brackets is no pattern."""
+    for root in (str(tmp_path), "memory://brackets"):
+        for name in ("cat[1]", "cat1"):
+            Folder(f"{root}/{name}").put("x/y", b"data")
+        Folder(f"{root}/cat[1]").remove("x/y")
+        assert Folder(f"{root}/cat[1]").get("x/y") is None
+        assert Folder(f"{root}/cat1").get("x/y") == b"data"
+
+
+def test_what_a_dead_writer_left_is_not_read(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.put("g/a", b"data")
+    (tmp_path / "g" / "b.1.ab.tmp").write_bytes(b"")
+    assert folder.get_group("g") == {"a": b"data"}
+    assert folder.names("g") == ["a"]
 
 
 def test_an_object_that_changed_since_it_was_planned(tmp_path: Path) -> None:

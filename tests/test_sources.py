@@ -269,6 +269,18 @@ class TestTar:
                 tar.addfile(member, io.BytesIO(FILES["000.png"]))
         assert read(buffer.getvalue())[0] == [FILES["000.png"]] * 2  # names are only names: nothing is unpacked
 
+    def test_an_unknown_type_is_an_ordinary_file(
+        self, read: Callable[..., tuple[list[bytes | str], ShardReader]]
+    ) -> None:
+        """As POSIX demands, and as unpacking does."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for kind in (b"Z", b"8"):
+                member = tarfile.TarInfo(f"{kind!r}.png")
+                member.type, member.size = kind, len(FILES["000.png"])
+                tar.addfile(member, io.BytesIO(FILES["000.png"]))
+        assert read(buffer.getvalue())[0] == [FILES["000.png"]] * 2
+
     def test_the_checksum_is_the_objects(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
         import hashlib
 
@@ -359,6 +371,12 @@ def test_groups_of_other_files_are_other_shards(folder: Path) -> None:
     one, other = (find(str(folder / f"00{i}.png"))[0] for i in (3, 4))
     assert one.url == other.url
     assert one.part != other.part
+
+
+def test_a_link_beside_its_folder_is_the_same_folder(folder: Path) -> None:
+    expected = sorted_bytes(folder)
+    (folder / "again").symlink_to(folder / "deep")
+    assert images(find(str(folder))) == expected
 
 
 def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+UNKNOWN, ABSENT = -1, -2
+"""Sizes of an object whose store does not say, and of one that is named but not there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:

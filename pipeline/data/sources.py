@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import braceexpand
@@ -25,7 +26,7 @@ import fsspec
 import pyarrow
 
 from pipeline.data.indexed import open_parquet, open_zip
-from pipeline.data.shards import Shard
+from pipeline.data.shards import ABSENT, UNKNOWN, Shard
 from pipeline.errors import UserError
 from pipeline.objects import (
     PATIENCE,
@@ -33,6 +34,7 @@ from pipeline.objects import (
     filesystem,
     hide,
     is_local,
+    is_web,
     open_object,
     patiently,
     unsigned,
@@ -48,7 +50,6 @@ IMAGES = (
 ARCHIVES = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".zip": "zip", ".parquet": "parquet"}
 ACCEPTED = "a folder of images, .tar, .tar.gz, .zip, .parquet, an image, or a .txt of paths"
 
-
 MANY = 32
 """Names in one folder from which on it is listed, and requests for single names that are under way at once."""
 
@@ -59,10 +60,9 @@ def find(
     storage: dict[str, Any] | None = None,
     patience: float = PATIENCE,
 ) -> list[Shard]:
-    """The shards behind one or more paths, globs, brace ranges or URLs, in order of name.
+    """The shards behind one or more paths, globs, brace ranges or URLs, in order of name; `storage` are fsspec options.
 
-    `storage` are fsspec options (endpoint, anonymous access, …). Raises `UserError` if something
-    does not exist or nothing there is an image or an archive of images.
+    Raises `UserError` if something does not exist or nothing there is an image or an archive of images.
     """
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given:
@@ -95,12 +95,13 @@ def find(
     shards.extend(_groups(single, images_per_shard))
     if not shards:
         raise UserError(hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}"))
-    _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *((e.name, "") for e in single)])
+    names = [(unsigned(entry.name)[0], "") for entry in single]
+    _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *names])
     return shards
 
 
 class Entry(NamedTuple):
-    """An object that was found: its full name, its size in bytes (-1: unknown), and the store's version of it."""
+    """An object that was found: its full name, its size in bytes, and the store's version of it."""
 
     name: str
     size: int
@@ -111,7 +112,7 @@ class Entry(NamedTuple):
         if not name.isascii() and name != name.encode(errors="replace").decode():
             raise UserError(f"{hide(ascii(name))}: a name must be UTF-8 to be written down; rename it")
         size = info.get("size")
-        return cls(name, -1 if size is None else int(size), version(info))
+        return cls(name, UNKNOWN if size is None else int(size), version(info))
 
 
 def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tuple[Any, Entry]]:
@@ -123,7 +124,7 @@ def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tup
         if len(several) < MANY or any(sign in folder for sign in "*?[") or "://" not in url:
             for name in several:
                 fs, path = filesystem(name, storage)
-                found = patiently(partial(_listed, fs, path, name), patience, name)
+                found = patiently(partial(_listed, fs, path, name, patience), patience, name)
                 yield from ((fs, entry) for entry in found)
             continue
         # A request for each of a million shards would take hours; the folder lists a thousand at a time.
@@ -149,7 +150,7 @@ def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
     repeated = [name for (name, _), count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
-            f"dataset.url: {repeated[0]} is named more than once ({len(repeated)} such); "
+            f"dataset.url: {hide(repeated[0])} is named more than once ({len(repeated)} such); "
             "an image counts once, so remove the repetition"
         )
 
@@ -159,13 +160,13 @@ def _exists_as_is(url: str) -> bool:
     return "{" not in url or ("://" not in url and fsspec.filesystem("file").exists(url))
 
 
-def _listed(fs: Any, path: str, url: str) -> list[Entry]:
-    return list(_list(fs, path, url))
+def _listed(fs: Any, path: str, url: str, patience: float) -> list[Entry]:
+    return list(_list(fs, path, url, patience))
 
 
-def _list(fs: Any, path: str, url: str) -> Iterator[Entry]:
+def _list(fs: Any, path: str, url: str, patience: float) -> Iterator[Entry]:
     """What is below a folder (recursively), the matches of a glob, or one file; sorted."""
-    if any(sign in path for sign in "*?[") and not fs.exists(path):
+    if not is_web(fs) and any(sign in path for sign in "*?[") and not fs.exists(path):
         found = fs.glob(path, detail=True)
         if not found:
             raise UserError(f"dataset.url={hide(url)}: the pattern matches nothing")
@@ -177,7 +178,7 @@ def _list(fs: Any, path: str, url: str) -> Iterator[Entry]:
                 yield Entry.of(fs.unstrip_protocol(name), info)
         return
     path = posixpath.normpath(path) if is_local(fs) else path
-    info = call(fs, "info", path)
+    info = call(fs, "info", path, patience=patience)
     if info["type"] == "directory":
         yield from _below(fs, path)
     elif info["type"] == "file" and (_wanted(path) or _ending(path).endswith(".txt")):
@@ -206,13 +207,20 @@ def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
     visited: set[str] = set()
     for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
         visited.add(os.path.realpath(folder))
-        folders[:] = [f for f in folders if os.path.realpath(f"{folder}/{f}") not in visited]
+        folders.sort(key=lambda f: (Path(folder, f).is_symlink(), f))
+        folders[:] = [f for f in folders if _first(os.path.realpath(f"{folder}/{f}"), visited)]
         for name in (f"{folder}/{f}" for f in files if _wanted(f)):
             try:
                 found[name] = fs.info(name)
             except FileNotFoundError:  # a link to nowhere: counted as missing when it is read
-                found[name] = {"type": "file"}
+                found[name] = {"type": "file", "size": ABSENT}
     return found
+
+
+def _first(path: str, visited: set[str]) -> bool:
+    new = path not in visited
+    visited.add(path)
+    return new
 
 
 def _ending(name: str) -> str:
@@ -241,9 +249,9 @@ def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iter
                 raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
         path = posixpath.normpath(path) if is_local(its) else path
         try:
-            info: dict[str, Any] = patiently(lambda: call(its, "info", path, patience=patience), patience, path)
+            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path)
         except FileNotFoundError:
-            info = {}
+            return Entry(its.unstrip_protocol(path), ABSENT, "")
         return Entry.of(its.unstrip_protocol(path), info)
 
     with ThreadPoolExecutor(MANY) as asking:
@@ -285,8 +293,7 @@ def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
     for start in range(0, len(files), images_per_shard):
         part = files[start : start + images_per_shard]
         names, signing = zip(*(unsigned(entry.name) for entry in part), strict=True)
-        versions = [(name, entry.size, entry.version) for name, entry in zip(names, part, strict=True)]
-        etag = hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:32]
+        etag = group_version([Entry(name, e.size, e.version) for name, e in zip(names, part, strict=True)])
         size = sum(max(entry.size, 0) for entry in part)
         folder = names[0].rpartition("/")[0]
         while any(not name.startswith(f"{folder}/") for name in names):
@@ -296,3 +303,16 @@ def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
         sizes = tuple(entry.size for entry in part)
         keys = signing if any(signing) else ()
         yield Shard("files", folder or names[0], size, etag, part_name, names, sizes, keys)
+
+
+def group_version(entries: Sequence[Entry]) -> str:
+    """One version for a group of files, by their names, sizes and versions."""
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:32]
+
+
+def public(urls: str | Sequence[str]) -> str | list[str]:
+    """What a catalogue may say of where a dataset is: nothing that signs it."""
+    if isinstance(urls, str) and not ("?" in urls and "{" in urls):
+        return unsigned(urls)[0]
+    given = [urls] if isinstance(urls, str) else urls
+    return [unsigned(name)[0] for url in given for name in ([url] if "?" not in url else braceexpand.braceexpand(url))]

@@ -25,12 +25,15 @@ import pyarrow.parquet
 
 from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.indexed import arrow_errors, by_name, image_column, of_cell, open_parquet, open_zip, unzipped
-from pipeline.data.shards import Shard
+from pipeline.data.shards import ABSENT, UNKNOWN, Shard
+from pipeline.data.sources import Entry, group_version
 from pipeline.data.tars import TarStream
 from pipeline.errors import UserError
 from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, open_object, patiently, signed, version
 
-Entry = tuple[str, bytes | BadImage]
+ROWS = 8
+"""Rows of Parquet taken at once: a few bytes of dictionary can stand for large images in each."""
+Item = tuple[str, bytes | BadImage]
 
 
 class ShortRead(OSError):
@@ -58,7 +61,7 @@ class ShardReader:
         """Digest of the bytes read: the object's for a tar, the images' in order for other kinds."""
         return self._digest.hexdigest()
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Item]:
         return {"files": self._files, "tar": self._tar, "zip": self._zip, "parquet": self._parquet}[self.shard.kind]()
 
     @contextmanager
@@ -70,44 +73,54 @@ class ShardReader:
         self._unchanged(fs, path)
 
     def _unchanged(self, fs: Any, path: str) -> dict[str, Any]:
-        fs.invalidate_cache(path)
-        info: dict[str, Any] = patiently(lambda: call(fs, "info", path, patience=self.patience), self.patience, path)
+        info = self._described(fs, path)
         if self.shard.etag not in ("", version(info)):
             raise Changed(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
         return info
 
-    def _files(self) -> Iterator[Entry]:
-        shard = self.shard
+    def _files(self) -> Iterator[Item]:
+        shard, found = self.shard, []
         for i, url in enumerate(shard.members):
             fs, path = filesystem(signed(url, *shard.signing[i : i + 1]), self.storage)
-            size = shard.sizes[i] if shard.sizes else -1
+            size = shard.sizes[i] if shard.sizes else UNKNOWN
+            data: bytes | BadImage
             if size > MAX_BYTES:
-                yield url, BadImage("too large")
-                continue
-            try:
-                data = patiently(
-                    partial(_whole, fs, path, size, self.patience), 0 if is_local(fs) else self.patience, path
-                )
-            except (FileNotFoundError, IsADirectoryError):
-                yield url, BadImage("missing file")
-                continue
-            except PermissionError:
-                yield url, BadImage("no permission")
-                continue
-            self._digest.update(data)
+                data = BadImage("too large")
+            else:
+                patience = 0 if is_local(fs) else self.patience
+                try:
+                    data = patiently(partial(_whole, fs, path, size, self.patience), patience, path)
+                except (FileNotFoundError, IsADirectoryError):
+                    if size != ABSENT and shard.sizes:
+                        raise  # it was there when it was planned: a store that is out of reach, perhaps
+                    data = BadImage("missing file")
+            if isinstance(data, bytes):
+                self._digest.update(data)
             yield url.rpartition("/")[2], data
+            missing = isinstance(data, BadImage) and data.reason == "missing file"
+            found.append(Entry(url, ABSENT, "") if missing else Entry.of(url, self._described(fs, path)))
+        if shard.etag not in ("", group_version(found)):
+            raise Changed(f"{shard.url}: files have changed since they were planned: add plan to stages=[...]")
 
-    def _tar(self) -> Iterator[Entry]:
+    def _described(self, fs: Any, path: str) -> dict[str, Any]:
+        fs.invalidate_cache(path)
+        info: dict[str, Any] = patiently(lambda: call(fs, "info", path, patience=self.patience), self.patience, path)
+        return info
+
+    def _tar(self) -> Iterator[Item]:
         with self._opened() as file:
             packed = self.shard.url.partition("?")[0].lower().endswith("gz")
             tar = TarStream(file, packed, self._digest)
             for name, data in tar:
                 yield f"{self._name}/{name}", data
             if self.shard.size >= 0 and tar.count != self.shard.size:
-                raise ShortRead(f"{self.shard.url}: read {tar.count} of {self.shard.size} bytes")
+                raise ShortRead(
+                    f"{self.shard.url}: read {tar.count} of {self.shard.size} bytes; "
+                    "if it has changed since it was planned, add plan to stages=[...]"
+                )
             self.damage, self.lost_bytes = tar.damage, tar.lost_bytes
 
-    def _zip(self) -> Iterator[Entry]:
+    def _zip(self) -> Iterator[Item]:
         with self._opened() as file:
             try:
                 archive = open_zip(file)
@@ -128,7 +141,7 @@ class ShardReader:
                     for _ in others:  # unpacked, one file would take the other's place
                         yield f"{self._name}/{name}", BadImage("duplicate name")
 
-    def _parquet(self) -> Iterator[Entry]:
+    def _parquet(self) -> Iterator[Item]:
         with self._opened() as file:
             try:
                 table = open_parquet(file)
@@ -154,15 +167,16 @@ class ShardReader:
 
 def _cells(table: pyarrow.parquet.ParquetFile, column: str, group: int) -> Iterator[bytes | BadImage]:
     with arrow_errors():
-        for batch in table.iter_batches(64, row_groups=[group], columns=[column]):
+        for batch in table.iter_batches(ROWS, row_groups=[group], columns=[column]):
             yield from map(of_cell, batch.column(0))
 
 
 def _whole(fs: Any, path: str, size: int, patience: float) -> bytes:
-    """A loose file, of the size that was planned."""
-    data: bytes = call(fs, "cat_file", path, patience=patience, size=max(size, 0))
+    """A loose file, of the size that was planned. Asked for as a range: s3fs would first ask for the size again."""
+    span = {"start": 0, "end": size} if size > 0 else {}
+    data: bytes = call(fs, "cat_file", path, patience=patience, size=max(size, 0), **span)
     if size >= 0 and len(data) != size:
-        if call(fs, "info", path, patience=patience).get("size") == len(data):
+        if call(fs, "info", path, patience=patience).get("size") != size:
             raise Changed(f"{hide(path)}: has changed since it was planned: add plan to stages=[...]")
         raise ShortRead(f"read {len(data)} of {size} bytes")
     return data

@@ -204,7 +204,9 @@ def _is_image(member: tarfile.TarInfo) -> bool:
     """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
     name = member.name.rpartition("/")[2]
     hidden = name.startswith(".") or re.match(r"__[^/]*__($|/)", member.name)
-    return member.isreg() and not hidden and name.lower().endswith(IMAGES)
+    # An unknown type is an ordinary file, says POSIX.
+    regular = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+    return regular and not hidden and name.lower().endswith(IMAGES)
 
 
 _RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")

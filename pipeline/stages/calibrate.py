@@ -7,6 +7,7 @@ What every neuron spans is observed over the datasets of the command (or those t
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 
 from distributions import ActivationRanges, Ranges, Spec
@@ -44,13 +45,15 @@ def _observe(settings: Settings, spec: Spec) -> Ranges:
     tasks = [replace(task, index=index) for index, task in enumerate(tasks)]
     names = ", ".join(dataset.name for dataset in settings.calibration)
     pool.run(settings, spec, tasks, f"calibrating on {names}")
-    total = ActivationRanges(spec.layers)
+    total, skipped = ActivationRanges(spec.layers), Counter[str]()
     for task in tasks:
         partial = store.get_partial(spec, task.id)
         if partial is None:
             raise UserError(f"calibrating on {names}: a partial has vanished; the same command makes it again")
         total.merge(partial[0].find(ActivationRanges))
+        skipped.update(partial[0].ledger.skipped)
     try:
         return Ranges.calibrated(total)
     except ValueError as error:
-        raise UserError(f"cannot calibrate on {names}: {error}") from None
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "there are no images"
+        raise UserError(f"cannot calibrate on {names}: {error} ({reasons})") from None

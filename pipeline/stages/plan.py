@@ -9,8 +9,7 @@ import logging
 
 from pipeline.config import Settings
 from pipeline.data.shards import group
-from pipeline.data.sources import find
-from pipeline.objects import unsigned
+from pipeline.data.sources import find, public
 from pipeline.planning import Plan, network_spec
 
 log = logging.getLogger(__name__)
@@ -21,9 +20,8 @@ def run(settings: Settings) -> None:
     dataset = settings.dataset
     shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
     tasks = group(shards, settings.shards_per_task, dataset.storage)
-    url = unsigned(dataset.url)[0] if isinstance(dataset.url, str) else [unsigned(url)[0] for url in dataset.url]
-    known = {"name": dataset.name, "url": url, "description": dataset.description, "licence": dataset.licence}
-    known["extractor_licence"] = settings.extractor.licence
+    known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": settings.extractor.licence}
+    known |= {"description": dataset.description, "licence": dataset.licence}
     plan = Plan(known, network_spec(settings.network), tuple(tasks))
     settings.store.put_plan(plan)
     settings.use(plan)

@@ -44,8 +44,8 @@ def run(settings: Settings) -> None:
     parts: Sequence[Work] = plan.tasks
     if len(parts) > SPREAD and pool.share(settings).actors > 1:
         while len(parts) > FAN_IN:
-            parts = level(parts)
-            pool.run(settings, spec, parts, f"merging {name}", (Merger, spec))
+            parts = nodes = level(parts)
+            _merge_on_actors(settings, spec, nodes)
     vdna, made_with = merged(store, spec, [part.id for part in parts])
     if not vdna.images:
         raise UserError(f"dataset {name}: none of {len(plan.tasks)} task(s) had a usable image: {_reasons(vdna)}")
@@ -57,6 +57,16 @@ def run(settings: Settings) -> None:
         )
     manifest = store.put_vdna(vdna, name, {**facts, "fingerprint": fingerprint, "provenance": made_with})
     log.info("reduce: %s has %d images, %d skipped", name, manifest["images"], manifest["skipped"])
+
+
+def _merge_on_actors(settings: Settings, spec: Spec, nodes: Sequence[Merge]) -> None:
+    try:
+        pool.run(settings, spec, nodes, f"merging {settings.dataset.name}", (Merger, spec))
+    except UserError as error:
+        there = settings.store.partials(spec.id)
+        if any(part not in there for node in nodes if node.id not in there for part in node.parts):
+            raise DamagedError(f"partials were damaged and removed: {error}") from error
+        raise
 
 
 @dataclass(frozen=True)
