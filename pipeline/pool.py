@@ -125,6 +125,7 @@ def run(
         return
     log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
     report = work(settings, spec, missing, title, sum(task.size for task in tasks), worker)
+    settings.store.forget_failures(spec.id, {task.id for task in missing if task.index not in report.failed})
     if report.failed:
         shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(report.failed.items())[:5])
         raise UserError(
