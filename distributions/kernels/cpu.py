@@ -1,9 +1,5 @@
-"""The inner loops: one function per statistic, the CPU and CUDA versions behind one name.
-
-On a CPU the loops are compiled (Numba) and read the activations in place, whatever their strides:
-token-major networks (ViT) and channel-major ones (CNN) are both walked along their contiguous axis.
-Elsewhere they are torch expressions on the device. Both give the same counts, bit for bit.
-"""
+"""Compiled loops over activations in place, whatever their strides: token-major networks (ViT) and channel-major ones
+(CNN) are both walked along their contiguous axis. The contracts are those of `distributions.kernels`."""
 
 from __future__ import annotations
 
@@ -21,42 +17,11 @@ def count_bins(
     above: torch.Tensor,
     nan: torch.Tensor,
 ) -> None:
-    """Add a batch to per-neuron histograms over `centre ± half_width`.
-
-    In float64, `z = (a - centre) / half_width` is clamped to [-1, 1] and falls in bin
-    `trunc((z + 1) * bins / 2)`, the value 1 in the last bin: what `torch.histc` does to the clamped
-    values. Values that had to be clamped are counted in `below` and `above` as well; NaN is counted
-    in `nan` alone.
-
-    `activations` (samples, positions, neurons) floating; `centre`, `half_width` (neurons) float64;
-    `counts` (neurons, bins), `below`, `above`, `nan` (neurons) int64, updated in place.
-    """
-    if activations.device.type == "cpu":
-        values, channel_major = _numpy_view(activations)
-        _count_bins(values, channel_major, *(t.numpy() for t in (centre, half_width, counts, below, above, nan)))
-        return
-    neurons, bins = counts.shape
-    z = (activations.double() - centre) / half_width
-    missing = z.isnan()
-    nan += missing.sum((0, 1))
-    below += (z < -1).sum((0, 1))
-    above += (z > 1).sum((0, 1))
-    position = ((z.nan_to_num(0.0).clamp(-1, 1) + 1) * (bins * 0.5)).long().clamp_(max=bins - 1)
-    position += torch.arange(neurons, device=z.device) * bins
-    # NaN goes to one bin past the end, cut off again, so that no data-dependent shape forces a device sync.
-    position = torch.where(missing, neurons * bins, position)
-    flat = torch.zeros(neurons * bins + 1, dtype=torch.int64, device=z.device)
-    flat.scatter_add_(0, position.flatten(), torch.ones_like(position).flatten())
-    counts += flat[:-1].view(neurons, bins)
+    values, channel_major = _numpy_view(activations)
+    _count_bins(values, channel_major, *(t.numpy() for t in (centre, half_width, counts, below, above, nan)))
 
 
 def position_means(activations: torch.Tensor) -> torch.Tensor:
-    """Mean over positions of each image, summed in float64: `(samples, positions, neurons)` to `(samples, neurons)`.
-
-    Summation runs in one fixed order per image and neuron, so the value does not depend on the batch.
-    """
-    if activations.device.type != "cpu":
-        return activations.mean(dim=1, dtype=torch.float64)
     values, channel_major = _numpy_view(activations)
     loop = _means_channel_major if channel_major else _means_token_major
     means = np.zeros((activations.shape[0], activations.shape[2]))
@@ -65,10 +30,6 @@ def position_means(activations: torch.Tensor) -> torch.Tensor:
 
 
 def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, nonfinite: torch.Tensor) -> None:
-    """Lower `low` and raise `high` (float32, per neuron, in place) to cover the finite values of a batch.
-
-    Values that are NaN or infinite are counted per neuron in `nonfinite` (int64) and otherwise left out.
-    """
     finite = activations.isfinite()
     if not bool(finite.all()):
         nonfinite += (~finite).sum((0, 1))
@@ -77,11 +38,6 @@ def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, n
         return
     high.copy_(torch.maximum(high, activations.amax((0, 1)).float()))
     low.copy_(torch.minimum(low, activations.amin((0, 1)).float()))
-
-
-def absolute_row_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`sum(|a - b|, axis=1)` of two float64 arrays of shape (rows, columns), without a temporary."""
-    return _row_differences(np.ascontiguousarray(a), np.ascontiguousarray(b))  # type: ignore[no-any-return]
 
 
 def _numpy_view(activations: torch.Tensor) -> tuple[np.ndarray, bool]:
@@ -138,15 +94,3 @@ def _means_channel_major(values, means):  # type: ignore[no-untyped-def]
             for position in range(positions):
                 total += values[sample, neuron, position]
             means[sample, neuron] = total / positions
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _row_differences(a, b):  # type: ignore[no-untyped-def]
-    rows, columns = a.shape
-    result = np.empty(rows)
-    for row in range(rows):
-        total = 0.0
-        for column in range(columns):
-            total += abs(a[row, column] - b[row, column])
-        result[row] = total
-    return result

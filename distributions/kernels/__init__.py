@@ -1,0 +1,60 @@
+"""The inner loops: one function per statistic, the CPU and GPU versions behind one name.
+
+    count_bins(activations, centre, half_width, counts, below, above, nan)
+    means = position_means(activations)
+
+`cpu` holds compiled loops, `gpu` the same statistics on a device; both give the same counts, bit for bit.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from distributions.kernels import cpu, gpu
+from distributions.kernels.pairs import absolute_row_differences
+
+__all__ = ["absolute_row_differences", "count_bins", "extremes", "position_means"]
+
+
+def count_bins(
+    activations: torch.Tensor,
+    centre: torch.Tensor,
+    half_width: torch.Tensor,
+    counts: torch.Tensor,
+    below: torch.Tensor,
+    above: torch.Tensor,
+    nan: torch.Tensor,
+) -> None:
+    """Add a batch to per-neuron histograms over `centre ± half_width`.
+
+    In float64, `z = (a - centre) / half_width` is clamped to [-1, 1] and falls in bin
+    `trunc((z + 1) * bins / 2)`, the value 1 in the last bin: what `torch.histc` does to the clamped
+    values. Values that had to be clamped are counted in `below` and `above` as well; NaN is counted
+    in `nan` alone.
+
+    `activations` (samples, positions, neurons) floating; `centre`, `half_width` (neurons) float64;
+    `counts` (neurons, bins), `below`, `above`, `nan` (neurons) int64, updated in place.
+    """
+    _home(activations).count_bins(activations, centre, half_width, counts, below, above, nan)
+
+
+def position_means(activations: torch.Tensor) -> torch.Tensor:
+    """Mean over positions of each image, summed in float64: `(samples, positions, neurons)` to `(samples, neurons)`.
+
+    Summation runs in one fixed order per image and neuron, so the value does not depend on the batch.
+    """
+    return _home(activations).position_means(activations)  # type: ignore[no-any-return]
+
+
+def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, nonfinite: torch.Tensor) -> None:
+    """Lower `low` and raise `high` (float32, per neuron, in place) to cover the finite values of a batch.
+
+    Values that are NaN or infinite are counted per neuron in `nonfinite` (int64) and otherwise left out.
+    """
+    _home(activations).extremes(activations, low, high, nonfinite)
+
+
+def _home(activations: torch.Tensor) -> ModuleType:
+    return cpu if activations.device.type == "cpu" else gpu
