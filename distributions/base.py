@@ -19,10 +19,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 import torch
+
+from distributions.kernels import position_means
 
 State = dict[str, np.ndarray]
 """Plain arrays under the names they have on disk; the first dimension is always `neuron`."""
@@ -30,6 +33,19 @@ State = dict[str, np.ndarray]
 
 class IncompatibleError(ValueError):
     """Two things were merged or compared that do not describe the same quantity."""
+
+
+class Batch:
+    """The activations of a layer for a batch of images, and what several distributions need of them, computed once."""
+
+    def __init__(self, activations: torch.Tensor) -> None:
+        self.activations = activations
+        """(samples, positions, neurons)"""
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """Each image's mean over positions, (samples, neurons) float64."""
+        return position_means(self.activations)
 
 
 class Distribution(ABC):
@@ -47,9 +63,14 @@ class Distribution(ABC):
         self.slices = layer_slices(layers)
         self.neurons = sum(layers.values())
 
-    @abstractmethod
     def update(self, layer: str, activations: torch.Tensor) -> None:
         """Fold a batch in. `activations` is `(samples, positions, neurons)`, floating, any strides."""
+        self.check_batch(layer, activations)
+        self.fold(layer, Batch(activations))
+
+    @abstractmethod
+    def fold(self, layer: str, batch: Batch) -> None:
+        """Fold a batch in that was found to fit, and that other distributions share."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:

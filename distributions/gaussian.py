@@ -13,8 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.base import Distribution, State
-from distributions.kernels import position_means
+from distributions.base import Batch, Distribution, State
 
 
 class Gaussian(Distribution):
@@ -34,9 +33,8 @@ class Gaussian(Distribution):
         self.mean = torch.zeros(self.neurons, dtype=torch.float64, device=device)
         self.m2 = torch.zeros(self.neurons, dtype=torch.float64, device=device)
 
-    def update(self, layer: str, activations: torch.Tensor) -> None:
-        self.check_batch(layer, activations)
-        images = position_means(activations)
+    def fold(self, layer: str, batch: Batch) -> None:
+        images = batch.images
         finite = images.isfinite()
         count = finite.sum(0)
         mean = images.where(finite, 0.0).sum(0) / count.clamp(min=1)

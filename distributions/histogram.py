@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.base import Distribution, IncompatibleError, State
+from distributions.base import Batch, Distribution, IncompatibleError, State
 from distributions.kernels import count_bins
 from distributions.ranges import Ranges
 
@@ -39,29 +39,35 @@ class Histogram(Distribution):
         self.ranges = ranges
         self.centre = torch.from_numpy(ranges.centre).to(device)
         self.half_width = torch.from_numpy(ranges.half_width).to(device)
-        self.counts = torch.zeros((self.neurons, bins), dtype=torch.int64, device=device)
-        self.flows = {name: torch.zeros(self.neurons, dtype=torch.int64, device=device) for name in _FLOWS}
+        self.slots = torch.zeros((self.neurons, bins + 3), dtype=torch.int64, device=device)
+        """Below the axis, the bins, above it, NaN: every activation adds one to one slot of its neuron."""
 
     def like(self) -> tuple[object, ...]:
         return (*super().like(), self.bins, self.ranges.id)
 
-    def update(self, layer: str, activations: torch.Tensor) -> None:
-        self.check_batch(layer, activations)
+    def fold(self, layer: str, batch: Batch) -> None:
         part = self.slices[layer]
-        flows = (self.flows[name][part] for name in _FLOWS)
-        count_bins(activations, self.centre[part], self.half_width[part], self.counts[part], *flows)
+        count_bins(batch.activations, self.centre[part], self.half_width[part], self.slots[part])
 
     def merge(self, other: Self) -> None:
         self.check_mergeable(other)
-        self.counts += other.counts.to(self.counts.device)
-        for name in _FLOWS:
-            self.flows[name] += other.flows[name].to(self.counts.device)
+        self.slots += other.slots.to(self.slots.device)
+
+    def counts(self, part: slice = slice(None)) -> np.ndarray:
+        """(neurons, bins) uint64 of a part of the neurons."""
+        slots = self.slots[part].cpu().numpy()
+        counts = slots[:, 1:-2].astype(np.uint64)
+        counts[:, 0] += slots[:, 0].astype(np.uint64)
+        counts[:, -1] += slots[:, -2].astype(np.uint64)
+        return counts
 
     def state(self) -> State:
-        arrays = {"histogram": self.counts, **self.flows}
-        return {name: counts.cpu().numpy().astype(np.uint64) for name, counts in arrays.items()}
+        below, above, nan = (self.slots[:, slot].cpu().numpy().astype(np.uint64) for slot in (0, -2, -1))
+        return {"histogram": self.counts(), "histogram_below": below, "histogram_above": above, "histogram_nan": nan}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        self.counts.copy_(self.checked(state, "histogram", (self.neurons, self.bins), "uint64"))
-        for name in _FLOWS:
-            self.flows[name].copy_(self.checked(state, name, (self.neurons,), "uint64"))
+        counts = self.checked(state, "histogram", (self.neurons, self.bins), "uint64")
+        below, above, nan = (self.checked(state, name, (self.neurons,), "uint64") for name in _FLOWS)
+        counts[:, 0] -= below
+        counts[:, -1] -= above
+        self.slots.copy_(torch.cat([below[:, None], counts, above[:, None], nan[:, None]], dim=1))

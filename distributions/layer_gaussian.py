@@ -13,8 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.base import Distribution, State
-from distributions.kernels import position_means
+from distributions.base import Batch, Distribution, State
 
 
 class LayerGaussian(Distribution):
@@ -30,40 +29,41 @@ class LayerGaussian(Distribution):
     def __init__(self, layers: Mapping[str, int], device: torch.device | str = "cpu") -> None:
         super().__init__("layer-gaussian", layers)
         self.width = max(layers.values(), default=0)
-        self.count = dict.fromkeys(layers, 0)
+        self.count = {k: torch.zeros((), dtype=torch.int64, device=device) for k in layers}
         self.mean = {k: torch.zeros(n, dtype=torch.float64, device=device) for k, n in layers.items()}
         self.comoment = {k: torch.zeros((n, n), dtype=torch.float64, device=device) for k, n in layers.items()}
 
-    def update(self, layer: str, activations: torch.Tensor) -> None:
-        self.check_batch(layer, activations)
-        images = position_means(activations)
-        finite = images.isfinite().all(dim=1)
-        if not bool(finite.all()):
-            images = images[finite]
-        if len(images):
-            mean = images.mean(0)
-            centred = images - mean
-            self._fold(layer, len(images), mean, centred.T @ centred)
+    def fold(self, layer: str, batch: Batch) -> None:
+        finite = batch.images.isfinite().all(dim=1, keepdim=True)
+        count = finite.sum()
+        mean = batch.images.where(finite, 0.0).sum(0) / count.clamp(min=1)
+        centred = (batch.images - mean).where(finite, 0.0)
+        between = self._shift(layer, count, mean)
+        # The difference of the means is one image more: a single product in place, and no second matrix.
+        images = torch.cat([centred, between[None]])
+        self.comoment[layer].addmm_(images.T, images)
 
     def merge(self, other: Self) -> None:
         self.check_mergeable(other)
         for layer in self.layers:
             device = self.mean[layer].device
-            mean, comoment = other.mean[layer].to(device), other.comoment[layer].to(device)
-            self._fold(layer, other.count[layer], mean, comoment)
+            between = self._shift(layer, other.count[layer].to(device), other.mean[layer].to(device))
+            self.comoment[layer] += other.comoment[layer].to(device)
+            self.comoment[layer].addr_(between, between)
 
-    def _fold(self, layer: str, count: int, mean: torch.Tensor, comoment: torch.Tensor) -> None:
+    def _shift(self, layer: str, count: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """Take `count` images of that mean in; returns the vector whose square the co-moments grow by."""
         mine = self.count[layer]
-        share = count / max(mine + count, 1)
+        share = count.double() / (mine + count).clamp(min=1)
         delta = mean - self.mean[layer]
-        self.comoment[layer] += comoment
-        self.comoment[layer].addr_(delta, delta, alpha=mine * share)
+        between = delta * (mine * share).sqrt()
         self.mean[layer] += delta * share
-        self.count[layer] = mine + count
+        self.count[layer] += count
+        return between
 
     def compute(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean (neurons) and covariance (neurons, neurons), float64, divisor n - 1; zero for one image."""
-        covariance = self.comoment[layer] / max(self.count[layer] - 1, 1)
+        covariance = self.comoment[layer] / (self.count[layer] - 1).clamp(min=1)
         covariance = (covariance + covariance.T) / 2  # the matrix product may differ in the last bit
         return self.mean[layer].cpu().numpy().copy(), covariance.cpu().numpy()
 
@@ -72,7 +72,7 @@ class LayerGaussian(Distribution):
         count = np.zeros(self.neurons, dtype=np.uint64)
         for layer, part in self.slices.items():
             comoment[part, : self.layers[layer]] = self.comoment[layer].cpu().numpy()
-            count[part] = self.count[layer]
+            count[part] = int(self.count[layer])
         mean = torch.cat([*self.mean.values()]).cpu().numpy()
         return {"layer_count": count, "layer_mean": mean, "comoment": comoment}
 
@@ -81,6 +81,6 @@ class LayerGaussian(Distribution):
         mean = self.checked(state, "layer_mean", (self.neurons,), "float64")
         comoment = self.checked(state, "comoment", (self.neurons, self.width), "float64")
         for layer, part in self.slices.items():
-            self.count[layer] = int(count[part][0])
+            self.count[layer].copy_(count[part][0])
             self.mean[layer].copy_(mean[part])
             self.comoment[layer].copy_(comoment[part, : self.layers[layer]])

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from distributions.base import Distribution, IncompatibleError, State
+from distributions.base import Batch, Distribution, IncompatibleError, State
 from distributions.kernels import extremes
 
 SEED_SCALE = 1.2
@@ -46,10 +46,9 @@ class ActivationRanges(Distribution):
         self.high = torch.full((self.neurons,), -torch.inf, device=device)
         self.nonfinite = torch.zeros(self.neurons, dtype=torch.int64, device=device)
 
-    def update(self, layer: str, activations: torch.Tensor) -> None:
-        self.check_batch(layer, activations)
+    def fold(self, layer: str, batch: Batch) -> None:
         part = self.slices[layer]
-        extremes(activations, self.low[part], self.high[part], self.nonfinite[part])
+        extremes(batch.activations, self.low[part], self.high[part], self.nonfinite[part])
 
     def merge(self, other: Self) -> None:
         self.check_mergeable(other)

@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeVar, overload
 import numpy as np
 import torch
 
-from distributions.base import Distribution, IncompatibleError, State
+from distributions.base import Batch, Distribution, IncompatibleError, State
 from distributions.gaussian import Gaussian
 from distributions.histogram import Histogram
 from distributions.layer_gaussian import LayerGaussian
@@ -107,8 +107,10 @@ class VDNA:
 
     def update(self, layer: str, activations: torch.Tensor) -> None:
         """Fold one layer's activations of a batch, (samples, positions, neurons), into every distribution."""
+        batch = Batch(activations)
         for distribution in self.distributions.values():
-            distribution.update(layer, activations)
+            distribution.check_batch(layer, activations)
+            distribution.fold(layer, batch)
 
     def merge(self, other: VDNA) -> None:
         """Fold in the VDNA of other images; raises `IncompatibleError` on another spec or a shared shard."""
@@ -141,8 +143,7 @@ class VDNA:
 
     def histogram(self, layer: str | None = None) -> np.ndarray:
         """Counts (neurons, bins) uint64 of a layer, or of all layers in network order."""
-        histogram = self.find(Histogram)
-        return histogram.counts[self.part(layer)].cpu().numpy().astype(np.uint64)
+        return self.find(Histogram).counts(self.part(layer))
 
     def gaussian(self, layer: str | None = None) -> Moments:
         """Mean and variance per neuron; from the layer Gaussians' diagonals if only those were computed."""

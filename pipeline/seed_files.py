@@ -205,7 +205,7 @@ def _state(vdna: VDNA, arrays: Mapping[str, np.ndarray], images: int) -> dict[st
     else:
         gaussians = vdna.find(LayerGaussian)
         for layer in layers:
-            gaussians.count[layer] = images
+            gaussians.count[layer].fill_(images)
             gaussians.mean[layer] = torch.from_numpy(arrays[f"mu-{layer}"].astype(np.float64))
             comoment = arrays[f"sigma-{layer}"].astype(np.float64) * max(images - 1, 0)
             gaussians.comoment[layer] = torch.from_numpy(comoment)

@@ -43,21 +43,45 @@ def test_count_bins(device: str, shape: tuple[int, int, int], layout: str, bins:
     centre, half = draw.normal(size=neurons), draw.uniform(0.5, 3, neurons)
     half[0] = 1e-8  # a neuron that never varied when it was calibrated
     activations = batch(shape, layout)
-    counts = torch.zeros((neurons, bins), dtype=torch.int64, device=device)
-    flows = [torch.zeros(neurons, dtype=torch.int64, device=device) for _ in range(3)]
+    slots = torch.zeros((neurons, bins + 3), dtype=torch.int64, device=device)
     axes = [torch.from_numpy(a).to(device) for a in (centre, half)]
     for _ in range(2):
-        count_bins(activations.to(device), *axes, counts, *flows)
-    expected, below, above, nan = np.zeros((neurons, bins), np.int64), *np.zeros((3, neurons), np.int64)
-    for neuron in range(neurons):
+        count_bins(activations.to(device), *axes, slots)
+    np.testing.assert_array_equal(slots.cpu(), 2 * counted(activations, centre, half, bins))
+
+
+@pytest.mark.parametrize("layout", ["tokens", "channels first", "cut"])
+@pytest.mark.parametrize("shape", [(5, 1100, 40), (5, 1100, 15), (1, 5500, 17), (7, 1, 11000)])
+def test_threads_count_the_same(shape: tuple[int, int, int], layout: str) -> None:
+    """Enough values for several threads, that share the neurons or, where these are few, the images."""
+    activations, neurons = batch(shape, layout), shape[2]
+    centre, half = np.zeros(neurons), np.full(neurons, 3.0)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        slots = torch.zeros((neurons, 23), dtype=torch.int64)
+        count_bins(activations, torch.from_numpy(centre), torch.from_numpy(half), slots)
+        means = position_means(activations)
+        low, high, nonfinite = torch.full((neurons,), 9.0), torch.full((neurons,), -9.0), slots.new_zeros(neurons)
+        extremes(activations, low, high, nonfinite)
+        torch.set_num_threads(1)
+        alone = position_means(activations)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(slots, counted(activations, centre, half, 20))
+    np.testing.assert_array_equal(means, alone)
+    assert_extremes(activations, low, high, nonfinite, 9.0, -9.0)
+
+
+def counted(activations: torch.Tensor, centre: np.ndarray, half: np.ndarray, bins: int) -> np.ndarray:
+    """The slow twin."""
+    slots = np.zeros((len(centre), bins + 3), np.int64)
+    for neuron in range(len(centre)):
         z = (activations[:, :, neuron].double().numpy().ravel() - centre[neuron]) / half[neuron]
-        nan[neuron], below[neuron], above[neuron] = np.isnan(z).sum(), (z < -1).sum(), (z > 1).sum()
-        z = z[~np.isnan(z)].clip(-1, 1)
-        places = np.minimum(((z + 1) * bins / 2).astype(np.int64), bins - 1)
-        expected[neuron] = np.bincount(places, minlength=bins)
-    np.testing.assert_array_equal(counts.cpu(), 2 * expected)
-    for flow, reference in zip(flows, (below, above, nan), strict=True):
-        np.testing.assert_array_equal(flow.cpu(), 2 * reference)
+        inside = z[(z >= -1) & (z <= 1)]
+        places = np.minimum(((inside + 1) * bins / 2).astype(np.int64), bins - 1)
+        slots[neuron] = (z < -1).sum(), *np.bincount(places, minlength=bins), (z > 1).sum(), np.isnan(z).sum()
+    return slots
 
 
 @DEVICES
@@ -87,10 +111,16 @@ def test_extremes(device: str, shape: tuple[int, int, int], layout: str) -> None
     low, high = torch.full((neurons,), 0.25, device=device), torch.full((neurons,), 0.25, device=device)
     nonfinite = torch.zeros(neurons, dtype=torch.int64, device=device)
     extremes(activations.to(device), low, high, nonfinite)
-    values = activations.float().numpy().reshape(-1, neurons)
+    assert_extremes(activations, low, high, nonfinite, 0.25, 0.25)
+
+
+def assert_extremes(
+    activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, nonfinite: torch.Tensor, most: float, least: float
+) -> None:
+    values = activations.float().numpy().reshape(-1, len(low))
     finite = np.isfinite(values)
-    np.testing.assert_array_equal(low.cpu(), np.where(finite, values, np.inf).min(0).clip(max=0.25))
-    np.testing.assert_array_equal(high.cpu(), np.where(finite, values, -np.inf).max(0).clip(min=0.25))
+    np.testing.assert_array_equal(low.cpu(), np.where(finite, values, np.inf).min(0).clip(max=most))
+    np.testing.assert_array_equal(high.cpu(), np.where(finite, values, -np.inf).max(0).clip(min=least))
     np.testing.assert_array_equal(nonfinite.cpu(), (~finite).sum(0))
 
 

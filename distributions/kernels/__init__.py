@@ -1,6 +1,6 @@
 """The inner loops: one function per statistic, the CPU and GPU versions behind one name.
 
-    count_bins(activations, centre, half_width, counts, below, above, nan)
+    count_bins(activations, centre, half_width, slots)
     means = position_means(activations)
 
 `cpu` holds compiled loops, `gpu` the same statistics on a device; both give the same counts, bit for bit.
@@ -18,26 +18,17 @@ from distributions.kernels.pairs import absolute_row_differences
 __all__ = ["absolute_row_differences", "count_bins", "extremes", "position_means"]
 
 
-def count_bins(
-    activations: torch.Tensor,
-    centre: torch.Tensor,
-    half_width: torch.Tensor,
-    counts: torch.Tensor,
-    below: torch.Tensor,
-    above: torch.Tensor,
-    nan: torch.Tensor,
-) -> None:
+def count_bins(activations: torch.Tensor, centre: torch.Tensor, half_width: torch.Tensor, slots: torch.Tensor) -> None:
     """Add a batch to per-neuron histograms over `centre ± half_width`.
 
-    In float64, `z = (a - centre) / half_width` is clamped to [-1, 1] and falls in bin
-    `trunc((z + 1) * bins / 2)`, the value 1 in the last bin: what `torch.histc` does to the clamped
-    values. Values that had to be clamped are counted in `below` and `above` as well; NaN is counted
-    in `nan` alone.
+    In float64, `z = (a - centre) / half_width` falls in bin `trunc((z + 1) * bins / 2)`, the value 1 in
+    the last bin: what `torch.histc` does to values clamped to [-1, 1]. Values outside are counted
+    beside the bins and NaN apart, so every value adds one to exactly one slot of its neuron.
 
     `activations` (samples, positions, neurons) floating; `centre`, `half_width` (neurons) float64;
-    `counts` (neurons, bins), `below`, `above`, `nan` (neurons) int64, updated in place.
+    `slots` (neurons, bins + 3) int64, contiguous, updated in place: below, the bins, above, NaN.
     """
-    _home(activations).count_bins(activations, centre, half_width, counts, below, above, nan)
+    _home(activations).count_bins(activations, centre, half_width, slots)
 
 
 def position_means(activations: torch.Tensor) -> torch.Tensor:

@@ -5,28 +5,14 @@ from __future__ import annotations
 import torch
 
 
-def count_bins(
-    activations: torch.Tensor,
-    centre: torch.Tensor,
-    half_width: torch.Tensor,
-    counts: torch.Tensor,
-    below: torch.Tensor,
-    above: torch.Tensor,
-    nan: torch.Tensor,
-) -> None:
-    neurons, bins = counts.shape
+def count_bins(activations: torch.Tensor, centre: torch.Tensor, half_width: torch.Tensor, slots: torch.Tensor) -> None:
+    neurons, width = slots.shape
+    bins = width - 3
     z = (activations.double() - centre) / half_width
-    missing = z.isnan()
-    nan += missing.sum((0, 1))
-    below += (z < -1).sum((0, 1))
-    above += (z > 1).sum((0, 1))
-    position = ((z.nan_to_num(0.0).clamp(-1, 1) + 1) * (bins * 0.5)).long().clamp_(max=bins - 1)
-    position += torch.arange(neurons, device=z.device) * bins
-    # NaN goes to one bin past the end, cut off again, so that no data-dependent shape forces a device sync.
-    position = torch.where(missing, neurons * bins, position)
-    flat = torch.zeros(neurons * bins + 1, dtype=torch.int64, device=z.device)
-    flat.scatter_add_(0, position.flatten(), torch.ones_like(position).flatten())
-    counts += flat[:-1].view(neurons, bins)
+    place = ((z.nan_to_num(0.0).clamp(-1, 1) + 1) * (bins * 0.5)).long().clamp_(max=bins - 1) + 1
+    place = place.masked_fill_(z < -1, 0).masked_fill_(z > 1, bins + 1).masked_fill_(z.isnan(), bins + 2)
+    place += torch.arange(neurons, device=z.device) * width
+    slots.view(-1).scatter_add_(0, place.flatten(), torch.ones_like(place).flatten())
 
 
 def position_means(activations: torch.Tensor) -> torch.Tensor:
