@@ -203,8 +203,9 @@ class Worker:
     def _input(self, key: str, data: bytes | BadImage) -> torch.Tensor | BadImage:
         if isinstance(data, BadImage):
             return data
+        preprocess = self.extractor.preprocess
         try:
-            return self.extractor.preprocess(decode(data), key)
+            return preprocess(decode(data, preprocess.least_side), key)
         except BadImage as bad:
             return bad
 

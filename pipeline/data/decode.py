@@ -46,9 +46,11 @@ class BadImage(Exception):
         self.reason = reason
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, least_side: int | None = None) -> np.ndarray:
     """(height, width, 3) uint8. The first frame of an animation; alpha is dropped and EXIF rotation ignored,
     as in the seed library; 16-bit grey is scaled to 8 bits. Raises `BadImage`.
+
+    A JPEG is decoded at a half, a quarter or an eighth as long as both sides keep `least_side`, if one is given.
     """
     if not data:
         raise BadImage("empty file")
@@ -58,6 +60,8 @@ def decode(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, data)
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))  # type: ignore[arg-type]  # of JPEGs; others ignore it
             image.load()  # it turns some TIFFs, and their sides change
             return _pixels(image)
     except UnidentifiedImageError:
