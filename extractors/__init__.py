@@ -3,9 +3,19 @@
 Knows nothing of files, Ray or configuration.
 """
 
+from extractors.device_decode import device_inputs
 from extractors.layers import ExtractorError, LayerError
 from extractors.network import Extractor, ExtractorConfig, build
 from extractors.preprocess import Preprocess
 from extractors.weights import WeightsError
 
-__all__ = ["Extractor", "ExtractorConfig", "ExtractorError", "LayerError", "Preprocess", "WeightsError", "build"]
+__all__ = [
+    "Extractor",
+    "ExtractorConfig",
+    "ExtractorError",
+    "LayerError",
+    "Preprocess",
+    "WeightsError",
+    "build",
+    "device_inputs",
+]

@@ -17,7 +17,7 @@ from PIL import Image
 from extractors.layers import ExtractorError
 from extractors.resize import bicubic, normalise
 
-RESIZES = {"clean": "clean.2", "clean-pillow": "clean-pillow", "reduced": "reduced"}
+RESIZES = {"clean": "clean.2", "clean-pillow": "clean-pillow", "reduced": "reduced", "device": "device"}
 """The resizes and their names in an id: another number where the last digits of what comes out have changed."""
 CROPS = ("none", "center", "random")
 REDUCED_SIDES = 2
@@ -34,7 +34,8 @@ class Preprocess:
     `clean` stays within a thousandth of a grey level of `clean-pillow`, which is Pillow on float32
     channels: the bit-exact way of the seed library and of clean-fid (Parmar et al. 2022). `reduced` is
     faster for large JPEGs: they are decoded at a half, a quarter or an eighth, not below twice the size,
-    and resized from there. A picture that is not square is squashed unless cropped.
+    and resized from there. `device` decodes and resizes JPEGs where the network runs (`device_inputs`), other
+    files as `clean`. A picture that is not square is squashed unless cropped.
     """
 
     size: int
@@ -64,7 +65,7 @@ class Preprocess:
 
     def __call__(self, picture: np.ndarray, key: str = "") -> torch.Tensor:
         """(height, width, 3) uint8 to (3, size, size) float32. `key` names the image: it places a random crop."""
-        picture = _crop(picture, self.crop, key)
+        picture = cropped(picture, self.crop, key)
         if self.resize == "clean-pillow":
             planes = _by_pillow(picture, self.size)
         else:
@@ -91,7 +92,7 @@ def _pillow(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.array(channel.resize((width, height), Image.Resampling.BICUBIC)) for channel in channels])
 
 
-def _crop(picture: np.ndarray, crop: str, key: str) -> np.ndarray:
+def cropped(picture: np.ndarray, crop: str, key: str) -> np.ndarray:
     height, width = picture.shape[:2]
     side = min(height, width)
     if crop == "none" or height == width:

@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from distributions import Ranges, Spec
 from distributions.vdna import bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build
+from extractors.network import PRECISIONS
+from pipeline.checks import number, one_of, options, several, switch, whole
 from pipeline.errors import UserError
 from pipeline.planning import OBSERVE, Plan, network_spec
 from pipeline.store import NAME, Store
@@ -141,7 +143,7 @@ class Settings:
             raise UserError("extractor.model is not set; give a timm model: extractor.model=vit_tiny_patch16_224")
         c = _plain(cfg)
         dataset = dataset_config(c["dataset"])
-        distributions = _several(c, "distributions")
+        distributions = several(c, "distributions")
         for name in distributions:
             try:
                 bins_of(name)
@@ -149,15 +151,15 @@ class Settings:
                 raise UserError(f"distributions: {error}") from None
         if len({"histogram" if bins_of(name) else name for name in distributions}) < len(distributions):
             raise UserError(f"distributions={list(distributions)}: each kind can be asked for once")
-        stages = _several(c, "stages")
+        stages = several(c, "stages")
         for name in stages:
-            _one_of("stages", name, STAGES)
+            one_of("stages", name, STAGES)
         pool = PoolConfig(
-            actors=None if c["actors"] == "auto" else _whole(c, "actors"),
-            device=_one_of("device", c["device"], ("auto", "cpu", "cuda")),
-            threads=None if c["threads"] == "auto" else _whole(c, "threads"),
-            gpus_per_actor=None if c["gpus_per_actor"] == "auto" else _number(c, "gpus_per_actor", 0),
-            attempts=_whole(c, "attempts"),
+            actors=None if c["actors"] == "auto" else whole(c, "actors"),
+            device=one_of("device", c["device"], ("auto", "cpu", "cuda")),
+            threads=None if c["threads"] == "auto" else whole(c, "threads"),
+            gpus_per_actor=None if c["gpus_per_actor"] == "auto" else number(c, "gpus_per_actor", 0),
+            attempts=whole(c, "attempts"),
             address=c["cluster"]["address"],
         )
         names = c["calibration"]["datasets"]
@@ -168,22 +170,22 @@ class Settings:
         calibration = [DatasetConfig.named(name) for name in (swept if names is None else names)]
         return cls(
             dataset=dataset,
-            extractor=extractor_config(c["extractor"], c["layers"], c["precision"]),
+            extractor=extractor_config(c["extractor"], c["layers"], c["precision"], c["compile"]),
             catalogue=str(c["catalogue"]),
-            storage=_options("storage", c["storage"]),
+            storage=options("storage", c["storage"]),
             distributions=distributions,
             stages=tuple(name for name in STAGES if name in stages),
             pool=pool,
-            batch_size=_whole(c, "batch_size"),
-            decode_threads=_whole(c, "decode_threads"),
-            max_bad_fraction=_number(c, "max_bad_fraction", 0, 1),
-            patience=_number(c, "patience", 1),
-            shards_per_task=_whole(c, "shards_per_task"),
-            images_per_shard=_whole(c, "images_per_shard"),
+            batch_size=whole(c, "batch_size"),
+            decode_threads=whole(c, "decode_threads"),
+            max_bad_fraction=number(c, "max_bad_fraction", 0, 1),
+            patience=number(c, "patience", 1),
+            shards_per_task=whole(c, "shards_per_task"),
+            images_per_shard=whole(c, "images_per_shard"),
             ranges=str(c["ranges"]),
             calibration=tuple(calibration) or (dataset,),
             calibration_max_tasks=(
-                None if c["calibration"]["max_tasks"] is None else _whole(c["calibration"], "max_tasks")
+                None if c["calibration"]["max_tasks"] is None else whole(c["calibration"], "max_tasks")
             ),
         )
 
@@ -227,16 +229,18 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
         str(url) if not isinstance(url, list) else tuple(map(str, url)),
         d.get("description") or "",
         d.get("licence") or "",
-        _options("dataset.storage", d.get("storage")),
+        options("dataset.storage", d.get("storage")),
     )
 
 
-def extractor_config(e: Mapping[str, Any], layers: Any = None, precision: str = "fp32") -> ExtractorConfig:
-    allowed = [f.name for f in fields(ExtractorConfig) if f.name != "precision"]
+def extractor_config(
+    e: Mapping[str, Any], layers: Any = None, precision: str = "fp32", compile: bool = False
+) -> ExtractorConfig:
+    allowed = [f.name for f in fields(ExtractorConfig) if f.name not in ("precision", "compile")]
     if unknown := sorted(set(e) - set(allowed)):
         raise UserError(f"extractor.{unknown[0]}: unknown key; allowed are {', '.join(allowed)}")
-    _one_of("precision", precision, ("fp32", "bf16"))
-    _one_of("extractor.match", e["match"], ("name", "order"))
+    one_of("precision", precision, PRECISIONS)
+    one_of("extractor.match", e["match"], ("name", "order"))
     if not NAME.fullmatch(str(e["name"])):
         raise UserError(f"extractor.name={e['name']}: use letters, digits, '.', '_' and '-', it names a folder")
     if not isinstance(e["seed"], int):
@@ -255,6 +259,7 @@ def extractor_config(e: Mapping[str, Any], layers: Any = None, precision: str = 
             "layers": layers,
             "preprocess": _preprocess(e["preprocess"]),
             "precision": precision,
+            "compile": switch("compile", compile),
         }
     )
 
@@ -279,42 +284,9 @@ def _preprocess(p: Any) -> dict[str, Any]:
     return p
 
 
-def _options(key: str, value: Any) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
-        raise UserError(f"{key}={value}: give options one by one, for instance +{key}.anon=true")
-    return value or {}
-
-
 def _plain(cfg: Any) -> dict[str, Any]:
     try:
         content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
     return dict(content)
-
-
-def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise UserError(f"{key}={value}: allowed are {', '.join(allowed)}")
-    return str(value)
-
-
-def _several(c: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = c[key]
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{key}={value}: give a list, for instance {key}=[{'plan' if key == 'stages' else 'gaussian'}]")
-    return tuple(map(str, value))
-
-
-def _whole(c: Mapping[str, Any], key: str) -> int:
-    value = c[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{key}={value}: must be a whole number, at least 1")
-    return value
-
-
-def _number(c: Mapping[str, Any], key: str, low: float, high: float = float("inf")) -> float:
-    value = c[key]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"{key}={value}: must be a number from {low:g}" + (f" to {high:g}" if high < 1e9 else ""))
-    return float(value)

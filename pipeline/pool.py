@@ -2,8 +2,8 @@
 
     run(settings, spec, plan.tasks, "extracting demo_digits")      # every task's partial is in the store
 
-Each actor has at most two tasks: one under way, one waiting. An actor gets tasks once it has said that
-it runs, so one that waits for a node holds nothing up. One that dies is replaced and its tasks go to
+Each actor has at most two tasks: one in the network, one being read ahead or stored. It gets them once it has
+said that it runs, so one that waits for a node holds nothing up. One that dies is replaced and its tasks go to
 others; so does a task that failed, after a pause and on another node where there is one. A task that
 keeps failing is recorded without stopping the others. Only receipts reach the driver.
 """

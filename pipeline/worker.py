@@ -5,36 +5,36 @@
 
 A plain class; `pool` makes actors of it. Reading and decoding run in threads ahead of the network. The
 images of a task form batches in one fixed order, across its shards, so a task gives the same bytes on
-any worker with the same batch size, threads and device.
+any worker with the same batch size, threads and device. Two tasks may be run at once: the network is one's at a
+time, while it works for one the other's images are read or its partial is stored.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import queue
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
 from distributions import VDNA, Ledger, ShardRecord, Spec
-from extractors import Extractor, ExtractorConfig, build
+from extractors import Extractor, ExtractorConfig, build, device_inputs
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.shards import Shard, Task
 from pipeline.data.streams import ShardReader
+from pipeline.feed import Feed
 from pipeline.groups import DamagedError
 from pipeline.objects import PATIENCE
 from pipeline.planning import network_spec
 from pipeline.store import Store
 
-AHEAD_BYTES = 512 << 20
-"""Image files that may wait to be decoded: a batch of the largest would fill any memory."""
+Input = torch.Tensor | BadImage
+"""What an image file becomes for the network: (3, size, size) float32, or the reason why not."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Worker:
         self.extractor: Extractor = build(job.extractor, job.device, state)
         if network_spec(self.extractor).network != job.spec.network:
             raise RuntimeError("this worker built another network than the plan was made for")
+        self._turn = threading.Lock()
+        self._batch: torch.Tensor | None = None  # always the same memory: fresh pages cost more than the copy
         self._done: Counter[str] = Counter()
 
     def run(self, task: Task, store: Store) -> Receipt:
@@ -110,97 +112,71 @@ class Worker:
         return {
             "batch_size": self.job.batch_size,
             "threads": self.job.threads,
+            "memory_format": str(self.extractor.memory_format).removeprefix("torch."),
+            "compile": self.job.extractor.compile,
             "device": torch.cuda.get_device_name() if self.job.device == "cuda" else platform.machine(),
             "torch": torch.__version__,
         }
 
     def vdna(self, task: Task) -> VDNA:
         """The VDNA of the task's images. Raises on a passing fault: then nothing of the task counts."""
+        readers = [ShardReader(shard, dict(task.storage), self.job.patience) for shard in task.shards]
+        ahead, threads = 2 * self.job.batch_size, self.job.decode_threads
+        if self.extractor.preprocess.resize == "device":
+            with Feed(readers, lambda *file: file, ahead, threads) as files, self._turn:
+                return self._fold(self._decoded_there(files), readers)
+        with Feed(readers, self._input, ahead, threads) as images, self._turn:
+            return self._fold(images, readers)
+
+    def _fold(self, images: Iterable[tuple[int, Input]], readers: list[ShardReader]) -> VDNA:
         torch.set_num_threads(self.job.threads)  # a setting of the calling thread
         vdna = VDNA(self.job.spec, self.extractor.device)
-        readers = [ShardReader(shard, dict(task.storage), self.job.patience) for shard in task.shards]
         counted: Counter[int] = Counter()
         skipped: dict[int, Counter[str]] = {i: Counter() for i in range(len(readers))}
         batch: list[torch.Tensor] = []
-        with closing(self._inputs(readers)) as inputs:
-            for shard, image in inputs:
-                if isinstance(image, BadImage):
-                    skipped[shard][image.reason] += 1
-                    self._done["skipped"] += 1
-                    continue
-                counted[shard] += 1
-                batch.append(image)
-                if len(batch) == self.job.batch_size:
-                    self._fold(batch, vdna)
-            if batch:
-                self._fold(batch, vdna)
+        for shard, image in images:
+            if isinstance(image, BadImage):
+                skipped[shard][image.reason] += 1
+                self._done["skipped"] += 1
+                continue
+            counted[shard] += 1
+            batch.append(image)
+            if len(batch) == self.job.batch_size:
+                self._run(batch, vdna)
+        if batch:
+            self._run(batch, vdna)
         for i, reader in enumerate(readers):
             vdna.ledger.add(_record(reader, counted[i], skipped[i]))
         return vdna
 
-    def _fold(self, batch: list[torch.Tensor], vdna: VDNA) -> None:
-        self.extractor(torch.stack(batch), vdna.update)
+    def _run(self, batch: list[torch.Tensor], vdna: VDNA) -> None:
+        shape = (len(batch), *batch[0].shape)
+        if any(image.is_cuda for image in batch):
+            images = torch.stack([image.to(self.extractor.device) for image in batch])
+        elif self.extractor.device.type == "cuda":
+            # Fresh for each batch: the last one may still be on its way to the device.
+            images = torch.stack(batch, out=torch.empty(shape, pin_memory=True))
+        else:
+            if self._batch is None:
+                self._batch = torch.empty((self.job.batch_size, *shape[1:]))
+            images = torch.stack(batch, out=self._batch[: len(batch)])
+        self.extractor(images, vdna.update)
         self._done["counted"] += len(batch)
         batch.clear()
 
-    def _inputs(self, readers: list[ShardReader]) -> Generator[tuple[int, torch.Tensor | BadImage]]:
-        """Network inputs in order of the shards, read and decoded ahead by at most two batches and `AHEAD_BYTES`."""
-        ahead: queue.Queue[tuple[int, Future[torch.Tensor | BadImage]] | Exception | None]
-        ahead = queue.Queue(maxsize=2 * self.job.batch_size)
-        stop = threading.Event()
-        held, freed = 0, threading.Condition()  # bytes read and not decoded yet
+    def _decoded_there(self, files: Iterable[tuple[int, tuple[str, bytes | BadImage]]]) -> Iterator[tuple[int, Input]]:
+        """Images whose JPEGs the device decodes, a batch at a time; what it does not take, the processor does."""
+        files = iter(files)
+        while some := list(islice(files, self.job.batch_size)):
+            jpegs = {i: file for i, (_, file) in enumerate(some) if isinstance(file[1], bytes)}
+            keys, data = zip(*jpegs.values(), strict=True) if jpegs else ((), ())
+            made = device_inputs(data, keys, self.extractor.preprocess, self.extractor.device)
+            there = dict(zip(jpegs, made, strict=True))
+            for i, (shard, file) in enumerate(some):
+                tensor = there.get(i)
+                yield shard, self._input(*file) if tensor is None else tensor
 
-        def submit(key: str, data: bytes | BadImage) -> Future[torch.Tensor | BadImage]:
-            nonlocal held
-            size = len(data) if isinstance(data, bytes) else 0
-            with freed:
-                while held and held + size > AHEAD_BYTES and not stop.is_set():
-                    freed.wait(0.1)
-                held += size
-            future = decoders.submit(self._input, key, data)
-            future.add_done_callback(lambda _: free(size))
-            return future
-
-        def free(size: int) -> None:
-            nonlocal held
-            with freed:
-                held -= size
-                freed.notify()
-
-        def put(item: tuple[int, Future[torch.Tensor | BadImage]] | Exception | None) -> bool:
-            while not stop.is_set():
-                try:
-                    ahead.put(item, timeout=0.1)
-                    return True
-                except queue.Full:
-                    continue
-            return False
-
-        def read() -> None:
-            try:
-                for i, reader in enumerate(readers):
-                    for key, data in reader:
-                        if not put((i, submit(key, data))):
-                            return
-            except Exception as error:  # handed to the thread that consumes
-                put(error)
-            else:
-                put(None)
-
-        # Decoding threads must not each start a team of their own inside torch.
-        with ThreadPoolExecutor(self.job.decode_threads, "decode", torch.set_num_threads, (1,)) as decoders:
-            reading = threading.Thread(target=read, name="read", daemon=True)
-            reading.start()
-            try:
-                while (item := ahead.get()) is not None:
-                    if isinstance(item, Exception):
-                        raise item
-                    yield item[0], item[1].result()
-            finally:
-                stop.set()
-                reading.join()
-
-    def _input(self, key: str, data: bytes | BadImage) -> torch.Tensor | BadImage:
+    def _input(self, key: str, data: bytes | BadImage) -> Input:
         if isinstance(data, BadImage):
             return data
         preprocess = self.extractor.preprocess

@@ -82,7 +82,7 @@ def test_the_interface_that_others_rely_on() -> None:
         (("dataset=demo_digits", "distributions=gaussian"), r"distributions=gaussian: give a list"),
         (("dataset=demo_digits", "stages=[extrct]"), "stages=extrct: allowed are plan, calibrate, extract"),
         (("dataset=demo_digits", "device=gpu"), "device=gpu: allowed are auto, cpu, cuda"),
-        (("dataset=demo_digits", "precision=fp8"), "precision=fp8: allowed are fp32, bf16"),
+        (("dataset=demo_digits", "precision=fp8"), "precision=fp8: allowed are fp32, tf32, bf16, fp16"),
         (("dataset=demo_digits", "batch_size=0"), "batch_size=0: must be a whole number, at least 1"),
         (("dataset=demo_digits", "actors=many"), "actors=many: must be a whole number"),
         (("dataset=demo_digits", "max_bad_fraction=2"), "max_bad_fraction=2: must be a number from 0 to 1"),

@@ -86,12 +86,28 @@ def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
         decoded += 1
         return result
 
-    monkeypatch.setattr("pipeline.worker.AHEAD_BYTES", 1)
+    monkeypatch.setattr("pipeline.feed.AHEAD_BYTES", 1)
     monkeypatch.setattr(ShardReader, "_files", files)
     monkeypatch.setattr(worker, "_input", slow)
     assert worker.vdna(task).digest() == before
     assert (read, decoded) == (len(pictures()), len(pictures()))
     assert most <= 3
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision's
+def test_decoding_on_the_device_gives_the_same_reasons(tmp_path: Path) -> None:
+    for name, data, _ in pictures():
+        (tmp_path / name).write_bytes(data)
+    task = Task(0, tuple(find(str(tmp_path))))
+    ledgers = []
+    for resize in ("clean", "device"):
+        config = named_extractor("test_vit", weights="random", preprocess={"resize": resize})
+        spec = replace(network_spec(build(config)), distributions=("gaussian",))
+        ledgers.append(Worker(Job(config, spec, batch_size=8)).vdna(task).ledger)
+    clean, device = ({record.part: (record.counted, record.skipped) for record in ledger} for ledger in ledgers)
+    assert clean == device
+    assert ledgers[1].counted > 8
+    assert ledgers[1].skipped
 
 
 @pytest.mark.usefixtures("cluster")

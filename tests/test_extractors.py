@@ -214,7 +214,7 @@ def test_random_crops_depend_on_the_image_alone() -> None:
 
 
 def test_precision_changes_activations_and_id() -> None:
-    with pytest.raises(ExtractorError, match="allowed are fp32, bf16"):
+    with pytest.raises(ExtractorError, match="allowed are fp32, tf32, bf16, fp16"):
         random("test_vit", precision="fp8")
     image = torch.randn(1, 3, 160, 160)
     seen: dict[str, torch.Tensor] = {}

@@ -61,7 +61,7 @@ def decode(data: bytes, least_side: int | None = None) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, data)
             if least_side is not None:
-                image.draft(None, (least_side, least_side))  # type: ignore[arg-type]  # of JPEGs; others ignore it
+                image.draft(None, (least_side, least_side))  # JPEGs alone heed it
             image.load()  # it turns some TIFFs, and their sides change
             return _pixels(image)
     except UnidentifiedImageError:

@@ -1,0 +1,157 @@
+"""Extraction, all four distributions in one pass, against the network alone and against the seed library.
+
+    python -m bench.extract                   # some minutes
+
+Ours is a task's whole way: tars of 500 px JPEGs are read, decoded, resized, run and counted, and the partial is
+stored. The bare network gets the same number of images as ready batches. Both take turns, and a ratio is of neighbours.
+The seed gets the same network and the same images as files, and makes its four VDNAs one after another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the pool sets it
+
+import timm
+import torch
+
+from bench.figures import ROUNDS, Figures, figure, jpegs, ratios, seconds, table, tar
+from distributions import ActivationRanges, Ranges, Spec
+from extractors import Extractor, ExtractorConfig, build
+from pipeline.data.shards import Task
+from pipeline.data.sources import find
+from pipeline.make import DISTRIBUTIONS
+from pipeline.planning import network_spec
+from pipeline.store import Store
+from pipeline.worker import Job, Worker, cores
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from vdna.networks import FeatureExtractionModel
+    from vdna.utils.settings import DataSettings, ExtractionSettings, NetworkSettings
+    from vdna.vdnas import get_vdna
+
+NETWORKS = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "lite0": "tf_efficientnet_lite0",
+    "resnet50": "resnet50",
+}
+IMAGES = {"vit_tiny": 768, "lite0": 768, "resnet50": 256}
+SEED_IMAGES = 256
+BATCH = 32
+
+
+def measure(name: str, folder: Path) -> Figures:
+    config = ExtractorConfig(name, NETWORKS[name], weights="random")
+    task = Task(0, tuple(find(str(folder / "*.tar"))))
+    network = build(config)
+    spec = _spec(network, task)
+    worker = Worker(Job(config, spec, BATCH, cores(), cores()))
+    bare = _Bare(network)
+    images = sum(record.counted for record in worker.vdna(task).ledger)  # warms the kernels up as well
+    ours, theirs = [], []
+    for turn in range(ROUNDS):
+        theirs.append(images / seconds(bare.run, images))
+        ours.append(images / seconds(worker.run, task, Store(str(folder / f"catalogue-{turn}"))))
+    return {
+        f"extract_{name}": figure(ratios(ours, theirs), "of the bare forward's images/s"),
+        f"extract_{name}_images": figure(ours, "images/s"),
+        f"bare_{name}_images": figure(theirs, "images/s"),
+    }
+
+
+class _Bare:
+    """The same network, without hooks, on batches that are ready."""
+
+    def __init__(self, network: Extractor) -> None:
+        self.model = timm.create_model(network.config.model).eval().requires_grad_(False)
+        self.model.load_state_dict(network.state())
+        size = network.preprocess.size
+        self.batch = torch.randn(BATCH, 3, size, size)
+
+    @torch.inference_mode()
+    def run(self, images: int) -> None:
+        for _ in range(-(-images // BATCH)):
+            self.model(self.batch)
+
+
+class _Seeds(FeatureExtractionModel):  # type: ignore[misc]
+    """The seed's extraction with a network of ours instead of one of its own."""
+
+    def __init__(self, network: Extractor, axes: Ranges) -> None:
+        look = network.preprocess
+        super().__init__(
+            NetworkSettings(look.mean, look.std, network.layers, (look.size, look.size)),
+            ExtractionSettings(num_workers=cores(), batch_size=BATCH, device="cpu", verbose=False, n_sample_images=1),
+            json.loads(axes.to_json()),
+        )
+        self.network = network
+
+    def get_features(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        features: dict[str, torch.Tensor] = {}
+
+        def keep(layer: str, activations: torch.Tensor) -> None:
+            features[layer] = activations.transpose(1, 2)[..., None]
+
+        self.network(batch, keep)
+        return features
+
+
+def against_seed(name: str, folder: Path) -> Figures:
+    """The same images, as files for the seed and as a tar for us."""
+    config = ExtractorConfig(name, NETWORKS[name], weights="random")
+    images = list(itertools.islice(jpegs(), SEED_IMAGES))
+    for index, data in enumerate(images):
+        (folder / f"{index:04d}.jpg").write_bytes(data)
+    task = Task(0, tuple(find(str(tar(folder / "images.tar", images)))))
+    network = build(config)
+    spec = _spec(network, task)
+    assert spec.ranges is not None
+    worker = Worker(Job(config, spec, BATCH, cores(), cores()))
+    worker.vdna(task)
+    ours, theirs = [], []
+    for turn in range(ROUNDS):
+        taken = 0.0
+        for distribution in DISTRIBUTIONS:
+            seeds, source = _Seeds(network, spec.ranges), DataSettings(source=str(folder), shuffle_files=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                taken += seconds(get_vdna(distribution).fill_vdna, seeds, source)
+        theirs.append(len(images) / taken)
+        ours.append(len(images) / seconds(worker.run, task, Store(str(folder / f"catalogue-{turn}"))))
+    return {
+        "extract_vs_seed": figure(ratios(ours, theirs), "times the seed's images/s"),
+        "extract_seed_images": figure(theirs, "images/s, four passes"),
+    }
+
+
+def _spec(network: Extractor, task: Task) -> Spec:
+    observed = Worker(Job(network.config, network_spec(network), BATCH, cores(), cores())).vdna(task)
+    axes = Ranges.calibrated(observed.find(ActivationRanges))
+    return replace(network_spec(network), distributions=DISTRIBUTIONS, ranges=axes)
+
+
+def main(names: list[str]) -> Figures:
+    figures: Figures = {}
+    for name in names or NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            images = list(itertools.islice(jpegs(), IMAGES[name]))
+            for shard in range(2):
+                tar(Path(folder) / f"{shard}.tar", images[shard::2])
+            figures |= measure(name, Path(folder))
+    if not names:
+        with tempfile.TemporaryDirectory() as folder:
+            figures |= against_seed("vit_tiny", Path(folder))
+    return figures
+
+
+if __name__ == "__main__":
+    print(table(main(sys.argv[1:])))
