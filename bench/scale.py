@@ -99,7 +99,7 @@ class _Host:
 
     async def run(self, task: Task, store: Store) -> Receipt:
         await asyncio.sleep(SECONDS)
-        return Receipt(counted=1, skipped={}, damaged=0, bytes=1, lost_bytes=0)
+        return Receipt(counted=1, skipped={}, damaged=0, lost_bytes=0)
 
     async def node(self) -> str:
         return "node"

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, overload
 
 import numpy as np
-import scipy.linalg
+import torch
 
 from distributions.base import IncompatibleError
 from distributions.histogram import Histogram
-from distributions.kernels import absolute_row_differences
+from distributions.kernels import covariance_factor, cumulative_shares, one_thread_each, root_trace, row_emd
 from distributions.vdna import VDNA, Moments, difference_between
 
 PerNeuron = dict[str, np.ndarray]
@@ -48,7 +47,7 @@ def emd(
     check_comparable(v, w, histograms=True)
 
     def rows(name: str) -> np.ndarray:
-        return emd_rows(cdf(v.histogram(name)), cdf(w.histogram(name)))
+        return row_emd(cdf(v.histogram(name)), cdf(w.histogram(name)))
 
     return _select(v, rows, layer, neuron, per_neuron)
 
@@ -98,20 +97,19 @@ def fd(
 
         return _select(v, rows, layer, neuron, per_neuron)
     names = [layer] if layer is not None else list(v.layers)
-    return float(np.mean([frechet(Factor(v.layer_gaussian(n)), Factor(w.layer_gaussian(n))) for n in names]))
+
+    def of_layer(name: str) -> float:
+        return frechet(Factor.of(v.layer_gaussian(name)), Factor.of(w.layer_gaussian(name)))
+
+    return float(np.mean(one_thread_each(of_layer, names)))
 
 
-def cdf(histogram: np.ndarray) -> np.ndarray:
-    """Cumulative shares of counts: (neurons, bins) uint64 to float64, each row ending in 1."""
-    totals = histogram.sum(axis=1, dtype=np.uint64, keepdims=True)
-    if (totals == 0).any():
+def cdf(histogram: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
+    """Cumulative shares of counts: (neurons, bins) uint64 to float64, each row ending in 1; into `shares`, if given."""
+    found = cumulative_shares(histogram, shares)
+    if np.isnan(found[:, -1]).any():
         raise IncompatibleError("a neuron's histogram is empty: the VDNA counted no image, or only NaN")
-    return np.cumsum(histogram, axis=1, dtype=np.uint64) / totals  # type: ignore[no-any-return]
-
-
-def emd_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """EMD in bins of each neuron from two CDFs (neurons, bins) float64."""
-    return absolute_row_differences(a, b)
+    return found
 
 
 def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
@@ -122,36 +120,33 @@ def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Factor:
-    """A layer's Gaussian with the symmetric square root of its covariance, computed once per dataset."""
+    """A layer's Gaussian as pairs need it, made once per dataset: its mean (neurons), `root` (neurons, rank) with
+    root rootᵀ the covariance, and the covariance's trace; float64. `root` may be moved to a GPU."""
 
-    moments: Moments
+    mean: np.ndarray
+    root: torch.Tensor
+    trace: float
 
-    @cached_property
-    def root(self) -> np.ndarray:
-        values, vectors = scipy.linalg.eigh(self.moments.spread)
-        return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T  # type: ignore[no-any-return]
-
-    @cached_property
-    def trace(self) -> float:
-        return float(np.trace(self.moments.spread))
+    @classmethod
+    def of(cls, moments: Moments, device: torch.device | str = "cpu") -> Factor:
+        root = covariance_factor(torch.from_numpy(np.ascontiguousarray(moments.spread)))
+        return cls(moments.mean, root.to(device), float(np.trace(moments.spread)))
 
 
 def frechet(a: Factor, b: Factor) -> float:
-    """Multivariate Fréchet distance; tr (S1 S2)^½ is the sum of the roots of the eigenvalues of S1^½ S2 S1^½.
+    """Multivariate Fréchet distance, never negative; exactly 0 between equal factors, the same bits either way round.
 
-    That matrix is symmetric and positive semi-definite, so no imaginary part can arise; eigenvalues
-    below zero are rounding and count as zero. Ordered by content so that swapping the arguments
-    gives the same bits.
+    Where it has to be the same bits wherever it is computed, call it through `kernels.one_thread_each`.
     """
-    if a.moments.spread.shape != b.moments.spread.shape:
+    if a.mean.shape != b.mean.shape:
         raise IncompatibleError("the layers have different numbers of neurons")
-    if np.array_equal(a.moments.mean, b.moments.mean) and np.array_equal(a.moments.spread, b.moments.spread):
+    if np.array_equal(a.mean, b.mean) and torch.equal(a.root, b.root):
         return 0.0
-    first, second = sorted((a, b), key=lambda f: (f.trace, f.moments.mean.tobytes()))
-    product = first.root @ second.moments.spread @ first.root
-    values = scipy.linalg.eigvalsh((product + product.T) / 2)
-    difference = a.moments.mean - b.moments.mean
-    shared = float(np.sqrt(np.clip(values, 0, None)).sum())
+    first, second = sorted((a, b), key=lambda f: (f.root.shape[1], f.trace, f.mean.tobytes()))
+    if np.array_equal(a.mean, b.mean) and a.trace == b.trace:  # rare, and all the order there is left
+        first, second = sorted((a, b), key=lambda f: f.root.cpu().numpy().tobytes())
+    difference = a.mean - b.mean
+    shared = root_trace(first.root, second.root)
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -31,7 +32,7 @@ from pipeline.worker import Receipt
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
-"""Tasks of an actor: one under way, one waiting."""
+"""Tasks of an actor: one has the network, the other is read ahead or stored."""
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 MOST_STILLBORN = 8
@@ -50,7 +51,8 @@ class Workman(Protocol):
 
 
 class _Actor:
-    """A worker in a process of its own. Two threads: one works, one answers.
+    """A worker in a process of its own. Three threads: two work, so that one reads or stores while the other's images
+    go through the network, and one answers.
 
     The worker is made by the first task and not by the constructor: what goes wrong is then the task's
     error, with its message, and not the death of an actor.
@@ -59,11 +61,12 @@ class _Actor:
     def __init__(self, make: Callable[..., Workman], *arguments: Any) -> None:
         self._make, self._arguments = make, arguments
         self._worker: Workman | None = None
+        self._making = threading.Lock()
 
     @ray.method(concurrency_group="work")
     def run(self, task: Work, store: Store) -> Receipt:
-        if self._worker is None:
-            self._worker = self._make(*self._arguments)
+        with self._making:
+            self._worker = self._worker or self._make(*self._arguments)
         return self._worker.run(task, store)
 
     @ray.method(concurrency_group="talk")
@@ -217,7 +220,7 @@ class Pool:
 def pool(arguments: Sequence[Any], size: int, cpus: int, gpus: float) -> Iterator[Pool]:
     """Actors, each of which calls its first argument with the others to make its worker."""
     make = ray.remote(  # type: ignore[call-overload]  # concurrency_groups is missing there
-        num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"work": 1, "talk": 1}
+        num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"work": IN_FLIGHT, "talk": 1}
     )(_Actor)
     actors = Pool(lambda: make.remote(*arguments), size)
     try:

@@ -134,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "list":
             console.print(_table(cat.index()[[*COLUMNS]]))
         elif given.command == "show":
-            console.print_json(json.dumps(cat.manifest(given.dataset, given.extractor)))
+            said = cat.manifest(given.dataset, given.extractor)
+            console.print_json(json.dumps({key: value for key, value in said.items() if key != "objects"}))
         else:
             near = cat.nearest(given.dataset, given.extractor, given.metric, given.k)
             console.print(_table(near.rename("distance").reset_index().rename(columns={"other": "dataset"})))

@@ -13,12 +13,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Generic, Self, TypeVar
 
 import torch
 
 from pipeline.data.decode import BadImage
-from pipeline.data.streams import ShardReader
+from pipeline.data.streams import ShardReader, in_turn
 
 T = TypeVar("T")
 
@@ -59,8 +60,8 @@ class Feed(Generic[T]):
 
     def _read(self) -> None:
         try:
-            for i, reader in enumerate(self._readers):
-                for key, data in reader:
+            with closing(in_turn(self._readers)) as images:
+                for i, key, data in images:
                     if not self._put((i, self._submit(key, data))):
                         return
         except Exception as error:  # handed to the thread that consumes

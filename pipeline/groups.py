@@ -105,11 +105,11 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
 def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
     """The VDNA in a dataset. Raises `DamagedError` when it is not one or its digests do not agree, `IncompatibleError`
     when it is not of the `expected` spec; either before anything larger than that spec's arrays is allocated."""
-    with _damage("its contents are not those of a VDNA"):
+    with damage("its contents are not those of a VDNA"):
         spec = _spec(dataset)
     if expected is not None and spec.id != expected.id:
         raise IncompatibleError("made with another network, distributions or ranges")
-    with _damage("its contents are not those of a VDNA"):
+    with damage("its contents are not those of a VDNA"):
         state, ledger = _state(dataset, spec), _ledger(dataset)
         vdna = VDNA(spec)
         vdna.load(state, ledger)
@@ -121,7 +121,7 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
 
 
 @contextmanager
-def _damage(words: str) -> Iterator[None]:
+def damage(words: str) -> Iterator[None]:
     """Zarr, xarray, zipfile, JSON and their codecs raise anything for what is not as it should be."""
     try:
         yield
@@ -230,7 +230,7 @@ def zipped(objects: Mapping[str, bytes]) -> bytes:
 
 def unzip(data: bytes) -> xr.Dataset:
     """What `zipped` made, its arrays not decoded yet; `DamagedError` for anything else."""
-    with _damage("not a whole zip"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with damage("not a whole zip"), zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
             raise DamagedError("a zip with compressed entries")
@@ -244,7 +244,7 @@ def opened(objects: Mapping[str, bytes]) -> xr.Dataset:
     """The dataset of a Zarr group whose objects are in memory, its arrays not decoded yet; `DamagedError` for
     anything but what `pack` makes."""
     buffer = zarr.buffer.cpu.Buffer
-    with _damage("not a Zarr group as this program writes them"):
+    with damage("not a Zarr group as this program writes them"):
         _check(objects)
         store = zarr.storage.MemoryStore({name: buffer.from_bytes(content) for name, content in objects.items()})
         # Version 3 alone: version 2 knows filters that unpickle what they are given.
@@ -263,7 +263,7 @@ def _check(objects: Mapping[str, bytes]) -> None:
             raise DamagedError(f"{path} has {len(content)} bytes")
         meta = json.loads(content)
         if array:
-            size, chunk_bytes[array] = _sizes(array, meta)
+            size, chunk_bytes[array] = chunk_sizes(array, meta)
             whole += size
     if whole > MAX_GROUP:
         raise DamagedError(f"its arrays would take {whole} bytes")
@@ -271,13 +271,13 @@ def _check(objects: Mapping[str, bytes]) -> None:
         array, _, name = path.partition("/c/")
         if not name:
             continue
-        expected, claimed = chunk_bytes[array], _unpacked_size(content)
+        expected, claimed = chunk_bytes[array], unpacked_size(content)
         texts = MAX_TEXTS + 100 * len(content)
         if claimed != expected if expected else claimed > texts:
             raise DamagedError(f"{path} claims to unpack to {claimed} bytes")
 
 
-def _sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
+def chunk_sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
     """Bytes of a whole array and of a chunk of it; a chunk of texts has no size of its own."""
     shape, chunks = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
     if 0 in shape:  # it has no chunks, and its type is not the texts' it would have
@@ -292,7 +292,7 @@ def _sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
     return math.prod(shape) * (size or TEXT_BYTES), math.prod(chunks) * size
 
 
-def _unpacked_size(chunk: bytes) -> int:
+def unpacked_size(chunk: bytes) -> int:
     """What a chunk says it unpacks to: in Blosc's header, or that of a Zstandard frame (RFC 8878, 3.1.1.1)."""
     if chunk[:4] != b"\x28\xb5\x2f\xfd":
         return int.from_bytes(chunk[4:8], "little")

@@ -18,13 +18,14 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import fsspec.asyn
 import fsspec.core
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
-from fsspec.exceptions import FSTimeoutError
 
+from pipeline.ahead import FILES, SMALLEST, Ranges, begin, settle
 from pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ QUIET_TRIES = 3
 """Tries before the log hears of it: a throttled store makes many."""
 BLOCK = 8 << 20
 """Bytes of a range request: few requests, and little to ask for again."""
-SMALLEST_BLOCK = 64 << 10
 WHOLE = 1 << 30
 """Largest object that is held in memory because its server cannot give parts of it."""
 
@@ -63,7 +63,6 @@ LASTING = (
     *(NoCredentialsError, PartialCredentialsError),
 )
 """What another try does not change."""
-
 
 REFUSALS = {
     **dict.fromkeys((401, 403, 405, 407, 411, 413, 414, 415, 416, 451), PermissionError),
@@ -87,6 +86,8 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"{hide(url)}: a URL must not hold a password, it would be written down; "
             "use the store's environment variables or its storage options"
         )
+    if protocol in ("s3", "s3a"):  # botocore's ten connections would hold up what is asked for at once
+        options = {**options, "config_kwargs": {"max_pool_connections": FILES, **options.get("config_kwargs", {})}}
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
@@ -144,17 +145,13 @@ def patiently(action: Callable[[], T], seconds: float, name: str) -> T:
             if isinstance(error, LASTING) and status in (0, *REFUSALS):
                 raise
             tries += 1
+            cause = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
             if time.monotonic() + pause - start > seconds:
-                cause = str(error) or _named(error)
                 raise StoreFault(hide(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}")) from None
             if tries > QUIET_TRIES:
-                log.warning("%s", hide(f"{name}: trying again ({str(error) or _named(error)})"))
+                log.warning("%s", hide(f"{name}: trying again ({cause})"))
             time.sleep(pause)
-
-
-def _named(error: Exception) -> str:
-    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _status(error: Exception) -> int:
@@ -176,8 +173,13 @@ def call(fs: Any, method: str, *arguments: Any, patience: float = PATIENCE, size
     """
     if not fs.async_impl or fs.asynchronous:
         return getattr(fs, method)(*arguments, **options)
-    seconds = patience * ATTEMPT_SHARE + size / SLOWEST
+    seconds = stalled_after(patience, size)
     return fsspec.asyn.sync(fs.loop, getattr(fs, f"_{method}"), *arguments, timeout=seconds, **options)
+
+
+def stalled_after(patience: float, size: int = 0) -> float:
+    """Seconds after which a request for so many bytes counts as stalled."""
+    return patience * ATTEMPT_SHARE + size / SLOWEST
 
 
 def open_object(fs: Any, path: str, info: Mapping[str, Any], patience: float = PATIENCE) -> io.BufferedIOBase:
@@ -192,7 +194,7 @@ def open_object(fs: Any, path: str, info: Mapping[str, Any], patience: float = P
     if size == 0:
         return io.BytesIO()  # no server has a range of it
     if size is not None and (not is_web(fs) or patiently(lambda: _gives_ranges(fs, path, patience), patience, path)):
-        return io.BufferedReader(_Ranges(fs, path, int(size), patience), min(BLOCK, int(size) + 1))
+        return io.BufferedReader(Ranges(_Requests(fs, path, patience), int(size), BLOCK), min(BLOCK, int(size) + 1))
     if (size or 0) > WHOLE:
         raise UserError(f"{hide(path)}: its server gives no parts of objects, and this one is too large to be held")
     if not is_web(fs):
@@ -242,7 +244,7 @@ def _gives_ranges(fs: Any, url: str, patience: float) -> bool:
             fs._raise_not_found_for_status(answer, url)
             return int(answer.status)
 
-    return bool(fsspec.asyn.sync(fs.loop, status, timeout=patience * ATTEMPT_SHARE) == 206)
+    return bool(fsspec.asyn.sync(fs.loop, status, timeout=stalled_after(patience)) == 206)
 
 
 def _downloaded(fs: Any, url: str, patience: float) -> bytes:
@@ -253,61 +255,31 @@ def _downloaded(fs: Any, url: str, patience: float) -> bytes:
         session = await fs.set_session()
         async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
             fs._raise_not_found_for_status(answer, url)
-            async for part in answer.content.iter_chunked(SMALLEST_BLOCK):
+            async for part in answer.content.iter_chunked(SMALLEST):
                 parts.append(part)
                 size += len(part)
                 if size > WHOLE:
                     raise UserError(f"{hide(url)}: too large to be held whole, and its server gives no parts of it")
         return b"".join(parts)
 
-    data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=patience * ATTEMPT_SHARE + WHOLE / SLOWEST)
+    data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=stalled_after(patience, WHOLE))
     return data
 
 
-class _Ranges(io.RawIOBase):
-    """An object read by range requests. What has arrived is kept: a fault costs the rest of one range."""
+class _Requests:
+    """How an object is asked for its ranges: early where its file system has a loop, and with patience."""
 
-    def __init__(self, fs: Any, path: str, size: int, patience: float) -> None:
-        self._fs, self._path, self._size, self._patience = fs, path, size, patience
-        self._position = 0
-        self._most = BLOCK
+    def __init__(self, fs: Any, path: str, patience: float) -> None:
+        self._fs, self._path, self._patience = fs, path, patience
 
-    def readable(self) -> bool:
-        return True
+    def begin(self, start: int, end: int) -> Future[bytes] | None:
+        return begin(self._fs, lambda: self._fs._cat_file(self._path, start=start, end=end))
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(base + offset, 0)
-        return self._position
-
-    def readall(self) -> bytes:
-        parts = []
-        while part := self.read(self._size - self._position):
-            parts.append(part)
-        return b"".join(parts)
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._position)
-        if wanted <= 0:
-            return 0
-        data = patiently(lambda: self._some(wanted), self._patience, self._path)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _some(self, wanted: int) -> bytes:
-        length = min(wanted, self._most)
-        try:
-            start, end = self._position, self._position + length
-            data: bytes = call(
-                self._fs, "cat_file", self._path, patience=self._patience, size=length, start=start, end=end
-            )
-        except (TimeoutError, FSTimeoutError):
-            self._most = max(length // 16, SMALLEST_BLOCK)  # a slow line is no stall: ask for less
-            raise
-        if not 0 < len(data) <= length:
-            raise OSError(f"{len(data)} bytes came for {length} asked for")
+    def answer(self, start: int, end: int, early: Future[bytes] | None) -> bytes:
+        if early:
+            return settle(early, stalled_after(self._patience, end - start))
+        data: bytes = self._fs.cat_file(self._path, start=start, end=end)
         return data
+
+    def patiently(self, action: Callable[[], bytes]) -> bytes:
+        return patiently(action, self._patience, self._path)

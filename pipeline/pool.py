@@ -51,7 +51,6 @@ class Report:
     counted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     damaged: int = 0
-    bytes: int = 0
     lost_bytes: int = 0
     done: int = 0
     failed: dict[int, str] = field(default_factory=dict)
@@ -60,7 +59,6 @@ class Report:
         self.counted += receipt.counted
         self.skipped.update(receipt.skipped)
         self.damaged += receipt.damaged
-        self.bytes += receipt.bytes
         self.lost_bytes += receipt.lost_bytes
         self.done += 1
 

@@ -3,6 +3,7 @@
     plans/DATASET/EXTRACTOR.json.gz            tasks of the dataset, as last planned
     ranges/NETWORK/ID.json, current            histogram axes of a network; the one in use
     partials/SPEC/TASK.zip                     one immutable partial per task, a Zarr group
+    partials/SPEC/tile-ID.zip                  a piece of a matrix, until the whole is there
     failures/SPEC/TASK.json                    why a task has none, though it was tried
     vdnas/DATASET/EXTRACTOR/DIGEST.zarr/       a dataset's VDNA, a Zarr group
     vdnas/DATASET/EXTRACTOR/SPEC.json          its manifest, which names the current one; written last
@@ -19,20 +20,22 @@ import importlib.metadata
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import xarray as xr
 
-from distributions import VDNA, ActivationRanges, Histogram, IncompatibleError, Ranges, Spec
+from distributions import VDNA, IncompatibleError, Ranges, Spec
 from pipeline.data.shards import Work
 from pipeline.errors import UserError
 from pipeline.folder import AT_ONCE, Folder
 from pipeline.groups import FORMAT, DamagedError, from_dataset, opened, pack, to_dataset, unzip, zipped
 from pipeline.objects import hide
 from pipeline.planning import Plan
+from pipeline.rows import Rows, hashes
+from pipeline.summary import summary
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ STATED = {"fingerprint", "digest", "created", "images", "skipped"}
 """What every manifest of a VDNA says, among other things."""
 HASH = re.compile(r"[0-9a-f]{16}")
 """What ranges and groups are named by."""
+TILE = "tile-"
+"""What the names of pieces of a matrix begin with."""
 
 
 class Store(Folder):
@@ -125,6 +130,27 @@ class Store(Folder):
                 f"{path} is damaged ({error}) and was removed: the same command makes it again"
             ) from error
 
+    def put_tile(self, spec_id: str, tile_id: str, distances: xr.Dataset) -> None:
+        """Store a piece of a matrix beside the partials, where a pool looks for what is done."""
+        packed = pack(distances.assign_attrs(task=tile_id), consolidated=False)
+        self.put(f"partials/{spec_id}/{tile_id}.zip", zipped(packed))
+
+    def get_tile(self, spec_id: str, tile_id: str) -> xr.Dataset | None:
+        """A piece of a matrix; None if it is not there as it was written, then it has to be made again."""
+        data = self.get(f"partials/{spec_id}/{tile_id}.zip")
+        try:
+            found = None if data is None else unzip(data).load()
+        except (DamagedError, RuntimeError, ValueError):
+            return None
+        return found if found is not None and found.attrs.get("task") == tile_id else None
+
+    def forget_tiles(self, spec_id: str, mine: Collection[str]) -> None:
+        """Remove pieces of a matrix that is stored by now, and those that nobody came back for."""
+        for tile_id in self.names(f"partials/{spec_id}", ".zip"):
+            path = f"partials/{spec_id}/{tile_id}.zip"
+            if tile_id.startswith(TILE) and (tile_id in mine or self.age(path) > STALE):
+                self.remove(path)
+
     def put_failures(self, spec_id: str, tasks: Iterable[Work], failed: Mapping[int, str]) -> None:
         """Record why tasks failed for good, by their index."""
         for task in tasks:
@@ -153,7 +179,9 @@ class Store(Folder):
         manifest["digest"] = packed.attrs["digest"]
         whole = f"{packed.attrs['digest']}{packed.attrs['sources']}"
         manifest["group"] = f"{hashlib.sha256(whole.encode()).hexdigest()[:16]}.zarr"
-        self.put_group(f"{folder}/{manifest['group']}", pack(packed, consolidated=True))
+        objects = pack(packed, consolidated=True)
+        manifest["objects"] = hashes(objects)
+        self.put_group(f"{folder}/{manifest['group']}", objects)
         self.put_json(f"{folder}/{vdna.spec.id}.json", manifest)
         return manifest
 
@@ -204,9 +232,19 @@ class Store(Folder):
 
     def get_vdna(self, manifest: Mapping[str, Any]) -> VDNA:
         """The VDNA a manifest names, whole; `DamagedError` if its contents are not those it was stored with."""
-        path = f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}"
+        return self._whole(group_path(manifest))[0]
+
+    def get_rows(self, manifest: Mapping[str, Any]) -> Rows:
+        """A reader of parts of the VDNA a manifest names, which checks each object that it reads."""
+        path = group_path(manifest)
+        # A manifest of before had no hash of each object: those of the whole, found to be what they were.
+        objects = manifest["objects"] if "objects" in manifest else hashes(self._whole(path)[1])
+        return Rows(lambda name: self.get(f"{path}/{name}"), objects, f"{self.url}/{path}")
+
+    def _whole(self, path: str) -> tuple[VDNA, dict[str, bytes]]:
         try:
-            return from_dataset(opened(self.get_group(path)))
+            objects = self.get_group(path)
+            return from_dataset(opened(objects)), objects
         except (DamagedError, KeyError, ValueError) as error:
             raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
@@ -237,41 +275,10 @@ class Store(Folder):
             raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 
 
+def group_path(manifest: Mapping[str, Any]) -> str:
+    """Where the group lies that a manifest names."""
+    return f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}"
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def summary(vdna: VDNA) -> dict[str, Any]:
-    """What an index says of a VDNA."""
-    spec, ledger = vdna.spec, vdna.ledger
-    return {
-        "extractor": spec.extractor,
-        "images": vdna.images,
-        "skipped": sum(ledger.skipped.values()),
-        "skipped_by_reason": ledger.skipped,
-        "damaged_shards": len(ledger.damaged),
-        "shards": len(ledger),
-        "architecture": spec.architecture,
-        "weights": spec.weights,
-        "preprocessing": spec.preprocessing,
-        "precision": spec.precision,
-        "distributions": list(spec.distributions),
-        "ranges": spec.ranges.id if spec.ranges and spec.needs_ranges else "",
-        "network": spec.network,
-        "spec": spec.id,
-        "layers": dict(spec.layers),
-        **_flows(vdna),
-    }
-
-
-def _flows(vdna: VDNA) -> dict[str, Any]:
-    """What the distributions could not take as it was: the share of values clamped, and values not finite."""
-    flows: dict[str, Any] = {"clamped_share": 0.0, "not_finite": 0}
-    if vdna.has(Histogram):
-        state = vdna.find(Histogram).state()
-        clamped = int(state["histogram_below"].sum() + state["histogram_above"].sum())
-        flows["clamped_share"] = clamped / max(int(state["histogram"].sum()), 1)
-        flows["not_finite"] = int(state["histogram_nan"].sum())
-    if vdna.has(ActivationRanges):
-        flows["not_finite"] = int(vdna.find(ActivationRanges).nonfinite.sum())
-    return flows

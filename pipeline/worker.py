@@ -57,7 +57,6 @@ class Receipt:
     counted: int
     skipped: Mapping[str, int]
     damaged: int
-    bytes: int
     lost_bytes: int
 
     @classmethod
@@ -66,7 +65,6 @@ class Receipt:
             counted=ledger.counted,
             skipped=ledger.skipped,
             damaged=len(ledger.damaged),
-            bytes=sum(max(record.size, 0) for record in ledger),
             lost_bytes=sum(record.lost_bytes for record in ledger),
         )
 

@@ -69,8 +69,8 @@ def test_emd_is_wasserstein_in_bins() -> None:
 
 def test_fd_of_known_gaussians() -> None:
     """For covariances that commute it is |m1 - m2|² + |√S1 - √S2|²."""
-    a = Factor(Moments(np.zeros(3), np.diag([1.0, 4.0, 9.0])))
-    b = Factor(Moments(np.array([1.0, 2.0, 2.0]), np.diag([4.0, 1.0, 16.0])))
+    a = Factor.of(Moments(np.zeros(3), np.diag([1.0, 4.0, 9.0])))
+    b = Factor.of(Moments(np.array([1.0, 2.0, 2.0]), np.diag([4.0, 1.0, 16.0])))
     assert frechet(a, b) == pytest.approx(9 + 1 + 1 + 1, rel=1e-12)
 
 
@@ -78,12 +78,13 @@ def test_fd_of_known_gaussians() -> None:
 def test_fd_is_real_and_finite_below_full_rank(images: int) -> None:
     """Fewer images than neurons: where sqrtm of the product gives NaN or imaginary parts elsewhere."""
     draw = np.random.default_rng(images)
-    factors = [Factor(Moments(x.mean(0), np.cov(x.T))) for x in (draw.normal(size=(images, 64)) for _ in range(2))]
+    factors = [Factor.of(Moments(x.mean(0), np.cov(x.T))) for x in (draw.normal(size=(images, 64)) for _ in range(2))]
     value = frechet(*factors)
     assert np.isfinite(value)
     assert value > 0
-    root = np.sqrt(np.linalg.eigvals(factors[0].moments.spread @ factors[1].moments.spread).astype(complex)).real.sum()
-    direct = ((factors[0].moments.mean - factors[1].moments.mean) ** 2).sum() + sum(f.trace for f in factors) - 2 * root
+    first, second = ((f.root @ f.root.T).numpy() for f in factors)
+    root = np.sqrt(np.linalg.eigvals(first @ second).astype(complex)).real.sum()
+    direct = ((factors[0].mean - factors[1].mean) ** 2).sum() + sum(f.trace for f in factors) - 2 * root
     assert value == pytest.approx(direct, rel=1e-4)
 
 

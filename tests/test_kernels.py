@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributions.kernels import absolute_row_differences, count_bins, extremes, position_means
+from distributions.kernels import count_bins, extremes, position_means
 
 GPU = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -122,10 +122,3 @@ def assert_extremes(
     np.testing.assert_array_equal(low.cpu(), np.where(finite, values, np.inf).min(0).clip(max=most))
     np.testing.assert_array_equal(high.cpu(), np.where(finite, values, -np.inf).max(0).clip(min=least))
     np.testing.assert_array_equal(nonfinite.cpu(), (~finite).sum(0))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 1000), (64, 17)])
-def test_absolute_row_differences(shape: tuple[int, int]) -> None:
-    a, b = np.random.default_rng(0).random((2, *shape))
-    np.testing.assert_allclose(absolute_row_differences(a, b), np.abs(a - b).sum(1), rtol=1e-13)
-    np.testing.assert_array_equal(absolute_row_differences(a[::-1], b[::-1]), absolute_row_differences(a, b)[::-1])

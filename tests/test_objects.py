@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.folder import Folder
 from pipeline.objects import StoreFault, filesystem, hide, open_object, patiently, signed, unsigned, whole
 from pipeline.planning import Plan
+from tests.conftest import web_server
 from tests.material import spec
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -186,16 +187,8 @@ def served() -> Iterator[str]:
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with web_server(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize("folder", ["ranges", "plain"])

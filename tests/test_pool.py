@@ -74,7 +74,7 @@ class Played:
 
 
 def fine(actor: Played, task: Task) -> Receipt:
-    return Receipt(counted=1, skipped={}, damaged=0, bytes=1, lost_bytes=0)
+    return Receipt(counted=1, skipped={}, damaged=0, lost_bytes=0)
 
 
 def tasks(count: int) -> list[Task]:

@@ -6,12 +6,11 @@ import gzip
 import io
 import os
 import tarfile
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from pipeline.data.shards import Shard, group
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader, ShortRead
 from pipeline.errors import UserError
+from tests.conftest import web_server
 
 
 def picture(seed: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
@@ -327,17 +327,12 @@ class TestDecode:
 def served(tmp_path: Path) -> Iterator[str]:
     """A static web server on loopback, without byte ranges."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
+    class Static(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with web_server(Static) as url:
+        yield url
 
 
 def test_over_http(tmp_path: Path, served: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -17,11 +18,15 @@ from PIL import Image
 from distributions import IncompatibleError, emd, fd, nfd
 from extractors import build
 from pipeline import make_vdna, open_catalogue
+from pipeline import tiles as tiles_module
 from pipeline.config import Settings
 from pipeline.errors import UserError
+from pipeline.groups import DamagedError
 from pipeline.make import named_extractor
 from pipeline.planning import network_spec
 from pipeline.stages import calibrate, compare, extract, plan, publish
+from pipeline.store import Store
+from pipeline.tiles import Tile, Tiler
 from tests.conftest import TINY, settings
 from tests.runs import SMALL, digest, do, manifest, of
 
@@ -154,8 +159,14 @@ class TestCompare:
 
     def test_only_new_pairs_are_computed(self, three: Settings, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pairs: list[object] = []
-        really = compare._Prepared.distances
-        monkeypatch.setattr(compare._Prepared, "distances", lambda a, b: pairs.append(1) or really(a, b))
+        really = Tiler.distances
+
+        def counted(tiler: Tiler, tile: Tile, store: Store) -> object:
+            n, m = len(tile.rows), len(tile.columns)
+            pairs.extend([1] * (n * (n + 1) // 2 if tile.diagonal else n * m))
+            return really(tiler, tile, store)
+
+        monkeypatch.setattr(Tiler, "distances", counted)
         old = three.store.get_distances("test_vit", three.spec().id)
         do(of(tars / "02.tar", Path(three.catalogue), name="two"))
         assert len(pairs) == 4
@@ -165,6 +176,59 @@ class TestCompare:
         pairs.clear()
         do(of(tars / "03.tar", Path(three.catalogue), name="two"))  # new contents under an old name
         assert len(pairs) == 4
+
+    def test_tiles_by_actors_are_the_same_bytes(
+        self, three: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Any size of tile, computed here or by actors; nothing of them is left behind."""
+        whole = three.store.get_distances("test_vit", three.spec().id)
+        partials = three.store.partials(three.spec().id)
+        monkeypatch.setattr(compare, "MUCH", 0.0)
+        for memory, actors in ((1, 1), (1 << 22, 2)):
+            monkeypatch.setattr(tiles_module, "MEMORY", memory)
+            again = tmp_path / f"again{actors}"
+            shutil.copytree(three.catalogue, again)
+            shutil.rmtree(again / "distances")
+            s = do(of(tars / "01.tar", again, f"actors={actors}", "stages=[compare]", name="one"))
+            assert s.store.partials(s.spec().id) == partials
+            xr.testing.assert_identical(s.store.get_distances("test_vit", s.spec().id), whole)
+
+    def test_what_was_interrupted_goes_on(self, three: Settings, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.rmtree(Path(three.catalogue) / "distances")
+        monkeypatch.setattr(compare, "MUCH", 0.0)
+        monkeypatch.setattr(tiles_module, "MEMORY", 1)
+        really, done = Tiler.run, 0
+
+        def dies(tiler: Tiler, tile: Tile, store: Store) -> object:
+            nonlocal done
+            done += 1
+            if done == 4:
+                raise KeyboardInterrupt
+            return really(tiler, tile, store)
+
+        monkeypatch.setattr(Tiler, "run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            compare.run(three)
+        compare.run(three)
+        todo = len(tiles_module.tiles(three.spec(), three.store.manifests(), [0, 1, 2]))
+        assert done == todo + 1  # the one that was interrupted is tried again, and no other
+        assert not any(name.startswith("tile-") for name in three.store.partials(three.spec().id))
+
+    def test_a_catalogue_of_before_and_a_damaged_one(self, three: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = three.store.get_distances("test_vit", three.spec().id)
+        folder = Path(three.catalogue)
+        for path in folder.glob(f"vdnas/*/*/{three.spec().id}.json"):
+            said = json.loads(path.read_text())
+            assert said.pop("objects")
+            path.write_text(json.dumps(said))
+        shutil.rmtree(folder / "distances")
+        compare.run(three)
+        xr.testing.assert_identical(three.store.get_distances("test_vit", three.spec().id), whole)
+        shutil.rmtree(folder / "distances")
+        chunk = next(folder.glob("vdnas/zero/*/*.zarr/histogram/c/0/0"))
+        chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+        with pytest.raises(DamagedError, match=r"zarr is damaged"):
+            compare.run(three)
 
     def test_anyone_can_open_it_with_xarray(self, three: Settings) -> None:
         spec_id = three.spec().id

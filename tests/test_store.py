@@ -8,15 +8,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numcodecs.blosc
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from distributions import VDNA, Ranges, ShardRecord
+from distributions import VDNA, Ranges, ShardRecord, Spec
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError, from_dataset, pack, to_dataset, unzip, zipped
 from pipeline.planning import Plan
+from pipeline.rows import hashes
 from pipeline.store import Store
 from tests.material import ALL, LAYERS, spec
 
@@ -292,3 +295,93 @@ class TestNothingLeavesItsFolder:
         store.put("plans/x/net.json.gz", gzip.compress(gzip.decompress(head) + line))
         with pytest.raises(DamagedError, match=r"net\.json\.gz is damaged.*add plan to stages"):
             store.get_plan("x", "net", {})
+
+
+class TestRows:
+    """Parts of a VDNA, each object of which is checked on its own."""
+
+    @pytest.fixture
+    def wide(self) -> VDNA:
+        """Layers of other widths than a chunk has rows, one of them without a count."""
+        layers = {"a": 30, "b": 700, "c": 5}
+        width = sum(layers.values())
+        axes = Ranges(layers, np.zeros(width), np.ones(width))
+        names = ("histogram-1000", "gaussian", "layer-gaussian")
+        vdna = VDNA(Spec("n", "arch", "w", "p", "fp32", layers, names, axes))
+        generator = torch.Generator().manual_seed(0)
+        for layer, neurons in layers.items():
+            vdna.update(layer, torch.rand((3, 4, neurons), generator=generator))
+        return vdna
+
+    def test_are_what_the_whole_has(self, store: Store, wide: VDNA) -> None:
+        rows, state = store.get_rows(store.put_vdna(wide, "mine", FACTS)), wide.state()
+        for part in (slice(0, 735), slice(0, 30), slice(30, 730), slice(523, 525), slice(734, 735)):
+            for name, array in state.items():
+                fetched = {chunk: rows.fetch(chunk) for chunk in rows.objects(name, part)}
+                found = rows.read(name, part, fetched)
+                np.testing.assert_array_equal(found, array[part])
+                assert found.dtype == array.dtype
+        assert rows.objects("histogram", slice(523, 525)) == ["histogram/c/0/0", "histogram/c/1/0"]
+
+    def test_what_is_not_as_it_was_written_is_named(self, store: Store, wide: VDNA) -> None:
+        manifest = store.put_vdna(wide, "mine", FACTS)
+        path, part = f"vdnas/mine/n/{manifest['group']}", slice(0, 10)
+        rows = store.get_rows(manifest)
+        for array, wrong in (("histogram", slice(0, 736)), ("histogram", slice(5, 5)), ("nothing", part)):
+            with pytest.raises(DamagedError, match=rf"{manifest['group']} is damaged: its array {array}"):
+                rows.objects(array, wrong)
+        whole = store.get(f"{path}/mean/c/0") or b""
+        for data in (whole[:-1], whole + b"x", b""):
+            store.put(f"{path}/mean/c/0", data)
+            with pytest.raises(DamagedError, match=rf"{manifest['group']} is damaged: its object mean/c/0 is not what"):
+                rows.fetch("mean/c/0")
+        store.remove(f"{path}/mean/c/0")
+        with pytest.raises(DamagedError, match="mean/c/0 is not what was written"):
+            rows.fetch("mean/c/0")
+        assert len(rows.fetch("m2/c/0")) > 0  # the others are as good as before
+        store.put(f"{path}/zarr.json", b"{}")
+        with pytest.raises(DamagedError, match=r"zarr\.json is not what was written"):
+            store.get_rows(manifest)
+
+    def test_what_a_manifest_says_is_no_more_trusted_than_a_group(self, store: Store, wide: VDNA) -> None:
+        """Hashes that agree with planted objects: no chunk of another size is unpacked, no shape believed."""
+        manifest = store.put_vdna(wide, "mine", FACTS)
+        path = f"vdnas/mine/n/{manifest['group']}"
+        bomb = numcodecs.blosc.Blosc("zstd").encode(np.zeros(100 << 20, np.uint8))
+        store.put(f"{path}/histogram/c/0/0", bomb)
+        planted = {**manifest, "objects": {**manifest["objects"], **hashes({"histogram/c/0/0": bomb})}}
+        rows = store.get_rows(planted)
+        with pytest.raises(DamagedError, match="another size"):
+            rows.read("histogram", slice(0, 9), {"histogram/c/0/0": rows.fetch("histogram/c/0/0")})
+        for objects in ([], {"zarr.json": 5}, None, {}):
+            with pytest.raises(DamagedError, match="is damaged"):
+                store.get_rows({**manifest, "objects": objects})
+        for metadata in (b"[]", b'{"consolidated_metadata": 5}', b"[" * 100_000, b"\xff"):
+            store.put(f"{path}/zarr.json", metadata)
+            with pytest.raises(DamagedError, match="is damaged"):
+                store.get_rows({**manifest, "objects": hashes({"zarr.json": metadata})}).objects("mean", slice(0, 9))
+
+    def test_a_catalogue_of_before_is_read_whole_first(self, store: Store, wide: VDNA) -> None:
+        manifest = store.put_vdna(wide, "mine", FACTS)
+        before = {key: value for key, value in manifest.items() if key != "objects"}
+        rows = store.get_rows(before)
+        assert rows.objects("histogram", slice(0, 9)) == ["histogram/c/0/0"]
+        path = f"vdnas/mine/n/{manifest['group']}/histogram/c/0/0"
+        store.put(path, (store.get(path) or b"")[:-1] + b"x")
+        with pytest.raises(DamagedError, match="is damaged"):
+            store.get_rows(before)
+
+
+def test_tiles(store: Store) -> None:
+    values = {"emd": (("layer", "row", "column"), np.arange(6.0).reshape(1, 2, 3))}
+    store.put_tile("spec", "tile-1", xr.Dataset(values))
+    np.testing.assert_array_equal(store.get_tile("spec", "tile-1")["emd"], values["emd"][1])
+    assert store.get_tile("spec", "tile-2") is None
+    data = store.get("partials/spec/tile-1.zip") or b""
+    store.put("partials/spec/tile-2.zip", data)  # another's
+    store.put("partials/spec/tile-3.zip", data[:-1])
+    store.put("partials/spec/0123456789abcdef.zip", b"a partial")
+    assert store.get_tile("spec", "tile-2") is None
+    assert store.get_tile("spec", "tile-3") is None
+    store.forget_tiles("spec", {"tile-1"})
+    assert store.partials("spec") == {"tile-2", "tile-3", "0123456789abcdef"}  # young ones may be another run's

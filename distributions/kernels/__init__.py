@@ -13,9 +13,20 @@ from types import ModuleType
 import torch
 
 from distributions.kernels import cpu, gpu
-from distributions.kernels.pairs import absolute_row_differences
+from distributions.kernels.factors import covariance_factor, one_thread_each, root_trace
+from distributions.kernels.pairs import cumulative_shares, pairwise_emd, row_emd
 
-__all__ = ["absolute_row_differences", "count_bins", "extremes", "position_means"]
+__all__ = [
+    "count_bins",
+    "covariance_factor",
+    "cumulative_shares",
+    "extremes",
+    "one_thread_each",
+    "pairwise_emd",
+    "position_means",
+    "root_trace",
+    "row_emd",
+]
 
 
 def count_bins(activations: torch.Tensor, centre: torch.Tensor, half_width: torch.Tensor, slots: torch.Tensor) -> None:

@@ -2,6 +2,9 @@
 
 The result is one dataset per spec with `emd`, `nfd` and `fd` over (dataset, other, layer) and
 `emd_overall`, … over (dataset, other): what `distributions.emd(v, w)` and the others give.
+
+Much work is done tile by tile (`pipeline.tiles`), each stored until the matrix is, so a run that was interrupted goes
+on with the tiles that are missing.
 """
 
 from __future__ import annotations
@@ -9,31 +12,40 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
-from distributions import VDNA, Gaussian, Histogram, LayerGaussian, Spec
-from distributions.distances import UNITS, Factor, cdf, emd_rows, frechet, frechet_rows
+from distributions import Spec
+from distributions.distances import UNITS
 from distributions.vdna import DECIDING
+from pipeline import pool
 from pipeline.config import Settings
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
 from pipeline.store import Store, now
+from pipeline.tiles import Tile, Tiler, metrics, tiles
 
 log = logging.getLogger(__name__)
+
+MUCH = 120.0
+"""Seconds of one core, about, from which on pieces of the matrix are stored, and actors compute them where there are
+several."""
 
 
 def run(settings: Settings) -> None:
     """Bring the matrix of this run's spec up to date; datasets measured otherwise are left out and named."""
     # Another run may add its dataset meanwhile, and the last to write must have seen them all.
-    while _compare(settings.store, settings.spec()):
+    while _compare(settings, settings.spec()):
         pass
 
 
-def _compare(store: Store, spec: Spec) -> bool:
+def _compare(settings: Settings, spec: Spec) -> bool:
     """Compute what the matrix lacks; whether it lacked anything."""
+    store = settings.store
     everyone = [m for m in store.manifests() if m["extractor"] == spec.extractor]
     members = [m for m in everyone if m["spec"] == spec.id]
     if not members:
@@ -51,20 +63,51 @@ def _compare(store: Store, spec: Spec) -> bool:
     if not matrix.data_vars or (known is not None and known["digest"] == digest):
         return False
     try:
-        _reuse(matrix, store.get_distances(spec.extractor, spec.id))
+        old = store.get_distances(spec.extractor, spec.id)
     except DamagedError as error:
         log.warning("compare: %s, all distances are computed again", error)
-    _fill(matrix, members, store)
+        old = None
+    new = _reuse(matrix, old)
+    todo, tiler = tiles(spec, members, new), Tiler(spec, members, _device(settings))
+    if sum(tile.seconds for tile in todo) < MUCH:
+        _fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+    else:
+        _compute(settings, spec, members, todo, tiler)
+        _fill(matrix, todo, lambda tile: _stored(tiler, tile, store, spec))
     facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
+    store.forget_tiles(spec.id, {tile.id for tile in todo})
     log.info("compare: %d dataset(s) of %s", len(members), spec.extractor)
     return True
 
 
+def _device(settings: Settings) -> torch.device:
+    return torch.device("cuda" if settings.pool.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _compute(settings: Settings, spec: Spec, members: Sequence[dict[str, Any]], todo: list[Tile], tiler: Tiler) -> None:
+    """Have every tile in the store; those that are there, of a run that was interrupted, are not computed again."""
+    if tiler.device.type == "cpu" and pool.share(settings).actors > 1:
+        pool.run(settings, spec, todo, f"comparing {len(members)} datasets", (Tiler, spec, members))
+        return
+    there = settings.store.partials(spec.id)
+    for number, tile in enumerate(todo, start=1):
+        if tile.id not in there:
+            tiler.run(tile, settings.store)
+            log.info("compare: tile %d of %d", number, len(todo))
+
+
+def _stored(tiler: Tiler, tile: Tile, store: Store, spec: Spec) -> Mapping[str, np.ndarray]:
+    """A tile's distances; computed now if another run, done with the same tile, has removed it."""
+    found = store.get_tile(spec.id, tile.id)
+    if found is None:
+        return tiler.distances(tile, store)
+    return {str(name): variable.to_numpy() for name, variable in found.data_vars.items()}
+
+
 def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
     names, layers = [m["dataset"] for m in members], list(spec.layers)
-    kinds = {"emd": "histogram", "nfd": "gaussian", "fd": "layer-gaussian"}
-    wanted = {metric: u for metric, u in UNITS.items() if any(kinds[metric] in name for name in spec.distributions)}
+    wanted = {metric: UNITS[metric] for metric in metrics(spec)}
     shape = (len(names), len(names), len(layers))
     variables: dict[str, Any] = {}
     for metric, unit in wanted.items():
@@ -80,60 +123,33 @@ def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
     return xr.Dataset(variables, coordinates, {"extractor": spec.extractor, "spec": spec.id})
 
 
-def _reuse(matrix: xr.Dataset, old: xr.Dataset | None) -> None:
-    """Copy the distances of pairs whose VDNAs are both still the same."""
-    if old is None:
-        return
-    before = {str(digest): i for i, digest in enumerate(old["digest"].to_numpy())}
+def _reuse(matrix: xr.Dataset, old: xr.Dataset | None) -> list[int]:
+    """Copy the distances of pairs whose VDNAs are both still the same; the places of those that are new."""
     digests = [str(digest) for digest in matrix["digest"].to_numpy()]
+    if old is None:
+        return list(range(len(digests)))
+    before = {str(digest): i for i, digest in enumerate(old["digest"].to_numpy())}
     pairs = [(i, before[digest]) for i, digest in enumerate(digests) if digest in before]
-    if not pairs:
-        return
-    new, kept = (np.array(index) for index in zip(*pairs, strict=True))
-    for name in matrix.data_vars:
-        matrix[name].data[np.ix_(new, new)] = old[name].to_numpy()[np.ix_(kept, kept)]
+    if pairs:
+        new, kept = (np.array(index) for index in zip(*pairs, strict=True))
+        for name in matrix.data_vars:
+            matrix[name].data[np.ix_(new, new)] = old[name].to_numpy()[np.ix_(kept, kept)]
+    return [i for i, digest in enumerate(digests) if digest not in before]
 
 
-def _fill(matrix: xr.Dataset, members: list[dict[str, Any]], store: Store) -> None:
-    """Compute what is still missing, a row at a time; the other VDNAs are read one after another."""
-    first = next(iter(matrix.data_vars))
-    for i, member in enumerate(members):
-        missing = np.flatnonzero(np.isnan(matrix[first].data[i, :, 0]))
-        if not len(missing):
-            continue
-        mine = _Prepared(store.get_vdna(member))
-        for j in missing:
-            theirs = mine if i == j else _Prepared(store.get_vdna(members[j]))
-            for metric, (per_layer, overall) in mine.distances(theirs).items():
-                for a, b in ((i, j), (j, i)):
-                    matrix[metric].data[a, b] = per_layer
-                    matrix[f"{metric}_overall"].data[a, b] = overall
-
-
-class _Prepared:
-    """A VDNA in the form that pairs are computed from: CDFs, marginals, covariance roots, layer by layer."""
-
-    def __init__(self, vdna: VDNA) -> None:
-        spec: Spec = vdna.spec
-        self.neurons = np.array(list(spec.layers.values()))
-        has = vdna.has
-        self.cdfs = [cdf(vdna.histogram(layer)) for layer in spec.layers] if has(Histogram) else []
-        marginals = has(Gaussian) or has(LayerGaussian)
-        self.marginals = [vdna.gaussian(layer) for layer in spec.layers] if marginals else []
-        self.factors = [Factor(vdna.layer_gaussian(layer)) for layer in spec.layers] if has(LayerGaussian) else []
-
-    def distances(self, other: _Prepared) -> dict[str, tuple[np.ndarray, float]]:
-        """Per metric: its value for each layer and overall."""
-        result: dict[str, tuple[np.ndarray, float]] = {}
-        rows = {
-            "emd": [emd_rows(a, b) for a, b in zip(self.cdfs, other.cdfs, strict=True)],
-            "nfd": [frechet_rows(a, b) for a, b in zip(self.marginals, other.marginals, strict=True)],
-        }
-        for metric, values in rows.items():
-            if values:
-                overall = float(np.concatenate(values).mean())
-                result[metric] = (np.array([v.mean() for v in values]), overall)
-        if self.factors:
-            layers = np.array([frechet(a, b) for a, b in zip(self.factors, other.factors, strict=True)])
-            result["fd"] = (layers, float(layers.mean()))
-        return result
+def _fill(matrix: xr.Dataset, todo: Sequence[Tile], found: Callable[[Tile], Mapping[str, np.ndarray]]) -> None:
+    """Put what was found into its places, and the means over all layers."""
+    layers = matrix["layer"].to_numpy().tolist()
+    neurons = matrix["neurons"].to_numpy()
+    for tile in todo:
+        rows, columns = np.array(tile.rows), np.array(tile.columns)
+        for metric, values in found(tile).items():
+            for layer, between in zip(tile.layers, values, strict=True):
+                matrix[metric].data[np.ix_(rows, columns, [layers.index(layer)])] = between[..., None]
+                matrix[metric].data[np.ix_(columns, rows, [layers.index(layer)])] = between.T[..., None]
+    for metric in UNITS:
+        if metric in matrix:
+            overall, values = matrix[f"{metric}_overall"].data, matrix[metric].data
+            # EMD and NFD are means over neurons, FD over layers.
+            mean = values.mean(axis=2) if metric == "fd" else (values * neurons).sum(axis=2) / neurons.sum()
+            np.copyto(overall, mean, where=np.isnan(overall))

@@ -1,0 +1,46 @@
+"""What an index says of a VDNA, beside its numbers.
+
+manifest = {"dataset": name, **summary(vdna)}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributions import VDNA, ActivationRanges, Histogram
+
+
+def summary(vdna: VDNA) -> dict[str, Any]:
+    """How complete it is, and what it was made with."""
+    spec, ledger = vdna.spec, vdna.ledger
+    return {
+        "extractor": spec.extractor,
+        "images": vdna.images,
+        "skipped": sum(ledger.skipped.values()),
+        "skipped_by_reason": ledger.skipped,
+        "damaged_shards": len(ledger.damaged),
+        "shards": len(ledger),
+        "architecture": spec.architecture,
+        "weights": spec.weights,
+        "preprocessing": spec.preprocessing,
+        "precision": spec.precision,
+        "distributions": list(spec.distributions),
+        "ranges": spec.ranges.id if spec.ranges and spec.needs_ranges else "",
+        "network": spec.network,
+        "spec": spec.id,
+        "layers": dict(spec.layers),
+        **_flows(vdna),
+    }
+
+
+def _flows(vdna: VDNA) -> dict[str, Any]:
+    """What the distributions could not take as it was: the share of values clamped, and values not finite."""
+    flows: dict[str, Any] = {"clamped_share": 0.0, "not_finite": 0}
+    if vdna.has(Histogram):
+        state = vdna.find(Histogram).state()
+        clamped = int(state["histogram_below"].sum() + state["histogram_above"].sum())
+        flows["clamped_share"] = clamped / max(int(state["histogram"].sum()), 1)
+        flows["not_finite"] = int(state["histogram_nan"].sum())
+    if vdna.has(ActivationRanges):
+        flows["not_finite"] = int(vdna.find(ActivationRanges).nonfinite.sum())
+    return flows
