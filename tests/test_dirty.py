@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,18 @@ def test_resizing(shape: tuple[int, int], size: int, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr(preprocess, "STRIP_PIXELS", strip)
             torch.testing.assert_close(pillows(picture), whole, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (333, 250), (500, 375)])
+def test_jpegs_have_pillows_pixels(size: tuple[int, int], mode: str) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    for subsampling, progressive, quality in product((0, 1, 2), (False, True), (30, 95)):
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", subsampling=subsampling, progressive=progressive, quality=quality)
+        assert decoding._usual_jpeg(buffer.getvalue()) is not None
+        np.testing.assert_array_equal(decode(buffer.getvalue()), np.asarray(Image.open(buffer).convert("RGB")))
 
 
 def test_reduced_is_nearly_the_same_and_never_too_small() -> None:
