@@ -69,13 +69,14 @@ def measure(name: str, folder: Path) -> Figures:
 
 
 class _Bare:
-    """The same network, without hooks, on batches that are ready."""
+    """The same network in the same memory format, without hooks, on all threads, on batches that are ready."""
 
     def __init__(self, network: Extractor) -> None:
         self.model = timm.create_model(network.config.model).eval().requires_grad_(False)
         self.model.load_state_dict(network.state())
+        self.model.to(memory_format=network.memory_format)
         size = network.preprocess.size
-        self.batch = torch.randn(BATCH, 3, size, size)
+        self.batch = torch.randn(BATCH, 3, size, size).contiguous(memory_format=network.memory_format)
 
     @torch.inference_mode()
     def run(self, images: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Extractor:
         self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=self.memory_format)
         self.preprocess = _preprocess(config, model)
         self._neurons_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        self._sink: Sink | None = None
+        self._calls = threading.local()  # several threads may run batches at once, each for a sink of its own
         self._streams = Streams(self.device) if self.device.type == "cuda" else None
         self.modules = choose(model, config.layers)
         named = dict(model.named_modules())
@@ -86,14 +87,15 @@ class Extractor:
             self._compile(named)
 
     def _fire(self, layer: str, module: nn.Module, inputs: object, output: object) -> None:
-        if self._sink is None:
+        sink: Sink | None = getattr(self._calls, "sink", None)
+        if sink is None:
             return
         activations = as_positions(layer, output, self._neurons_last)
         if self._streams is None or layer in self.overwritten:
-            self._sink(layer, activations)
+            sink(layer, activations)
         else:
             with self._streams.beside(activations):
-                self._sink(layer, activations)
+                sink(layer, activations)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor, sink: Sink) -> None:
@@ -108,12 +110,12 @@ class Extractor:
 
     def _run(self, images: torch.Tensor, sink: Sink) -> None:
         images = self._streams.bring(images) if self._streams else images.to(self.device)
-        self._sink = sink
+        self._calls.sink = sink
         try:
             with arithmetic(self.config.precision, self.device):
                 self.model(images.contiguous(memory_format=self.memory_format))
         finally:
-            self._sink = None
+            self._calls.sink = None
             if self._streams:
                 self._streams.join()
 
@@ -161,7 +163,8 @@ class Extractor:
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The arithmetic of matrix products and convolutions inside: of half precision by torch's autocast, which keeps
     norms, softmax and sums in fp32; in float32 with TF32 when asked for, and never otherwise."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    on_gpu = device.type == "cuda"  # the settings are the process's: a processor's threads need none of them
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn) if on_gpu else ()
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

@@ -29,6 +29,7 @@ from pipeline.data.shards import Shard, Task
 from pipeline.data.streams import ShardReader
 from pipeline.feed import Feed
 from pipeline.groups import DamagedError
+from pipeline.lanes import Lanes
 from pipeline.objects import PATIENCE
 from pipeline.planning import network_spec
 from pipeline.store import Store
@@ -78,8 +79,8 @@ class Worker:
         self.extractor: Extractor = build(job.extractor, job.device, state)
         if network_spec(self.extractor).network != job.spec.network:
             raise RuntimeError("this worker built another network than the plan was made for")
+        self._lanes = Lanes(self.extractor, job.spec, job.batch_size, job.threads)
         self._turn = threading.Lock()
-        self._batch: torch.Tensor | None = None  # always the same memory: fresh pages cost more than the copy
         self._done: Counter[str] = Counter()
 
     def run(self, task: Task, store: Store) -> Receipt:
@@ -127,40 +128,29 @@ class Worker:
             return self._fold(images, readers)
 
     def _fold(self, images: Iterable[tuple[int, Input]], readers: list[ShardReader]) -> VDNA:
-        torch.set_num_threads(self.job.threads)  # a setting of the calling thread
-        vdna = VDNA(self.job.spec, self.extractor.device)
         counted: Counter[int] = Counter()
         skipped: dict[int, Counter[str]] = {i: Counter() for i in range(len(readers))}
-        batch: list[torch.Tensor] = []
-        for shard, image in images:
-            if isinstance(image, BadImage):
-                skipped[shard][image.reason] += 1
-                self._done["skipped"] += 1
-                continue
-            counted[shard] += 1
-            batch.append(image)
-            if len(batch) == self.job.batch_size:
-                self._run(batch, vdna)
-        if batch:
-            self._run(batch, vdna)
+
+        def batches() -> Iterator[list[torch.Tensor]]:
+            batch: list[torch.Tensor] = []
+            for shard, image in images:
+                if isinstance(image, BadImage):
+                    skipped[shard][image.reason] += 1
+                    self._done["skipped"] += 1
+                    continue
+                counted[shard] += 1
+                self._done["counted"] += 1
+                batch.append(image)
+                if len(batch) == self.job.batch_size:
+                    yield batch
+                    batch = []
+            if batch:
+                yield batch
+
+        vdna = self._lanes.measure(batches())
         for i, reader in enumerate(readers):
             vdna.ledger.add(_record(reader, counted[i], skipped[i]))
         return vdna
-
-    def _run(self, batch: list[torch.Tensor], vdna: VDNA) -> None:
-        shape = (len(batch), *batch[0].shape)
-        if any(image.is_cuda for image in batch):
-            images = torch.stack([image.to(self.extractor.device) for image in batch])
-        elif self.extractor.device.type == "cuda":
-            # Fresh for each batch: the last one may still be on its way to the device.
-            images = torch.stack(batch, out=torch.empty(shape, pin_memory=True))
-        else:
-            if self._batch is None:
-                self._batch = torch.empty((self.job.batch_size, *shape[1:]))
-            images = torch.stack(batch, out=self._batch[: len(batch)])
-        self.extractor(images, vdna.update)
-        self._done["counted"] += len(batch)
-        batch.clear()
 
     def _decoded_there(self, files: Iterable[tuple[int, tuple[str, bytes | BadImage]]]) -> Iterator[tuple[int, Input]]:
         """Images whose JPEGs the device decodes, a batch at a time; what it does not take, the processor does."""

@@ -1,0 +1,60 @@
+"""Batches side by side measure what they would one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from distributions import VDNA, Ranges
+from extractors import Extractor, build
+from pipeline.lanes import Lanes
+from pipeline.make import DISTRIBUTIONS, named_extractor
+from pipeline.planning import network_spec
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return build(named_extractor("test_vit", weights="random"))
+
+
+def measured(extractor: Extractor, batches: list[list[torch.Tensor]], threads: int) -> VDNA:
+    spec = network_spec(extractor)
+    edge = np.full(sum(spec.layers.values()), 4.0)
+    spec = replace(spec, distributions=DISTRIBUTIONS, ranges=Ranges(spec.layers, -edge, edge))
+    return Lanes(extractor, spec, 4, threads).measure(iter(batches))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+def test_any_number_of_lanes_measures_the_same(extractor: Extractor, count: int) -> None:
+    size, draw = extractor.preprocess.size, torch.Generator().manual_seed(count)
+    batches = [list(torch.randn(4 - (i == 6), 3, size, size, generator=draw)) for i in range(count)]
+    one, again, two, twelve = (measured(extractor, batches, threads).state() for threads in (1, 2, 2, 12))
+    for name in one:
+        np.testing.assert_array_equal(again[name], two[name], err_msg=name)
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-5 + (name == "histogram"), err_msg=name)
+        np.testing.assert_allclose(twelve[name], one[name], rtol=1e-5, atol=1e-5 + (name == "histogram"), err_msg=name)
+    assert one["histogram"].sum() == two["histogram"].sum() == twelve["histogram"].sum()
+    assert one["count"].tolist() == [4 * count - (count == 7)] * len(one["count"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_goes_wrong_is_raised_and_the_next_task_is_whole(extractor: Extractor, threads: int) -> None:
+    size = extractor.preprocess.size
+    good, wrong = [torch.zeros(3, size, size)], [torch.zeros(3, size, size), torch.zeros(3, size, 1)]
+
+    def broken() -> Iterator[list[torch.Tensor]]:
+        yield good
+        raise ConnectionError("gone")
+
+    lanes = Lanes(extractor, network_spec(extractor), 4, threads)
+    with pytest.raises(RuntimeError):
+        lanes.measure(iter([good, wrong, good, good, good, good, good]))
+    with pytest.raises(ConnectionError, match="gone"):
+        lanes.measure(broken())
+    after, fresh = lanes.measure(iter([good])), Lanes(extractor, network_spec(extractor), 4, 1).measure(iter([good]))
+    for name, array in fresh.state().items():
+        np.testing.assert_allclose(after.state()[name], array, rtol=1e-5, atol=1e-6)
