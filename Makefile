@@ -14,8 +14,8 @@ test: .venv/dev.stamp
 test-faults: .venv/dev.stamp
 	FAULTS=full .venv/bin/python -m pytest tests/test_faults.py tests/test_flaky.py tests/test_pool.py tests/test_dirty.py tests/test_damage.py
 
-bench: .venv/demo.stamp
-	.venv/bin/python -m bench.scale
+bench: .venv/dev.stamp
+	.venv/bin/python -m bench
 
 lint: .venv/dev.stamp
 	.venv/bin/ruff check .

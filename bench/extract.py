@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,12 +45,12 @@ NETWORKS = {
     "lite0": "tf_efficientnet_lite0",
     "resnet50": "resnet50",
 }
-IMAGES = {"vit_tiny": 768, "lite0": 768, "resnet50": 256}
+IMAGES = {"vit_tiny": 512, "lite0": 512, "resnet50": 192}
 SEED_IMAGES = 256
 BATCH = 32
 
 
-def measure(name: str, folder: Path) -> Figures:
+def against_bare(name: str, folder: Path) -> Figures:
     config = ExtractorConfig(name, NETWORKS[name], weights="random")
     task = Task(0, tuple(find(str(folder / "*.tar"))))
     network = build(config)
@@ -140,14 +141,14 @@ def _spec(network: Extractor, task: Task) -> Spec:
     return replace(network_spec(network), distributions=DISTRIBUTIONS, ranges=axes)
 
 
-def main(names: list[str]) -> Figures:
+def measure(names: Sequence[str] = ()) -> Figures:
     figures: Figures = {}
     for name in names or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             images = list(itertools.islice(jpegs(), IMAGES[name]))
             for shard in range(2):
                 tar(Path(folder) / f"{shard}.tar", images[shard::2])
-            figures |= measure(name, Path(folder))
+            figures |= against_bare(name, Path(folder))
     if not names:
         with tempfile.TemporaryDirectory() as folder:
             figures |= against_seed("vit_tiny", Path(folder))
@@ -155,4 +156,4 @@ def main(names: list[str]) -> Figures:
 
 
 if __name__ == "__main__":
-    print(table(main(sys.argv[1:])))
+    print(table(measure(sys.argv[1:])))

@@ -41,6 +41,10 @@ WIDTH, IMAGES, GAUSSIANS, MADE = 2048, 6000, 32, 4
 """Neurons and images of FD's datasets, datasets of its matrix, and those that a round computes with."""
 
 
+def measure() -> Figures:
+    return emd() | fd()
+
+
 def emd() -> Figures:
     """`emd_pair_ms`, `emd_vs_seed`, `emd_vs_scipy`."""
     counts = _counts()
@@ -173,4 +177,4 @@ def _seeds_gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> VDNALayerGa
 
 
 if __name__ == "__main__":
-    print(table(emd() | fd()))
+    print(table(measure()))

@@ -101,7 +101,7 @@ def archive(path: Path) -> Shard:
     return Shard("tar", f"s3://far/{path.name}", size, str(size))
 
 
-def main(_: Sequence[str] = ()) -> Figures:
+def measure() -> Figures:
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         serve(sys.argv[2])
     else:
-        print(table(main()))
+        print(table(measure()))
