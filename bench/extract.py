@@ -54,7 +54,7 @@ def against_bare(name: str, folder: Path) -> Figures:
     config = ExtractorConfig(name, NETWORKS[name], weights="random")
     task = Task(0, tuple(find(str(folder / "*.tar"))))
     network = build(config)
-    spec = _spec(network, task)
+    spec = spec_of(network, task)
     worker = Worker(Job(config, spec, BATCH, cores(), cores()))
     bare = _Bare(network)
     images = sum(record.counted for record in worker.vdna(task).ledger)  # warms the kernels up as well
@@ -115,7 +115,7 @@ def against_seed(name: str, folder: Path) -> Figures:
         (folder / f"{index:04d}.jpg").write_bytes(data)
     task = Task(0, tuple(find(str(tar(folder / "images.tar", images)))))
     network = build(config)
-    spec = _spec(network, task)
+    spec = spec_of(network, task)
     assert spec.ranges is not None
     worker = Worker(Job(config, spec, BATCH, cores(), cores()))
     worker.vdna(task)
@@ -135,7 +135,7 @@ def against_seed(name: str, folder: Path) -> Figures:
     }
 
 
-def _spec(network: Extractor, task: Task) -> Spec:
+def spec_of(network: Extractor, task: Task) -> Spec:
     observed = Worker(Job(network.config, network_spec(network), BATCH, cores(), cores())).vdna(task)
     axes = Ranges.calibrated(observed.find(ActivationRanges))
     return replace(network_spec(network), distributions=DISTRIBUTIONS, ranges=axes)
