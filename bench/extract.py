@@ -16,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,12 +59,14 @@ def against_bare(name: str, folder: Path) -> Figures:
     worker = Worker(Job(config, spec, BATCH, cores(), cores()))
     bare = _Bare(network)
     images = sum(record.counted for record in worker.vdna(task).ledger)  # warms the kernels up as well
-    ours, theirs = [], []
+    ours, theirs, lanes = [], [], []
     for turn in range(ROUNDS):
         theirs.append(images / seconds(bare.run, images))
+        lanes.append(images / seconds(bare.run_in_lanes, images))
         ours.append(images / seconds(worker.run, task, Store(str(folder / f"catalogue-{turn}"))))
     return {
         f"extract_{name}": figure(ratios(ours, theirs), "of the bare forward's images/s"),
+        f"extract_{name}_vs_lanes": figure(ratios(ours, lanes), "of the bare network's in lanes"),
         f"extract_{name}_images": figure(ours, "images/s"),
         f"bare_{name}_images": figure(theirs, "images/s"),
     }
@@ -83,6 +86,11 @@ class _Bare:
     def run(self, images: int) -> None:
         for _ in range(-(-images // BATCH)):
             self.model(self.batch)
+
+    def run_in_lanes(self, images: int) -> None:
+        """One thread for each of several batches, as we run it."""
+        with ThreadPoolExecutor(cores(), "lane", torch.set_num_threads, (1,)) as lanes:
+            list(lanes.map(self.run, [images // cores()] * cores()))
 
 
 class _Seeds(FeatureExtractionModel):  # type: ignore[misc]

@@ -5,7 +5,7 @@ Knows nothing of files, Ray or configuration.
 
 from extractors.device_decode import device_inputs
 from extractors.layers import ExtractorError, LayerError
-from extractors.network import Extractor, ExtractorConfig, build
+from extractors.network import Extractor, ExtractorConfig, build, check_device
 from extractors.preprocess import Preprocess
 from extractors.weights import WeightsError
 
@@ -17,5 +17,6 @@ __all__ = [
     "Preprocess",
     "WeightsError",
     "build",
+    "check_device",
     "device_inputs",
 ]

@@ -9,10 +9,12 @@ from those of libjpeg-turbo by rounding and by how colours are spread, so this w
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -20,11 +22,23 @@ from extractors.preprocess import Preprocess, cropped
 
 MAX_PIXELS = 1 << 25
 """Larger pictures are not for the device's memory: as floating-point numbers this one takes 400 MB."""
+GROUP_PIXELS = 1 << 28
+"""Pixels decoded in one go, 0.8 GB."""
 MAX_SCANS = 32
 """Usual progressive JPEGs have ten scans; each goes over all pixels and costs hardly a byte."""
 FRAMES = {0xC0, 0xC1, 0xC2}
 """Markers of frames that are baseline, extended and progressive, coded after Huffman."""
 ADOBE = 0xEE
+
+
+def _smallest() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+SMALLEST = _smallest()
+"""What any device that decodes JPEGs can decode."""
 
 
 def device_inputs(
@@ -52,10 +66,25 @@ def device_inputs(
 def decode_jpegs(files: Sequence[bytes], device: torch.device | str) -> list[torch.Tensor | None]:
     """(3, height, width) uint8 on the device of each file, EXIF rotation ignored; None where it cannot be had."""
     pictures: list[torch.Tensor | None] = [None] * len(files)
-    taken = [i for i, data in enumerate(files) if _is_plain_jpeg(data)]
-    for i, picture in zip(taken, _decoded([files[i] for i in taken], device), strict=True):
-        pictures[i] = picture
+    group: list[int] = []
+    pixels = 0
+    for i, data in enumerate(files):
+        its = _pixels_of_plain_jpeg(data)
+        if group and pixels + its > GROUP_PIXELS:
+            _decode_into(pictures, group, files, device)
+            group, pixels = [], 0
+        if its:
+            group.append(i)
+            pixels += its
+    _decode_into(pictures, group, files, device)
     return pictures
+
+
+def _decode_into(
+    pictures: list[torch.Tensor | None], group: list[int], files: Sequence[bytes], device: torch.device | str
+) -> None:
+    for i, picture in zip(group, _decoded([files[i] for i in group], device), strict=True):
+        pictures[i] = picture
 
 
 def _decoded(files: list[bytes], device: torch.device | str) -> list[torch.Tensor | None]:
@@ -64,27 +93,33 @@ def _decoded(files: list[bytes], device: torch.device | str) -> list[torch.Tenso
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     try:
         return list(decode_jpeg(encoded, ImageReadMode.RGB, device=device))
+    except torch.OutOfMemoryError:
+        raise  # a fault of the machine: it must not change which way a picture goes
     except RuntimeError:  # one broken file fails them all: find it by halves
         if len(files) == 1:
-            return [None]
+            if files[0] != SMALLEST:
+                _decoded([SMALLEST], device)  # a device that decodes nothing is no fault of the file's
+                return [None]
+            raise
     half = len(files) // 2
     return _decoded(files[:half], device) + _decoded(files[half:], device)
 
 
-def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether every decoder makes the same picture of it: grey or YCbCr of 8 bits, whole, of usual size and effort."""
+def _pixels_of_plain_jpeg(data: bytes) -> int:
+    """Pixels of a JPEG of which every decoder makes the same picture: grey or YCbCr of 8 bits, whole, of usual size
+    and effort. 0 of anything else."""
     if data[:3] != b"\xff\xd8\xff" or not data.endswith(b"\xff\xd9") or data.count(b"\xff\xda") > MAX_SCANS:
-        return False
+        return 0
     at = 2
     while at + 18 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
         if marker == ADOBE and data[at + 4 : at + 9] == b"Adobe" and data[at + 15] == 0:
-            return False  # its colours are RGB or CMYK
+            return 0  # its colours are RGB or CMYK
         if marker in FRAMES:
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
             components = data[at + 9]
             letters = bytes(data[at + 10 + 3 * i] for i in range(3)) if components == 3 else b""
             usual = data[at + 4] == 8 and components in (1, 3) and letters != b"RGB"
-            return usual and 0 < height * width <= MAX_PIXELS
+            return height * width if usual and height * width <= MAX_PIXELS else 0
         at += 2 + length
-    return False
+    return 0

@@ -104,8 +104,6 @@ class Extractor:
         What the sink gets is a view that the network may overwrite later: consume or copy it at once. On a GPU
         the sink is called with a stream of its own as the current one, and nothing waits for it before the last layer.
         """
-        if self.config.precision == "tf32" and self.device.type != "cuda":
-            raise ExtractorError("precision=tf32 is CUDA's; on a processor use precision=fp32")
         self._run(images, sink)
 
     def _run(self, images: torch.Tensor, sink: Sink) -> None:
@@ -157,6 +155,21 @@ class Extractor:
     def state(self) -> weights.State:
         """The parameters and buffers, for building the same network elsewhere."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+
+
+def check_device(config: ExtractorConfig, device: str) -> None:
+    """Raise `ExtractorError` if what is asked for cannot be done on that kind of device ("cpu" or "cuda")."""
+    if device == "cpu" and config.precision == "tf32":
+        raise ExtractorError("precision=tf32 is CUDA's; on a processor use precision=fp32")
+    if device == "cpu" and config.preprocess.get("resize") == "device":
+        raise ExtractorError("extractor.preprocess.resize=device decodes on a GPU; on a processor use resize=clean")
+    if device == "cpu" and config.compile:
+        try:
+            torch._inductor.cpp_builder.get_cpp_compiler()
+        except Exception as error:  # torch's many kinds; none says what to do
+            raise ExtractorError(
+                f"compile=true needs a C++ compiler: install g++ or leave compile out ({error})"
+            ) from error
 
 
 @contextmanager

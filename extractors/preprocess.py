@@ -45,7 +45,7 @@ class Preprocess:
     crop: str = "none"
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
+        if self.resize not in tuple(RESIZES):
             raise ExtractorError(f"extractor.preprocess.resize={self.resize}: allowed are {', '.join(RESIZES)}")
         if self.crop not in CROPS:
             raise ExtractorError(f"extractor.preprocess.crop={self.crop}: allowed are {', '.join(CROPS)}")

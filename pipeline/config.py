@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distributions import Ranges, Spec
 from distributions.vdna import bins_of, difference_between, has_histogram
-from extractors import Extractor, ExtractorConfig, build
+from extractors import Extractor, ExtractorConfig, build, check_device
 from extractors.network import PRECISIONS
 from pipeline.checks import number, one_of, options, several, switch, whole
 from pipeline.errors import UserError
@@ -129,7 +129,9 @@ class Settings:
         return self.plan.spec(self.distributions, ranges)
 
     def job(self, spec: Spec, device: str, threads: int) -> Job:
-        """What workers have to know to make VDNAs of that spec; `UserError` if the plan was for another network."""
+        """What workers have to know to make VDNAs of that spec; `UserError` if the plan was for another network,
+        `ExtractorError` if the device cannot do what is asked for."""
+        check_device(self.extractor, device)
         if network_spec(self.network).network != spec.network:
             planned = replace(spec, distributions=OBSERVE, ranges=None)
             difference = difference_between(planned, network_spec(self.network))

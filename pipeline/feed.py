@@ -24,7 +24,7 @@ from pipeline.data.streams import ShardReader, in_turn
 T = TypeVar("T")
 
 AHEAD_BYTES = 512 << 20
-"""Image files that may wait to be decoded: a batch of the largest would fill any memory."""
+"""Image files that may be ahead of the network: a batch of the largest would fill any memory."""
 SECONDS = 0.1
 """How soon a thread that waits for room hears that nobody wants its images any more."""
 
@@ -36,9 +36,9 @@ class Feed(Generic[T]):
         self, readers: Sequence[ShardReader], convert: Callable[[str, bytes | BadImage], T], ahead: int, threads: int
     ) -> None:
         self._readers, self._convert = readers, convert
-        self._ahead: queue.Queue[tuple[int, Future[T]] | Exception | None] = queue.Queue(ahead)
+        self._ahead: queue.Queue[tuple[int, Future[T], int] | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
-        self._held, self._freed = 0, threading.Condition()  # bytes read and not decoded yet
+        self._held, self._freed = 0, threading.Condition()  # bytes read and not handed on yet
         # Decoding threads must not each start a team of their own inside torch.
         self._decoders = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
         self._reading = threading.Thread(target=self._read, name="read", daemon=True)
@@ -56,35 +56,37 @@ class Feed(Generic[T]):
         while (item := self._ahead.get()) is not None:
             if isinstance(item, Exception):
                 raise item
-            yield item[0], item[1].result()
+            if isinstance(item, BaseException):  # of a thread that was ended, or of an event loop
+                raise RuntimeError(f"reading was ended ({type(item).__name__}: {item})") from item
+            shard, image, size = item
+            yield shard, image.result()
+            self._free(size)
 
     def _read(self) -> None:
         try:
             with closing(in_turn(self._readers)) as images:
                 for i, key, data in images:
-                    if not self._put((i, self._submit(key, data))):
+                    if not self._put((i, *self._submit(key, data))):
                         return
-        except Exception as error:  # handed to the thread that consumes
+        except BaseException as error:  # handed to the thread that consumes, which would wait for ever
             self._put(error)
         else:
             self._put(None)
 
-    def _submit(self, key: str, data: bytes | BadImage) -> Future[T]:
+    def _submit(self, key: str, data: bytes | BadImage) -> tuple[Future[T], int]:
         size = len(data) if isinstance(data, bytes) else 0
         with self._freed:
             while self._held and self._held + size > AHEAD_BYTES and not self._stop.is_set():
                 self._freed.wait(SECONDS)
             self._held += size
-        future = self._decoders.submit(self._convert, key, data)
-        future.add_done_callback(lambda _: self._free(size))
-        return future
+        return self._decoders.submit(self._convert, key, data), size
 
     def _free(self, size: int) -> None:
         with self._freed:
             self._held -= size
             self._freed.notify()
 
-    def _put(self, item: tuple[int, Future[T]] | Exception | None) -> bool:
+    def _put(self, item: tuple[int, Future[T], int] | BaseException | None) -> bool:
         while not self._stop.is_set():
             try:
                 self._ahead.put(item, timeout=SECONDS)

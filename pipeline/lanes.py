@@ -31,8 +31,8 @@ class Lanes:
 
     def __init__(self, extractor: Extractor, spec: Spec, batch_size: int, threads: int) -> None:
         self._extractor, self._spec, self._batch_size = extractor, spec, batch_size
-        count = min(threads, MOST) if extractor.device.type == "cpu" else 1
-        each = max(threads // count, 1)
+        each = -(-threads // MOST) if extractor.device.type == "cpu" else threads
+        count = -(-threads // each)
         # The number of torch's threads is a setting of the thread that asks.
         self._lanes = [ThreadPoolExecutor(1, "lane", torch.set_num_threads, (each,)) for _ in range(count)]
         self._buffers: dict[int, torch.Tensor] = {}

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from distributions import VDNA, ActivationRanges, Ranges
-from extractors import ExtractorConfig, build
+from extractors import ExtractorConfig, build, check_device
 from pipeline.config import CONF, extractor_config
 from pipeline.data.shards import Task
 from pipeline.data.sources import find
@@ -47,6 +47,7 @@ def make_vdna(
     device: str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
+    compile: bool = False,
     **options: Any,
 ) -> VDNA:
     """The VDNA of a folder, tar, zip, Parquet file, list of paths or list of (height, width, 3) uint8 arrays.
@@ -62,11 +63,16 @@ def make_vdna(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(distributions, str):
         raise UserError(f"distributions={distributions!r}: give a list, for instance [{distributions!r}]")
-    config = named_extractor(extractor, precision, **options)
-    urls = _sources(source)
+    for key, value in {"batch_size": batch_size, "threads": threads or cores()}.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"{key}={value!r}: must be a whole number, at least 1")
+    config = replace(named_extractor(extractor, precision, **options), compile=compile)
+    check_device(config, device)
+    urls, before = _sources(source), torch.get_num_threads()
     try:
         return _make(urls, config, distributions, ranges, catalogue, batch_size, threads or cores(), device)
     finally:
+        torch.set_num_threads(before)
         for url in urls:
             if url.startswith(MEMORY):
                 fsspec.filesystem("memory").rm_file(url)

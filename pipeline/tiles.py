@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Tiler:
 
     def __init__(self, spec: Spec, members: Sequence[Mapping[str, Any]], device: torch.device | str = "cpu") -> None:
         self._spec, self._members, self.device = spec, members, torch.device(device)
+        self._turn = threading.Lock()
         self._readers: dict[int, Rows] = {}
         self._last: tuple[tuple[str, ...], tuple[int, ...], _Side] | None = None
 
@@ -102,7 +104,11 @@ class Tiler:
         return 0, 0
 
     def distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
-        """By metric, (layers, rows, columns) float64."""
+        """By metric, (layers, rows, columns) float64. One tile at a time: each takes all the memory that it may."""
+        with self._turn:
+            return self._distances(tile, store)
+
+    def _distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
         if self._last is None or self._last[:2] != (tile.layers, tile.rows):
             self._last = None  # before the next is read, or both would be in memory
             self._last = tile.layers, tile.rows, self._side(tile.layers, tile.rows, store)

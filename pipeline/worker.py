@@ -34,6 +34,9 @@ from pipeline.objects import PATIENCE
 from pipeline.planning import network_spec
 from pipeline.store import Store
 
+GROUP_BYTES = 64 << 20
+"""JPEGs that are handed to the device at once."""
+
 Input = torch.Tensor | BadImage
 """What an image file becomes for the network: (3, size, size) float32, or the reason why not."""
 
@@ -155,7 +158,7 @@ class Worker:
     def _decoded_there(self, files: Iterable[tuple[int, tuple[str, bytes | BadImage]]]) -> Iterator[tuple[int, Input]]:
         """Images whose JPEGs the device decodes, a batch at a time; what it does not take, the processor does."""
         files = iter(files)
-        while some := list(islice(files, self.job.batch_size)):
+        while some := _some(files, self.job.batch_size):
             jpegs = {i: file for i, (_, file) in enumerate(some) if isinstance(file[1], bytes)}
             keys, data = zip(*jpegs.values(), strict=True) if jpegs else ((), ())
             made = device_inputs(data, keys, self.extractor.preprocess, self.extractor.device)
@@ -172,6 +175,17 @@ class Worker:
             return preprocess(decode(data, preprocess.least_side), key)
         except BadImage as bad:
             return bad
+
+
+def _some(files: Iterator[tuple[int, tuple[str, bytes | BadImage]]], most: int) -> list[Any]:
+    """The next files, at most so many, and no more than `GROUP_BYTES` but for the last."""
+    taken, size = list[Any](), 0
+    for shard, (key, data) in islice(files, most):
+        taken.append((shard, (key, data)))
+        size += len(data) if isinstance(data, bytes) else 0
+        if size > GROUP_BYTES:
+            break
+    return taken
 
 
 def _record(reader: ShardReader, counted: int, skipped: Counter[str]) -> ShardRecord:

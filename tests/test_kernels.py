@@ -50,6 +50,16 @@ def test_count_bins(device: str, shape: tuple[int, int, int], layout: str, bins:
     np.testing.assert_array_equal(slots.cpu(), 2 * counted(activations, centre, half, bins))
 
 
+@DEVICES
+def test_a_range_has_no_negative_zero(device: str) -> None:
+    """Of -0.0 and 0.0 either could be the smaller, and the order of the images would show."""
+    low, high = torch.full((2,), torch.inf, device=device), torch.full((2,), -torch.inf, device=device)
+    nonfinite = torch.zeros(2, dtype=torch.int64, device=device)
+    extremes(torch.tensor([[[-0.0, torch.nan]]], device=device), low, high, nonfinite)
+    extremes(torch.tensor([[[-0.0, -0.0]]], device=device), low, high, nonfinite)
+    assert not torch.signbit(torch.cat([low, high])).any()
+
+
 @pytest.mark.parametrize("layout", ["tokens", "channels first", "cut"])
 @pytest.mark.parametrize("shape", [(5, 1100, 40), (5, 1100, 15), (1, 5500, 17), (7, 1, 11000)])
 def test_threads_count_the_same(shape: tuple[int, int, int], layout: str) -> None:

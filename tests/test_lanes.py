@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,6 +12,9 @@ import torch
 
 from distributions import VDNA, Ranges
 from extractors import Extractor, build
+from pipeline.data.shards import Shard
+from pipeline.data.streams import ShardReader
+from pipeline.feed import Feed
 from pipeline.lanes import Lanes
 from pipeline.make import DISTRIBUTIONS, named_extractor
 from pipeline.planning import network_spec
@@ -39,6 +43,20 @@ def test_any_number_of_lanes_measures_the_same(extractor: Extractor, count: int)
         np.testing.assert_allclose(twelve[name], one[name], rtol=1e-5, atol=1e-5 + (name == "histogram"), err_msg=name)
     assert one["histogram"].sum() == two["histogram"].sum() == twelve["histogram"].sum()
     assert one["count"].tolist() == [4 * count - (count == 7)] * len(one["count"])
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), asyncio.CancelledError()])
+def test_whatever_ends_the_reading_is_raised(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: ShardReader) -> Iterator[tuple[str, bytes]]:
+        yield "one", b"1"
+        raise error
+
+    monkeypatch.setattr(ShardReader, "__iter__", fail)
+    with Feed([ShardReader(Shard("tar", "x.tar", 1, ""))], lambda key, _: key, 4, 1) as feed:
+        images = iter(feed)
+        assert next(images) == (0, "one")
+        with pytest.raises((OSError, RuntimeError), match=r"gone|reading was ended"):
+            next(images)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

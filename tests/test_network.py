@@ -25,7 +25,7 @@ from torch import nn
 from distributions import VDNA, ActivationRanges, Ranges, Spec
 from extractors import Extractor, ExtractorConfig, ExtractorError, Preprocess, build
 from extractors.device_decode import decode_jpegs, device_inputs
-from extractors.network import arithmetic
+from extractors.network import arithmetic, check_device
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision's
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -165,18 +165,46 @@ def test_precisions(device: str) -> None:
     assert error.get("tf32", 0) < error["bf16"]
 
 
-def test_tf32_is_not_had_from_a_processor() -> None:
-    extractor = random("test_vit", precision="tf32")
-    with pytest.raises(ExtractorError, match=r"precision=tf32 is CUDA's; .*precision=fp32"):
-        extractor(torch.zeros(1, 3, 160, 160), lambda layer, a: None)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "tf32"}, r"precision=tf32 is CUDA's; .*precision=fp32"),
+        ({"preprocess": {"resize": "device"}}, r"resize=device decodes on a GPU; .*resize=clean"),
+        ({"compile": True}, r"needs a C\+\+ compiler: install g\+\+ or leave compile out"),
+    ],
+)
+def test_what_is_not_had_from_a_processor(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
+    with pytest.raises(ExtractorError, match=message):
+        check_device(ExtractorConfig("net", "test_vit", weights="random", **options), "cpu")
+    check_device(ExtractorConfig("net", "test_vit", weights="random", **options), "cuda")
 
 
+def test_a_device_that_decodes_nothing_is_not_the_files_fault(
+    monkeypatch: pytest.MonkeyPatch, picture: np.ndarray
+) -> None:
+    for fault in (torch.OutOfMemoryError("full"), RuntimeError("built without nvJPEG")):
+
+        def decode(*_: object, error: RuntimeError = fault, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("extractors.device_decode.decode_jpeg", decode)
+        with pytest.raises(RuntimeError, match=str(fault)):
+            decode_jpegs([jpeg(picture), jpeg(picture)], "cpu")
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
 def test_float32_is_float32_while_the_network_runs_and_what_it_was_before_and_after() -> None:
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     assert any(before)
     for precision in ("fp32", "bf16", "tf32"):
-        with pytest.raises(KeyError), arithmetic(precision, torch.device("cpu")):  # noqa: PT012
+        with pytest.raises(KeyError), arithmetic(precision, torch.device("cuda")):  # noqa: PT012
             assert [backend.allow_tf32 for backend in backends] == [precision == "tf32"] * 2
             raise KeyError
         assert [backend.allow_tf32 for backend in backends] == before

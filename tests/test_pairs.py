@@ -26,6 +26,29 @@ def shares(datasets: int, neurons: int, bins: int) -> np.ndarray:
     return np.stack([cumulative_shares(of_one) for of_one in counts])
 
 
+def kahan(neurons: int) -> np.ndarray:
+    """A covariance of full rank whose Cholesky factor is judged not to be."""
+    sine, places = 0.95, np.arange(neurons)
+    cosine = np.sqrt(1 - sine**2)
+    apart = 1 + 1e-5 * np.maximum(places[None] - places[:, None], 0)
+    upper = np.diag(sine**places) @ (np.eye(neurons) - cosine * np.triu(np.ones((neurons, neurons)), 1) * apart)
+    upper /= np.linalg.norm(upper, axis=0)
+    order = np.r_[0, np.arange(neurons - 1, 0, -1)]
+    covariance = (upper.T @ upper)[np.ix_(order, order)]
+    covariance = (covariance + covariance.T) / 2
+    np.fill_diagonal(covariance, 1.0)
+    return covariance
+
+
+@pytest.mark.parametrize("neurons", [100, 140, 200])
+def test_a_pivoted_factor_with_all_columns(neurons: int) -> None:
+    other = np.cov(np.random.default_rng(0).normal(size=(3 * neurons, neurons)).T)
+    first, second = (covariance_factor(torch.from_numpy(matrix)) for matrix in (kahan(neurons), other))
+    assert first.shape[1] == neurons
+    assert not torch.equal(first, first.tril())
+    np.testing.assert_allclose(root_trace(first, second), torch.linalg.svdvals(first.T @ second).sum(), rtol=1e-9)
+
+
 def test_cumulative_shares() -> None:
     """Exact where float64 sums of counts would not be: counts go up to 64 bits."""
     counts = np.random.default_rng(0).integers(0, 1 << 54, (7, 100), dtype=np.uint64)

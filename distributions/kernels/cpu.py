@@ -8,9 +8,9 @@ possible: a processor that adds to one address again and again waits for itself.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import TypeVar
 
 import numba
@@ -46,7 +46,7 @@ def count_bins(activations: torch.Tensor, centre: torch.Tensor, half_width: torc
 
     threads = _threads(activations)
     if threads == 1 or samples == 1 or neurons >= LINE * threads:
-        _spread(of_neurons, neurons, max(threads, -(-slots.numel() // MAX_SLOTS)), LINE)
+        _spread(of_neurons, neurons, threads, LINE, MAX_SLOTS // slots.shape[1])
     else:
         for own in _spread(of_samples, samples, threads):
             counts += own
@@ -71,7 +71,8 @@ def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, n
         highest = -lowest
         nans = loop(flat, strides, (first, last), positions, lowest, highest)
         finite = not nans and bool(np.isfinite(lowest).all() and np.isfinite(highest).all())
-        return torch.from_numpy(lowest).float(), torch.from_numpy(highest).float(), finite
+        # Without -0.0, of which one and the same set of values would have either as its extreme, by their order.
+        return torch.from_numpy(lowest).float() + 0.0, torch.from_numpy(highest).float() + 0.0, finite
 
     parts = _spread(of_samples, samples, _threads(activations))
     if all(finite for _, _, finite in parts):
@@ -81,13 +82,14 @@ def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, n
         return
     bad = ~activations.isfinite()
     nonfinite += bad.sum((0, 1))
-    torch.minimum(low, activations.masked_fill(bad, torch.inf).amin((0, 1)).float(), out=low)
-    torch.maximum(high, activations.masked_fill(bad, -torch.inf).amax((0, 1)).float(), out=high)
+    torch.minimum(low, activations.masked_fill(bad, torch.inf).amin((0, 1)).float() + 0.0, out=low)
+    torch.maximum(high, activations.masked_fill(bad, -torch.inf).amax((0, 1)).float() + 0.0, out=high)
 
 
 def _in_memory(activations: torch.Tensor) -> tuple[np.ndarray, bool, tuple[int, int]]:
     """The memory behind the activations as one line, whether positions (not neurons) are neighbours in it, and the
     distances between samples and between neurons (or positions). Copied only if neither are neighbours."""
+    activations = activations.detach()
     if activations.dtype not in (torch.float32, torch.float64):
         activations = activations.float()  # NumPy has no bfloat16
     channel_major = activations.stride(2) != 1 and activations.shape[2] > 1
@@ -103,17 +105,25 @@ def _threads(activations: torch.Tensor) -> int:
     return torch.get_num_threads() if activations.numel() > SMALL else 1
 
 
-def _spread(work: Callable[[int, int], T], size: int, threads: int, grain: int = 1) -> list[T]:
-    """`work(first, last)` on parts of `range(size)`, about one for each thread, cut at multiples of `grain`."""
-    step = max(-(-size // (threads * grain)) * grain, 1)
+def _spread(work: Callable[[int, int], T], size: int, threads: int, grain: int = 1, most: int = MAX_SLOTS) -> list[T]:
+    """`work(first, last)` on parts of `range(size)`, about one for each thread, cut at multiples of `grain` and not
+    longer than `most`."""
+    step = max(min(-(-size // (threads * grain)) * grain, most), 1)
     parts = [(first, min(first + step, size)) for first in range(0, size, step)]
     others = [_team(len(parts) - 1).submit(work, *part) for part in parts[1:]]
     return [work(*part) for part in parts[:1]] + [other.result() for other in others]
 
 
-@cache
 def _team(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, "kernels")
+    """Helpers of the calling thread alone: several threads would wait for each other's."""
+    team: ThreadPoolExecutor | None = getattr(_own, "team", None)
+    if team is None or _own.size < size:
+        team = _own.team = ThreadPoolExecutor(size, "kernels")
+        _own.size = size
+    return team
+
+
+_own = threading.local()
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -166,7 +176,7 @@ def _count_channel_major(flat, strides, samples, positions, neurons, centre, hal
                         counts[places[lane, i]] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _means_token_major(flat, strides, samples, positions, means):  # type: ignore[no-untyped-def]
     neurons = means.shape[1]
     for sample in range(samples[0], samples[1]):
@@ -180,7 +190,7 @@ def _means_token_major(flat, strides, samples, positions, means):  # type: ignor
             sums[neuron] /= positions
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _means_channel_major(flat, strides, samples, positions, means):  # type: ignore[no-untyped-def]
     for sample in range(samples[0], samples[1]):
         for neuron in range(means.shape[1]):

@@ -91,8 +91,8 @@ def root_trace(a: torch.Tensor, b: torch.Tensor) -> float:
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """aᵀ b, for two triangular factors at a third of the cost."""
     neurons = len(a)
-    if min(a.shape[1], b.shape[1]) < neurons:
-        return a.T @ b
+    if min(a.shape[1], b.shape[1]) < neurons or not (torch.equal(a, a.tril()) and torch.equal(b, b.tril())):
+        return a.T @ b  # a pivoted factor is not triangular, not even when it has all columns
     product = a.new_zeros((neurons, neurons))
     for start in range(0, neurons, STRIPE):
         end = min(start + STRIPE, neurons)
