@@ -17,6 +17,10 @@ from distributions.base import Batch, Distribution, IncompatibleError, State
 from distributions.kernels import count_bins
 from distributions.ranges import Ranges
 
+MOST_RECENT = 2**31 - 1
+"""Activations of a neuron that are counted in 32 bits, in half the memory that the processor's caches have to hold,
+before they are taken into 64."""
+
 _FLOWS = ("histogram_below", "histogram_above", "histogram_nan")
 
 
@@ -41,28 +45,49 @@ class Histogram(Distribution):
         self.half_width = torch.from_numpy(ranges.half_width).to(device)
         self.slots = torch.zeros((self.neurons, bins + 3), dtype=torch.int64, device=device)
         """Below the axis, the bins, above it, NaN: every activation adds one to one slot of its neuron."""
+        self._recent = torch.zeros((self.neurons, bins + 3), dtype=torch.int32, device=device)
+        self._room = dict.fromkeys(layers, MOST_RECENT)
 
     def like(self) -> tuple[object, ...]:
         return (*super().like(), self.bins, self.ranges.id)
 
     def fold(self, layer: str, batch: Batch) -> None:
         part = self.slices[layer]
-        count_bins(batch.activations, self.centre[part], self.half_width[part], self.slots[part])
+        samples, positions, _ = batch.activations.shape
+        if samples * positions > self._room[layer]:
+            self._settle(layer)
+        self._room[layer] -= samples * positions
+        count_bins(batch.activations, self.centre[part], self.half_width[part], self._recent[part])
+
+    def _settle(self, layer: str) -> None:
+        """Take what was counted lately into the slots."""
+        if self._room[layer] < MOST_RECENT:
+            recent = self._recent[self.slices[layer]]
+            self.slots[self.slices[layer]] += recent
+            recent.zero_()
+            self._room[layer] = MOST_RECENT
 
     def merge(self, other: Self) -> None:
         self.check_mergeable(other)
         self.slots += other.slots.to(self.slots.device)
+        for layer, part in self.slices.items():
+            if other._room[layer] < MOST_RECENT:
+                self.slots[part] += other._recent[part].to(self.slots.device)
 
     def counts(self, part: slice = slice(None)) -> np.ndarray:
         """(neurons, bins) uint64 of a part of the neurons."""
-        slots = self.slots[part].cpu().numpy()
+        slots = self._settled(part)
         counts = slots[:, 1:-2].astype(np.uint64)
         counts[:, 0] += slots[:, 0].astype(np.uint64)
         counts[:, -1] += slots[:, -2].astype(np.uint64)
         return counts
 
+    def _settled(self, part: slice = slice(None)) -> np.ndarray:
+        return (self.slots[part] + self._recent[part]).cpu().numpy()
+
     def state(self) -> State:
-        below, above, nan = (self.slots[:, slot].cpu().numpy().astype(np.uint64) for slot in (0, -2, -1))
+        slots = self._settled()
+        below, above, nan = (slots[:, slot].astype(np.uint64) for slot in (0, -2, -1))
         return {"histogram": self.counts(), "histogram_below": below, "histogram_above": above, "histogram_nan": nan}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
@@ -70,4 +95,6 @@ class Histogram(Distribution):
         below, above, nan = (self.checked(state, name, (self.neurons,), "uint64") for name in _FLOWS)
         counts[:, 0] -= below
         counts[:, -1] -= above
+        self._recent.zero_()
+        self._room = dict.fromkeys(self.layers, MOST_RECENT)
         self.slots.copy_(torch.cat([below[:, None], counts, above[:, None], nan[:, None]], dim=1))

@@ -92,6 +92,7 @@ class Tiler:
     def __init__(self, spec: Spec, members: Sequence[Mapping[str, Any]], device: torch.device | str = "cpu") -> None:
         self._spec, self._members, self.device = spec, members, torch.device(device)
         self._turn = threading.Lock()
+        self._memory = {side: np.empty(0) for side in ("rows", "columns")}  # memory that is new costs more than filling
         self._readers: dict[int, Rows] = {}
         self._last: tuple[tuple[str, ...], tuple[int, ...], _Side] | None = None
 
@@ -111,9 +112,9 @@ class Tiler:
     def _distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
         if self._last is None or self._last[:2] != (tile.layers, tile.rows):
             self._last = None  # before the next is read, or both would be in memory
-            self._last = tile.layers, tile.rows, self._side(tile.layers, tile.rows, store)
+            self._last = tile.layers, tile.rows, self._side("rows", tile.layers, tile.rows, store)
         rows = self._last[2]
-        columns = rows if tile.diagonal else self._side(tile.layers, tile.columns, store)
+        columns = rows if tile.diagonal else self._side("columns", tile.layers, tile.columns, store)
         found = {
             metric: np.zeros((len(tile.layers), len(tile.rows), len(tile.columns))) for metric in metrics(self._spec)
         }
@@ -128,26 +129,28 @@ class Tiler:
                 found["fd"][i] = _all_frechet(rows.factors[layer], columns.factors[layer], tile.diagonal)
         return found
 
-    def _side(self, layers: Sequence[str], members: Sequence[int], store: Store) -> _Side:
-        """Rows of some layers of some VDNAs: all of a store's answers at once, then a core for each VDNA."""
+    def _side(self, side: str, layers: Sequence[str], members: Sequence[int], store: Store) -> _Side:
+        """Rows of some layers of some VDNAs: all of a store's answers at once, then a core for each VDNA. Those that
+        were the same side of the last tile are overwritten."""
         whole = _slices(self._spec.layers)
         part = slice(whole[layers[0]].start, whole[layers[-1]].stop)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             read = partial(self._fetch, part=part, store=store)
             fetched = list(threads.map(read, members))
-        side = _Side(self._spec, layers, len(members), self.device)
+        found = _Side(self._spec, layers, len(members), self.device, self._memory[side])
+        self._memory[side] = found.memory
 
         def fill(place: int) -> None:
             objects, fetched[place] = fetched[place], {}  # not kept beside what they become
             rows = self._readers[members[place]]
             arrays = {name: rows.read(name, part, objects) for name in _arrays(self._spec)}
             try:
-                side.fill(place, arrays)
+                found.fill(place, arrays)
             except IncompatibleError as error:
                 raise IncompatibleError(f"dataset {self._members[members[place]]['dataset']}: {error}") from error
 
         one_thread_each(fill, range(len(members)))
-        return side
+        return found
 
     def _fetch(self, member: int, part: slice, store: Store) -> dict[str, bytes]:
         if member not in self._readers:
@@ -160,11 +163,19 @@ class _Side:
     """Some layers of some datasets, in the form that pairs are computed from: by layer, `shares` (datasets, neurons,
     bins), `moments` (datasets, 2 neurons; means and standard deviations), and each dataset's factor."""
 
-    def __init__(self, spec: Spec, layers: Sequence[str], datasets: int, device: torch.device | str) -> None:
+    def __init__(
+        self, spec: Spec, layers: Sequence[str], datasets: int, device: torch.device | str, memory: np.ndarray
+    ) -> None:
         self._layers = {layer: spec.layers[layer] for layer in layers}
         self._spec, self._device = spec, device
         bins, kinds = _bins(spec), metrics(spec)
-        self._shares = {layer: np.empty((datasets, n, bins)) for layer, n in self._layers.items() if "emd" in kinds}
+        size = datasets * bins * sum(self._layers.values()) if "emd" in kinds else 0
+        self.memory = memory if memory.size >= size else np.empty(size)
+        self._shares = {
+            layer: self.memory[part.start * datasets * bins : part.stop * datasets * bins].reshape(datasets, -1, bins)
+            for layer, part in _slices(self._layers).items()
+            if "emd" in kinds
+        }
         self.moments = {layer: np.empty((datasets, 2 * n)) for layer, n in self._layers.items() if "nfd" in kinds}
         self.factors: dict[str, dict[int, Factor]] = {layer: {} for layer in layers if "fd" in kinds}
 

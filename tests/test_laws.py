@@ -170,6 +170,17 @@ class TestHistogram(Laws):
         with pytest.raises(IncompatibleError):
             self.empty().merge(Histogram(LAYERS, 20, Ranges(LAYERS, RANGES.minimum - 1, RANGES.maximum)))
 
+    def test_what_32_bits_cannot_hold_is_taken_into_64(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        expected = self.filled(1, 2, 3)
+        images, positions, _ = activations(1)["first"].shape
+        monkeypatch.setattr("distributions.histogram.MOST_RECENT", 2 * images * positions)
+        settled = self.filled(1, 2, 3)
+        assert int(settled.slots.sum()) > 0
+        self.assert_equal(settled, expected, bits=True)
+        total = self.filled(2)
+        total.merge(settled)
+        self.assert_equal(total, self.filled(1, 2, 3, 2), bits=True)
+
     def test_every_value_is_accounted_for(self) -> None:
         values = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 0.0, 0.5])
         histogram = self.empty()

@@ -37,7 +37,8 @@ def count_bins(activations: torch.Tensor, centre: torch.Tensor, half_width: torc
     beside the bins and NaN apart, so every value adds one to exactly one slot of its neuron.
 
     `activations` (samples, positions, neurons) floating; `centre`, `half_width` (neurons) float64;
-    `slots` (neurons, bins + 3) int64, contiguous, updated in place: below, the bins, above, NaN.
+    `slots` (neurons, bins + 3) int32 or int64, contiguous, updated in place: below, the bins, above, NaN. That no
+    slot overflows is the caller's care.
     """
     _home(activations).count_bins(activations, centre, half_width, slots)
 

@@ -53,7 +53,7 @@ def count_bins(  # type: ignore[no-untyped-def]
     own = slots + neuron.to(tl.int64) * (BINS + 3)
     of_zero = slot_of(tl.zeros((NEURONS,), tl.float64), middle, half, BINS)
     zeros = tl.zeros((ROWS, NEURONS), tl.int32)
-    ones = tl.full((ROWS, NEURONS), 1, tl.int64)
+    ones = tl.full((ROWS, NEURONS), 1, slots.dtype.element_ty)
     column = activations + sample.to(tl.int64) * sample_stride + neuron.to(tl.int64) * neuron_stride
     for start in range(first, min(first + CHUNK, rows), ROWS):
         row = start + tl.arange(0, ROWS)
@@ -63,7 +63,7 @@ def count_bins(  # type: ignore[no-untyped-def]
         zero = place == of_zero[None, :]
         zeros += (zero & mask).to(tl.int32)
         tl.atomic_add(own[None, :] + place, ones, mask=mask & (place != of_zero[None, :]), sem="relaxed")
-    tl.atomic_add(own + of_zero, tl.sum(zeros, 0).to(tl.int64), mask=there, sem="relaxed")
+    tl.atomic_add(own + of_zero, tl.sum(zeros, 0).to(slots.dtype.element_ty), mask=there, sem="relaxed")
 
 
 @triton.jit  # type: ignore[untyped-decorator]
