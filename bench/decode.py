@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bench.figures import ROUNDS, Figures, figure, jpegs, ratios, seconds, table
+from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
+from bench.pictures import jpegs
 from extractors import Preprocess
 from pipeline.data.decode import decode
 

@@ -26,7 +26,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the pool sets it
 import timm
 import torch
 
-from bench.figures import ROUNDS, Figures, figure, jpegs, ratios, seconds, table, tar
+from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
+from bench.pictures import jpegs, tar
 from distributions import ActivationRanges, Ranges, Spec
 from extractors import Extractor, ExtractorConfig, build
 from pipeline.data.shards import Task
@@ -59,7 +60,7 @@ def against_bare(name: str, folder: Path) -> Figures:
     spec = spec_of(network, task)
     worker = Worker(Job(config, spec, BATCH, cores(), cores()))
     bare = _Bare(network)
-    images = sum(record.counted for record in worker.vdna(task).ledger)  # warms the kernels up as well
+    images = worker.vdna(task).images  # warms the kernels up as well
     fewer = -(-images // (BATCH * 3)) * BATCH  # as many as ours gets would only take longer
     ours, theirs, lanes = [], [], []
     for turn in range(ROUNDS):

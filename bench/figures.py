@@ -1,25 +1,18 @@
-"""What every measurement has in common: figures with their spread, and the pictures to measure on.
+"""What every measurement has in common: figures with their spread, and how they are shown.
 
-python -m bench.extract                   # one table; `make bench` runs all and keeps bench/results.json
+Needs Python alone, so that it serves on a bare GPU machine too.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import statistics
-import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-from PIL import Image
-
-from pipeline.data.demo import CUT, pictures
-
 ROUNDS = 5
+VIT_B = {f"blocks.{i}": 768 for i in range(12)} | {"norm": 768}
+"""Layers of a ViT-B, 9,984 neurons."""
 
 
 class Figure(TypedDict):
@@ -54,24 +47,3 @@ def table(figures: Figures) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def jpegs(width: int = 500, height: int = 375) -> Iterator[bytes]:
-    """Photographs without end, all different, as JPEGs of quality 90: cuts of the demo's pictures."""
-    cuts = [picture.convert("RGB") for name in CUT for picture, _ in itertools.islice(pictures(name), 40)]
-    draw = np.random.default_rng(0)
-    while True:
-        for picture in cuts:
-            tilted = picture.rotate(float(draw.uniform(-4, 4)), Image.Resampling.BILINEAR)
-            buffer = io.BytesIO()
-            tilted.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-            yield buffer.getvalue()
-
-
-def tar(path: Path, images: Sequence[bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for index, data in enumerate(images):
-            member = tarfile.TarInfo(f"{index:06d}.jpg")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path

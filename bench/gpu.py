@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torchvision.io import decode_jpeg, encode_jpeg
 
+from bench.figures import ROUNDS, Figures, figure, ratios, table
 from distributions import VDNA, ActivationRanges, Ranges, Spec
 from distributions.base import layer_slices
 from distributions.kernels import count_bins, extremes, position_means
@@ -32,9 +32,7 @@ from extractors import Extractor, ExtractorConfig, build
 from extractors.device_decode import decode_jpegs, device_inputs
 from extractors.network import arithmetic
 
-ROUNDS = 5
 ALL = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
-Figures = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,16 @@ def networks(size: Size, precision: str, device: str, compiled: bool) -> Figures
     rates = {name: per_second(size.batch * size.batches, t) for name, t in rounds(ways, size.batches, device).items()}
     suffix = "" if precision == "bf16" else f"_{precision}"
     figures = {f"{name}{suffix}": figure(values, "images/s") for name, values in rates.items()}
-    figures[f"gpu_extract{suffix}"] = ratio(rates["gpu_full"], rates["gpu_forward"])
+    figures[f"gpu_extract{suffix}"] = figure(ratios(rates["gpu_full"], rates["gpu_forward"]), "ratio")
     if compiled:
-        figures["gpu_extract_compiled"] = ratio(rates["gpu_full_compiled"], rates["gpu_forward_compiled"])
+        figures["gpu_extract_compiled"] = figure(
+            ratios(rates["gpu_full_compiled"], rates["gpu_forward_compiled"]), "ratio"
+        )
     if precision == "bf16":
         seed = {"gpu_seed": seed_library(extractor, vdna.spec, images[: size.seed_batch])}
         theirs = per_second(size.seed_batch, rounds(seed, 1, device)["gpu_seed"])
         figures["gpu_seed"] = figure(theirs, "images/s")
-        figures["gpu_vs_seed"] = ratio(rates["gpu_full"], theirs)
+        figures["gpu_vs_seed"] = figure(ratios(rates["gpu_full"], theirs), "ratio")
     return figures
 
 
@@ -203,7 +203,7 @@ def kernels(size: Size, device: str) -> Figures:
     for name, activations in batches.items():
         neurons = activations.shape[2]
         axes = [torch.full((neurons,), value, dtype=torch.float64, device=device) for value in (0.0, 5.0)]
-        slots = torch.zeros((neurons, 1003), dtype=torch.int64, device=device)
+        slots = torch.zeros((neurons, 1003), dtype=torch.int32, device=device)  # as a histogram counts them
         low, high = (torch.full((neurons,), value, device=device) for value in (torch.inf, -torch.inf))
         nonfinite = torch.zeros(neurons, dtype=torch.int64, device=device)
         ways = {
@@ -256,24 +256,13 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def shown(figures: Figures) -> Figures:
+    print(table(figures), flush=True)
+    return figures
+
+
 def per_second(images: int, times: list[float]) -> list[float]:
     return [images / seconds for seconds in times]
-
-
-def figure(values: Iterable[float], unit: str) -> dict[str, Any]:
-    values = list(values)
-    return {"value": statistics.median(values), "spread": [min(values), max(values)], "unit": unit}
-
-
-def ratio(over: list[float], under: list[float]) -> dict[str, Any]:
-    return figure([a / b for a, b in zip(over, under, strict=True)], "ratio")
-
-
-def shown(figures: Figures) -> Figures:
-    for name, f in figures.items():
-        low, high = f["spread"]
-        print(f"{name:28} {f['value']:12.4g}  [{low:.4g}, {high:.4g}]  {f['unit']}", flush=True)
-    return figures
 
 
 if __name__ == "__main__":

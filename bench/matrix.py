@@ -22,7 +22,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from scipy.stats import wasserstein_distance
 from torchmetrics.image.fid import _compute_fid
 
-from bench.figures import ROUNDS, Figure, Figures, figure, ratios, seconds, table
+from bench.figures import ROUNDS, VIT_B, Figure, Figures, figure, ratios, seconds, table
 from distributions.distances import Factor, cdf, frechet
 from distributions.kernels import one_thread_each, pairwise_emd
 from distributions.vdna import Moments
@@ -32,9 +32,8 @@ with warnings.catch_warnings():
     from vdna import EMD, FD
     from vdna.vdnas import VDNAHist, VDNALayerGauss
 
-LAYERS = {f"blocks.{i}": 768 for i in range(12)} | {"norm": 768}
 BINS, DATASETS = 1000, 64
-NEURONS = sum(LAYERS.values())
+NEURONS = sum(VIT_B.values())
 SAMPLE = 256
 """Neurons that SciPy is given."""
 WIDTH, IMAGES, GAUSSIANS, MADE = 2048, 6000, 32, 4
@@ -50,14 +49,14 @@ def emd() -> Figures:
     counts = _counts()
     theirs = [_seeds_histograms(of_one) for of_one in counts[:2]]
     draw = np.random.default_rng(1)
-    sample = draw.choice(LAYERS["norm"], SAMPLE, replace=False)
+    sample = draw.choice(VIT_B["norm"], SAMPLE, replace=False)
     places = np.arange(BINS)
 
     def ours() -> None:
         # One layer's counts stand for all thirteen: they are far larger than any cache. The shares of each take the
         # place of the last one's, as in a matrix's tiles.
         shares = np.empty(counts.shape)
-        for neurons in LAYERS.values():
+        for neurons in VIT_B.values():
             matrix = _layer(counts, shares) / neurons
         assert matrix.shape == (DATASETS, DATASETS)
 
@@ -66,7 +65,7 @@ def emd() -> Figures:
             wasserstein_distance(places, places, counts[0, neuron], counts[1, neuron])
 
     expected = float(EMD(*theirs))
-    assert abs(_layer(counts[:2], np.empty(counts[:2].shape))[0, 1] / LAYERS["norm"] / expected - 1) < 1e-9
+    assert abs(_layer(counts[:2], np.empty(counts[:2].shape))[0, 1] / VIT_B["norm"] / expected - 1) < 1e-9
     pairs = DATASETS * (DATASETS - 1) // 2
     mine, seed, scipy_ = _turns(ours, lambda: EMD(*theirs), scipys)
     mine = [time / pairs for time in mine]
@@ -147,9 +146,9 @@ def _counts() -> np.ndarray:
     """A layer of every dataset, (datasets, neurons, bins) uint64: bells of other widths and places."""
     draw = np.random.default_rng(0)
     middle = np.linspace(-1, 1, BINS)
-    counts = np.empty((DATASETS, LAYERS["norm"], BINS), np.uint64)
+    counts = np.empty((DATASETS, VIT_B["norm"], BINS), np.uint64)
     for of_one in counts:
-        place, width = draw.normal(0, 0.1, (LAYERS["norm"], 1)), draw.uniform(0.1, 0.3, (LAYERS["norm"], 1))
+        place, width = draw.normal(0, 0.1, (VIT_B["norm"], 1)), draw.uniform(0.1, 0.3, (VIT_B["norm"], 1))
         of_one[:] = draw.poisson(1000 * np.exp(-0.5 * ((middle - place) / width) ** 2))
     return counts
 
@@ -157,8 +156,8 @@ def _counts() -> np.ndarray:
 def _seeds_histograms(counts: np.ndarray) -> VDNAHist:
     """As the seed has them after reading a file: int32 by layer."""
     vdna = VDNAHist(BINS)
-    vdna.neurons_list = dict(LAYERS)
-    vdna.data = {layer: torch.from_numpy(counts.astype(np.int32)) for layer in LAYERS}
+    vdna.neurons_list = dict(VIT_B)
+    vdna.data = {layer: torch.from_numpy(counts.astype(np.int32)) for layer in VIT_B}
     return vdna
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.figures import ROUNDS, Figures, figure, jpegs, table, tar
+from bench.figures import ROUNDS, Figures, figure, table
+from bench.pictures import jpegs, tar
 from distributions import Ranges
 from extractors import ExtractorConfig, build
 from pipeline.data.shards import Task

@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the pool sets it
 import torch
 
 from bench.extract import BATCH, NETWORKS, spec_of
-from bench.figures import ROUNDS, Figures, figure, jpegs, table, tar
+from bench.figures import ROUNDS, Figures, figure, table
+from bench.pictures import jpegs, tar
 from distributions import VDNA
 from distributions.base import Batch
 from extractors import ExtractorConfig, build
@@ -55,12 +56,12 @@ def measure() -> Figures:
             network(batch, lambda layer, activations: kept.append((layer, activations.clone())))
         buffer = torch.empty_like(batches[0])
 
-        def folding(distribution: str) -> Callable[[], None]:
+        def folding(distribution: str) -> Callable[[], object]:
             its = vdna.distributions[distribution]
             ready = [(layer, Batch(activations)) for layer, activations in kept]
             for _, batch in ready:
                 assert batch.images.numel()  # the means are a part of their own
-            return lambda: [its.fold(layer, batch) for layer, batch in ready] and None
+            return lambda: [its.fold(layer, batch) for layer, batch in ready]
 
         parts: dict[str, Callable[[], object]] = {
             "read": lambda: [sum(1 for _ in ShardReader(shard)) for shard in shards],

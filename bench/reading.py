@@ -23,7 +23,8 @@ from unittest import mock
 
 import numpy as np
 
-from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table, tar
+from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
+from bench.pictures import tar
 from pipeline import ahead
 from pipeline.data.shards import Shard
 from pipeline.data.sources import Entry, group_version

@@ -24,6 +24,7 @@ import fsspec
 import numpy as np
 import ray
 
+from bench.figures import VIT_B
 from distributions import VDNA, Ledger, Ranges, ShardRecord, Spec
 from pipeline.actors import Pool
 from pipeline.data.shards import Shard, Task, group
@@ -36,7 +37,6 @@ from pipeline.worker import Receipt
 
 SHARDS = 1_000_000
 TASKS, ACTORS, SECONDS, PROCESSES = 100_000, 1_000, 1.0, 4
-VIT_B = {f"blocks.{i}": 768 for i in range(12)} | {"norm": 768}
 IMAGES = 100_000
 """Of a task: ten shards of 10,000."""
 

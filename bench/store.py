@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
+from bench.figures import ROUNDS, VIT_B, Figures, figure, ratios, seconds, table
 from distributions import VDNA, Ranges, ShardRecord, Spec
 from pipeline.make import DISTRIBUTIONS
 from pipeline.store import Store
 
-LAYERS = {f"blocks.{i}": 768 for i in range(12)} | {"norm": 768}
 IMAGES, POSITIONS = 64, 197
 
 
@@ -47,10 +46,10 @@ def measure() -> Figures:
 
 def partial() -> VDNA:
     """Of a few images whose activations are normal numbers, with a mean and width of each neuron's own."""
-    axes = Ranges(LAYERS, np.full(sum(LAYERS.values()), -6.0), np.full(sum(LAYERS.values()), 6.0))
-    vdna = VDNA(Spec("vit", "arch", "0" * 64, "clean", "fp32", LAYERS, DISTRIBUTIONS, axes))
+    axes = Ranges(VIT_B, np.full(sum(VIT_B.values()), -6.0), np.full(sum(VIT_B.values()), 6.0))
+    vdna = VDNA(Spec("vit", "arch", "0" * 64, "clean", "fp32", VIT_B, DISTRIBUTIONS, axes))
     draw = torch.Generator().manual_seed(0)
-    for layer, neurons in LAYERS.items():
+    for layer, neurons in VIT_B.items():
         centre, width = torch.randn(neurons, generator=draw), torch.rand(neurons, generator=draw) + 0.2
         for _ in range(IMAGES // 32):
             vdna.update(layer, torch.randn(32, POSITIONS, neurons, generator=draw) * width + centre)

@@ -76,11 +76,7 @@ class Histogram(Distribution):
 
     def counts(self, part: slice = slice(None)) -> np.ndarray:
         """(neurons, bins) uint64 of a part of the neurons."""
-        slots = self._settled(part)
-        counts = slots[:, 1:-2].astype(np.uint64)
-        counts[:, 0] += slots[:, 0].astype(np.uint64)
-        counts[:, -1] += slots[:, -2].astype(np.uint64)
-        return counts
+        return _clamped(self._settled(part))
 
     def _settled(self, part: slice = slice(None)) -> np.ndarray:
         return (self.slots[part] + self._recent[part]).cpu().numpy()
@@ -88,7 +84,7 @@ class Histogram(Distribution):
     def state(self) -> State:
         slots = self._settled()
         below, above, nan = (slots[:, slot].astype(np.uint64) for slot in (0, -2, -1))
-        return {"histogram": self.counts(), "histogram_below": below, "histogram_above": above, "histogram_nan": nan}
+        return {"histogram": _clamped(slots), "histogram_below": below, "histogram_above": above, "histogram_nan": nan}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         counts = self.checked(state, "histogram", (self.neurons, self.bins), "uint64")
@@ -98,3 +94,11 @@ class Histogram(Distribution):
         self._recent.zero_()
         self._room = dict.fromkeys(self.layers, MOST_RECENT)
         self.slots.copy_(torch.cat([below[:, None], counts, above[:, None], nan[:, None]], dim=1))
+
+
+def _clamped(slots: np.ndarray) -> np.ndarray:
+    """The bins (neurons, bins) uint64 of slots, with what fell beside the axis in the first and the last."""
+    counts = slots[:, 1:-2].astype(np.uint64)
+    counts[:, 0] += slots[:, 0].astype(np.uint64)
+    counts[:, -1] += slots[:, -2].astype(np.uint64)
+    return counts

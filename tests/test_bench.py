@@ -8,8 +8,9 @@ from itertools import islice
 import pytest
 from PIL import Image
 
-from bench import decode, extract, figures, kernels, matrix, memory, store
-from bench.figures import Figures, jpegs, table
+from bench import decode, extract, kernels, matrix, memory, pictures, store
+from bench.figures import Figures, table
+from bench.pictures import jpegs
 from pipeline.data import demo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers'
@@ -27,7 +28,7 @@ def assert_sound(made: Figures, *names: str) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (decode, extract, kernels, matrix, memory, store):
         monkeypatch.setattr(module, "ROUNDS", 1)
-    for module in (demo, figures):
+    for module in (demo, pictures):
         monkeypatch.setattr(module, "CUT", {"demo_textures": (["brick.png"], 2)})
 
 
@@ -48,7 +49,7 @@ def test_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DATASETS": 3, "BINS": 20, "SAMPLE": 2, "WIDTH": 20, "IMAGES": 60, "MADE": 2}.items():
         monkeypatch.setattr(matrix, name, value)
-    monkeypatch.setattr(matrix, "LAYERS", {"a": 5, "norm": 5})
+    monkeypatch.setattr(matrix, "VIT_B", {"a": 5, "norm": 5})
     monkeypatch.setattr(matrix, "NEURONS", 10)
     assert_sound(matrix.measure(), "emd_pair_ms", "emd_vs_seed", "fd_vs_seed", "fd_vs_torchmetrics")
 
@@ -59,7 +60,7 @@ def test_decode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LAYERS", {"a": 4, "b": 4})
+    monkeypatch.setattr(store, "VIT_B", {"a": 4, "b": 4})
     assert_sound(store.measure(), "store_write", "store_read", "store_merge")
 
 
