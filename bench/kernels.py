@@ -8,7 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import numba
+import numpy as np
 import torch
 
 from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
@@ -18,8 +21,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from vdna.utils.stats import histogram_per_channel
 
+T = TypeVar("T")
+
 SAMPLES, POSITIONS, NEURONS, BINS = 32, 197, 768, 1000
 CALLS = 20
+SPINS = 30_000_000
+TURNS = 3 * ROUNDS
+"""Short measurements, of a machine whose second core comes and goes."""
 
 
 def measure() -> Figures:
@@ -31,29 +39,58 @@ def measure() -> Figures:
     slots = torch.zeros((NEURONS, BINS + 3), dtype=torch.int32)  # as a histogram counts them
     low, high = torch.full((NEURONS,), torch.inf), torch.full((NEURONS,), -torch.inf)
     nonfinite = torch.zeros(NEURONS, dtype=torch.int64)
-    two = [slots.clone(), slots.clone()]
-    lanes = ThreadPoolExecutor(2, "lane", torch.set_num_threads, (1,))  # a batch on each core, as in an extraction
-    ways: dict[str, tuple[int, Callable[[], object]]] = {
-        "hist_kernel_ns": (1, lambda: count_bins(values, centre, half_width, slots)),
-        "hist_two": (1, lambda: list(lanes.map(lambda s: count_bins(values, centre, half_width, s), two))),
-        "hist_seed_ns": (1, lambda: histogram_per_channel((theirs - axes[0]) / axes[1], BINS, [-1.0, 1.0])),
-        "means_kernel_ns": (1, lambda: position_means(values)),
-        "ranges_kernel_ns": (1, lambda: extremes(values, low, high, nonfinite)),
-        "ranges_torch_ns": (1, lambda: (values.amin((0, 1)), values.amax((0, 1)))),
+    ways: dict[str, Callable[[], object]] = {
+        "hist_kernel_ns": lambda: count_bins(values, centre, half_width, slots),
+        "hist_seed_ns": lambda: histogram_per_channel((theirs - axes[0]) / axes[1], BINS, [-1.0, 1.0]),
+        "means_kernel_ns": lambda: position_means(values),
+        "ranges_kernel_ns": lambda: extremes(values, low, high, nonfinite),
+        "ranges_torch_ns": lambda: (values.amin((0, 1)), values.amax((0, 1))),
     }
     measured: dict[str, list[float]] = {name: [] for name in ways}
+    torch.set_num_threads(1)
     for turn in range(ROUNDS + 1):
-        for name, (threads, action) in ways.items():
-            torch.set_num_threads(threads)
+        for name, action in ways.items():
             calls = max(CALLS // 10, 1) if "seed" in name else CALLS
             taken = sum(seconds(action) for _ in range(calls)) / calls
             if turn:  # the first compiles
                 measured[name].append(taken / values.numel() * 1e9)
-    both = [taken / 2 for taken in measured.pop("hist_two")]  # two batches at once
     figures = {name: figure(taken, "ns per activation, one core") for name, taken in measured.items()}
-    figures["hist_kernel_2core"] = figure(ratios(measured["hist_kernel_ns"], both), "times faster on two cores")
     figures["hist_vs_seed"] = figure(ratios(measured["hist_seed_ns"], measured["hist_kernel_ns"]), "times faster")
-    return figures
+
+    own = [slots.clone(), slots.clone()]
+    return figures | {
+        "hist_kernel_2core": figure(
+            two_cores(lambda s: count_bins(values, centre, half_width, s), own), "times faster"
+        ),
+        "machine_2core": figure(two_cores(spin, [SPINS, SPINS]), "times faster, of work that touches no memory"),
+    }
+
+
+def two_cores(work: Callable[[T], object], of_each: list[T]) -> list[float]:
+    """How much sooner two cores with work of their own, as in an extraction's lanes, are done than one with both."""
+    lanes = ThreadPoolExecutor(2, "lane", torch.set_num_threads, (1,))
+
+    def many(own: T) -> None:
+        for _ in range(CALLS):
+            work(own)
+
+    def one_by_one() -> None:
+        for own in of_each:
+            lanes.submit(many, own).result()
+
+    def together() -> None:
+        list(lanes.map(many, of_each))
+
+    work(of_each[0])  # the first compiles
+    return [seconds(one_by_one) / seconds(together) for _ in range(TURNS)]
+
+
+@numba.njit(nogil=True)
+def spin(times: int) -> np.uint64:  # type: ignore[untyped-decorator]
+    state = np.uint64(1)
+    for i in range(times):
+        state = state * np.uint64(6364136223846793005) + np.uint64(i)
+    return state
 
 
 if __name__ == "__main__":
