@@ -21,7 +21,7 @@ import torch
 from distributions.base import IncompatibleError
 from distributions.histogram import Histogram
 from distributions.kernels import covariance_factor, cumulative_shares, one_thread_each, root_trace, row_emd
-from distributions.vdna import VDNA, Moments, difference_between
+from distributions.vdna import DECIDING, UNSTATED, VDNA, Moments, difference_between
 
 PerNeuron = dict[str, np.ndarray]
 
@@ -44,7 +44,7 @@ def emd(
     2000, one dimension); times 2 / bins it is a fraction of the half-range. Raises `IncompatibleError`
     unless both VDNAs have the same network, bins and activation ranges.
     """
-    check_comparable(v, w, histograms=True)
+    check_comparable(v, w, layer, histograms=True)
 
     def rows(name: str) -> np.ndarray:
         return row_emd(cdf(v.histogram(name)), cdf(w.histogram(name)))
@@ -66,7 +66,7 @@ def nfd(
     (m1 - m2)² + v1 + v2 - 2 sqrt(v1 v2) (Dowson and Landau 1982, one dimension), in squared units of
     the activations. Uses `gaussian`, or the diagonal of `layer-gaussian`.
     """
-    check_comparable(v, w)
+    check_comparable(v, w, layer)
 
     def rows(name: str) -> np.ndarray:
         return frechet_rows(v.gaussian(name), w.gaussian(name))
@@ -89,7 +89,7 @@ def fd(
     it is FID (Heusel et al. 2017). For a single neuron, or `per_neuron`, it is the one-dimensional
     distance between that neuron's marginals.
     """
-    check_comparable(v, w)
+    check_comparable(v, w, layer)
     if per_neuron or neuron is not None:
 
         def rows(name: str) -> np.ndarray:
@@ -150,10 +150,17 @@ def frechet(a: Factor, b: Factor) -> float:
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
 
 
-def check_comparable(v: VDNA, w: VDNA, histograms: bool = False) -> None:
-    """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities."""
+def check_comparable(v: VDNA, w: VDNA, layer: str | None = None, histograms: bool = False) -> None:
+    """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities: in one layer,
+    or in all of them. What a file of another program does not state is taken to be what the other VDNA says."""
     a, b = v.spec, w.spec
-    if a.network != b.network:
+    unstated = [name for name in DECIDING if UNSTATED in (getattr(a, name), getattr(b, name))]
+    stated = [name for name in ("extractor", *DECIDING) if name not in unstated]
+    alike = all(getattr(a, name) == getattr(b, name) for name in stated)
+    same_layers = list(a.layers.items()) == list(b.layers.items()) or (
+        bool(unstated) and layer is not None and layer in a.layers and a.layers[layer] == b.layers.get(layer)
+    )
+    if not alike or not same_layers or dict(a.positions) != dict(b.positions):
         raise IncompatibleError(f"these VDNAs cannot be compared ({difference_between(a, b)})")
     if not histograms:
         return

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar, overload
 
@@ -34,6 +34,12 @@ D = TypeVar("D", bound=Distribution)
 
 DECIDING = ("architecture", "weights", "preprocessing", "precision")
 """Fields of a spec that, with its extractor's name and layers, decide the activations."""
+
+UNSTATED = "not stated"
+"""A deciding field of which a file of another program says nothing."""
+
+POSITIONS = {"histogram": "all", "gaussian": "mean", "layer-gaussian": "mean", "activation-ranges": "all"}
+"""What each kind of distribution counts as samples, unless told otherwise: all positions of an image, or their mean."""
 
 ALLOWED = "histogram-N (N bins, for instance histogram-1000), gaussian, layer-gaussian, activation-ranges"
 
@@ -58,7 +64,8 @@ class Spec:
 
     `architecture` says which network it is and which of its modules the layers are, `weights` is the
     SHA-256 of its parameters as loaded, `preprocessing` the id of the image transformation, `layers`
-    the neurons of each layer in network order.
+    the neurons of each layer in network order. `positions` are kinds of distribution whose samples are others than
+    `POSITIONS` says.
     """
 
     extractor: str
@@ -69,8 +76,12 @@ class Spec:
     layers: Mapping[str, int]
     distributions: tuple[str, ...]
     ranges: Ranges | None = None
+    positions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for kind, samples in self.positions.items():
+            if kind not in POSITIONS or samples not in ("all", "mean"):
+                raise ValueError(f"positions={{{kind}: {samples}}}: give all or mean for {', '.join(POSITIONS)}")
         if not self.distributions:
             raise ValueError(f"no distribution asked for; allowed: {ALLOWED}")
         kinds = [bins_of(name) is not None or name for name in self.distributions]
@@ -78,6 +89,11 @@ class Spec:
             raise ValueError(f"each kind of distribution can be asked for once, got {', '.join(self.distributions)}")
         if self.needs_ranges and self.ranges is None:
             raise ValueError("histograms need activation ranges")
+
+    def samples_of(self, distribution: str) -> str:
+        """ "all" if every position of an image is a sample of that distribution, "mean" if their mean is."""
+        kind = "histogram" if bins_of(distribution) else distribution
+        return self.positions.get(kind, POSITIONS[kind])
 
     @property
     def needs_ranges(self) -> bool:
@@ -94,7 +110,12 @@ class Spec:
         """Hash of the network, the distributions and the ranges id."""
         ranges = self.ranges.id if self.ranges and self.needs_ranges else ""
         fields = [self.network, sorted(self.distributions), ranges]
+        others = [name for name in sorted(self.distributions) if not self._usual(name)]
+        fields += [others] if others else []
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+
+    def _usual(self, distribution: str) -> bool:
+        return replace(self, positions={}).samples_of(distribution) == self.samples_of(distribution)
 
 
 class VDNA:
@@ -110,7 +131,17 @@ class VDNA:
         batch = Batch(activations)
         for distribution in self.distributions.values():
             distribution.check_batch(layer, activations)
-            distribution.fold(layer, batch)
+            for part in self._samples(distribution, batch):
+                distribution.fold(layer, part)
+
+    def _samples(self, distribution: Distribution, batch: Batch) -> Iterable[Batch]:
+        """The batch as the distribution shall see it: most take every position, Gaussians each image's mean."""
+        samples = self.spec.samples_of(distribution.name)
+        if samples == "all" and isinstance(distribution, Gaussian | LayerGaussian):
+            return (Batch(image.unsqueeze(1)) for image in batch.activations)  # an image for every position
+        if samples == "mean" and isinstance(distribution, Histogram | ActivationRanges):
+            return (Batch(batch.images.unsqueeze(1)),)
+        return (batch,)
 
     def merge(self, other: VDNA) -> None:
         """Fold in the VDNA of other images; raises `IncompatibleError` on another spec or a shared shard."""
@@ -243,4 +274,6 @@ def difference_between(a: Spec, b: Spec) -> str:
         words.append("other layers")
     if a.ranges and b.ranges and a.ranges.id != b.ranges.id:
         words.append(f"activation ranges: {a.ranges.id} and {b.ranges.id}")
+    if dict(a.positions) != dict(b.positions):
+        words.append(f"positions: {dict(a.positions)} and {dict(b.positions)}")
     return "; ".join(words) or "the same fields in another order"

@@ -7,14 +7,22 @@ choose(model, {"block_0": "blocks.0"})            # under names of one's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 Layers = str | Sequence[str] | Mapping[str, str]
+Tokens = str | Mapping[str, str]
+TOKENS = ("all", "cls", "patches", "mean")
+HEADS = ("fc", "classifier", "head", "heads", "last_linear")
+"""What libraries call a network's classifier."""
+FUNCTIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
+MANY = 4
 Sink = Callable[[str, torch.Tensor], None]
 
 
@@ -48,23 +56,57 @@ def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:
     return chosen
 
 
+def every(model: nn.Module, image: torch.Tensor) -> list[str]:
+    """Every module that fires once for an image and puts out activations of its own, not those of a module inside."""
+    fired: dict[str, list[tuple[int, int]]] = {}
+    kept: list[object] = []  # so that no output gets the identity of one that is gone
+
+    def fire(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        kept.append(output)
+        try:
+            a = as_positions(name, output, False)
+        except LayerError:
+            return
+        if 1 in a.shape[:2]:
+            version = output._version if isinstance(output, torch.Tensor) else 0
+            fired.setdefault(name, []).append((id(output), version))
+
+    hooks = [m.register_forward_hook(partial(fire, name)) for name, m in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    once = {name: calls[0] for name, calls in fired.items() if len(calls) == 1}
+    first = {call: name for name, call in reversed(once.items())}
+    return [name for name, call in once.items() if first[call] == name]
+
+
 def default_layers(model: nn.Module) -> list[str]:
     """Every block of every stage, and the final norm of a transformer.
 
-    Stages come from timm's `feature_info`; a stage's blocks are the children of its innermost
-    sequence. What is no sequence (a stem) counts only in networks that have no sequences at all. A
-    network without stages has to be told its layers.
+    timm says in `feature_info` which modules the stages are; elsewhere they are the first sequences below the root
+    that are made of modules with insides. A stage's blocks are its members. What is no sequence (a stem) counts only in
+    networks that have no sequences at all. A network in which nothing is found has to be told its layers.
     """
     info: Any = getattr(model, "feature_info", None)
-    if not info:
-        raise LayerError("this network has no list of stages: name its layers with layers=[...]")
     modules = dict(model.named_modules())
+    found = _of_timm(info, modules) if info else _of_sequences(model)
+    if not found:
+        raise LayerError(
+            f"nothing in this network looks like blocks: name its layers with layers=[...]; it has {_some(modules)}"
+        )
+    return found
+
+
+def _of_timm(info: Any, modules: Mapping[str, nn.Module]) -> list[str]:
     stages: list[str] = []
     for entry in info:
         stage = entry["module"]
         parent = stage.rpartition(".")[0]
         # feature_info lists only the stages after which the resolution changes: take their siblings too.
-        family = [f"{parent}.{child}" for child in _children(modules[parent])] if parent else []
+        family = [f"{parent}.{child}" for child in _members(modules[parent])] if parent else []
         stages.extend(name for name in family or [stage] if name in modules and name not in stages)
     blocks = {stage: _blocks(stage, modules) for stage in stages}
     if any(blocks.values()):
@@ -72,7 +114,44 @@ def default_layers(model: nn.Module) -> list[str]:
     return stages + [name for name in ("norm", "fc_norm") if _has_parameters(modules.get(name))]
 
 
-def _children(module: nn.Module) -> list[str]:
+def _of_sequences(module: nn.Module, path: str = "") -> list[str]:
+    """Blocks by the form of the network alone.
+
+    A sequence of modules with insides is a stage, or a row of stages; one of plain modules (a VGG's) is a row of
+    activation functions with what comes between them. Where there is neither, but many modules with insides, those are
+    the blocks (an Inception's); where there are few, the search goes on in them. A norm that follows the blocks, in the
+    module that holds them or in one around it, is a layer too.
+    """
+    children = [(f"{path}{name}", child) for name, child in module.named_children() if name not in HEADS]
+    stages = [(name, child) for name, child in children if _members(child) and _has_parameters(child)]
+    found: list[str] = []
+    for name, stage in stages:
+        found += _in_stage(name, stage)
+    composed = [(name, child) for name, child in children if any(True for _ in child.children())]
+    if not found and len(composed) >= MANY:
+        found = [name for name, _ in composed]
+    for name, child in composed if not found else ():
+        found += _of_sequences(child, f"{name}.")
+    if found:
+        last = max(i for i, (name, _) in enumerate(children) if any(f"{f}.".startswith(f"{name}.") for f in found))
+        found += [name for name, child in children[last + 1 :] if isinstance(child, nn.LayerNorm)]
+    return found
+
+
+def _in_stage(path: str, stage: nn.Module) -> list[str]:
+    members = [(f"{path}.{name}", member) for name, member in stage.named_children()]
+    composed = [(name, member) for name, member in members if any(True for _ in member.children())]
+    if not composed:
+        functions = [name for name, member in members if type(member) in FUNCTIONS]
+        return functions if len(functions) > 1 else [path]
+    blocks: list[str] = []
+    for name, member in composed:
+        inner = any(any(True for _ in part.children()) for part in member.children())
+        blocks += _in_stage(name, member) if inner and _members(member) else [name]
+    return blocks
+
+
+def _members(module: nn.Module) -> list[str]:
     """Names of a sequence's members; nothing for any other module."""
     return [name for name, _ in module.named_children()] if isinstance(module, nn.Sequential | nn.ModuleList) else []
 
@@ -81,7 +160,7 @@ def _blocks(stage: str, modules: Mapping[str, nn.Module]) -> list[str]:
     """A stage's blocks: members of its `blocks`, or its own; a transformer's blocks are their own stages."""
     inner = f"{stage}.blocks"
     for parent in (inner, stage):
-        if children := _children(modules[parent]) if parent in modules else []:
+        if children := _members(modules[parent]) if parent in modules else []:
             return [f"{parent}.{child}" for child in children]
     return []
 
@@ -96,16 +175,24 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _unknown(name: str, modules: Sequence[str]) -> str:
-    shown = [module for module in modules if module.count(".") <= name.count(".")][:40]
-    return f"unknown layer {name!r}; the network has {', '.join(shown)}{', …' if len(shown) == 40 else ''}"
+    close = difflib.get_close_matches(name, modules, 3)
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return f"unknown layer {name!r}{hint}; the network has {_some(modules, name.count('.'))}"
+
+
+def _some(modules: Iterable[str], depth: int = 1) -> str:
+    shown = [module for module in modules if module and module.count(".") <= depth][:40]
+    return f"{', '.join(shown)}{', …' if len(shown) == 40 else ''}"
 
 
 def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tensor:
     """A layer's output as `(samples, positions, neurons)`, a view: pixels or tokens are positions.
 
     (samples, neurons, height, width), or (samples, height, width, neurons) where `channels_last`;
-    (samples, tokens, neurons); (samples, neurons) as one position.
+    (samples, tokens, neurons); (samples, neurons) as one position. Of a tuple, its first tensor.
     """
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
     if isinstance(output, torch.Tensor) and output.is_floating_point():
         if output.ndim == 4:
             return output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)
@@ -115,3 +202,49 @@ def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tenso
             return output.unsqueeze(1)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     raise LayerError(f"layer {layer!r} puts out {shape}, not a batch of activations; choose a module inside it")
+
+
+class Picked(NamedTuple):
+    """Which positions of a layer count; `first` and `last` as in a slice."""
+
+    first: int | None = None
+    last: int | None = None
+    mean: bool = False
+
+    @property
+    def says(self) -> tuple[str, ...]:
+        """For a name of the layer; empty where every position counts."""
+        return (str(tuple(self)),) if any(part not in (None, False) for part in self) else ()
+
+
+def tokens_of(layers: Iterable[str], wanted: Tokens, prefix_tokens: int | None, class_token: bool) -> dict[str, Picked]:
+    """Which positions of each layer count, from one word for all of them or one for some, by name or pattern.
+
+    "all"; "cls", a transformer's class token; "patches", without class and register tokens; "mean" over positions.
+    """
+    layers = list(layers)
+    words = dict.fromkeys(layers, "all")
+    for pattern, word in {"*": wanted}.items() if isinstance(wanted, str) else wanted.items():
+        found = [layer for layer in layers if fnmatchcase(layer, pattern)]
+        if not found:
+            raise LayerError(f"extractor.tokens: no layer {pattern}; there are {', '.join(layers[:40])}")
+        words.update(dict.fromkeys(found, word))
+    if unknown := set(words.values()) - set(TOKENS):
+        raise LayerError(f"extractor.tokens={min(unknown)}: allowed are {', '.join(TOKENS)}")
+    if "patches" in words.values() and prefix_tokens is None:
+        raise LayerError(
+            "extractor.tokens=patches: how many tokens of this network are not patches is not known; use all"
+        )
+    if "cls" in words.values() and (not class_token or prefix_tokens == 0):
+        raise LayerError("extractor.tokens=cls: this network has no class token; use all, patches or mean")
+    kinds = {"all": Picked(), "cls": Picked(0, 1), "patches": Picked(prefix_tokens or None), "mean": Picked(mean=True)}
+    return {layer: kinds[word] for layer, word in words.items()}
+
+
+def picked(layer: str, activations: torch.Tensor, which: Picked) -> torch.Tensor:
+    """The positions of (samples, positions, neurons) that count."""
+    if which.mean:
+        return activations.mean(1, keepdim=True)
+    if which.first is not None and activations.shape[1] < 2:
+        raise LayerError(f"layer {layer!r} has one position and no tokens to choose from: extractor.tokens=all")
+    return activations[:, which.first : which.last]

@@ -10,19 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
-from extractors import weights
-from extractors.layers import ExtractorError, LayerError, Layers, Sink, as_positions, choose
+from extractors import sources, weights
+from extractors.cache import stated
+from extractors.layers import (
+    ExtractorError,
+    LayerError,
+    Layers,
+    Sink,
+    Tokens,
+    as_positions,
+    choose,
+    every,
+    picked,
+    tokens_of,
+)
 from extractors.preprocess import Preprocess
+from extractors.sources import Network
 from extractors.streams import Streams
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -33,21 +45,31 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class ExtractorConfig:
     """What `conf/extractor/NAME.yaml` says. `None` in `preprocess` means the model's own value.
 
-    `weights` is "pretrained", "random" (with `seed`) or a path or URL; `pretrained` says what
-    "pretrained" stands for: "timm" (the model's published file), a URL, `hf:` or `package:`.
-    `compile` makes each layer's module one compiled function, which may change last bits.
+    `source` is one of `sources.SOURCES` and `model` a name there; `without` are modules that are left out of it.
+    `weights` is "pretrained", "random" (with `seed`) or a path or URL; `pretrained` says what "pretrained" stands for:
+    "published" (what the source publishes) or "published:TAG", a URL, `hf:` or `package:`, with its `sha256` if that is
+    known. Of a checkpoint the tensors under `prefix` are taken, but those that fit `ignore`; their names `match` by
+    "name", or in "order". `tokens` says which positions of a layer count. `ranges` is where activation ranges are
+    published. `compile` makes each layer's module one compiled function, which may change last bits.
     """
 
     name: str
     model: str
+    source: str = "timm"
     weights: str = "pretrained"
-    pretrained: str = "timm"
+    pretrained: str = "published"
+    sha256: str = ""
+    prefix: str = ""
+    ignore: Sequence[str] = ()
     match: str = "name"
     seed: int = 0
+    without: Sequence[str] = ()
     layers: Layers = "default"
+    tokens: Tokens = "all"
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     compile: bool = False
+    ranges: str = ""
     licence: str = ""
 
 
@@ -62,7 +84,8 @@ class Extractor:
     1.7 times as fast with it on a processor. Like the batch size it may change last bits.
     """
 
-    def __init__(self, config: ExtractorConfig, model: nn.Module, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: ExtractorConfig, network: Network, device: torch.device | str = "cpu") -> None:
+        model = network.module
         if config.precision not in PRECISIONS:
             raise ExtractorError(f"precision={config.precision}: allowed are {', '.join(PRECISIONS)}")
         self.config = config
@@ -71,11 +94,16 @@ class Extractor:
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if _is_convolutional(model) else torch.contiguous_format
         self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=self.memory_format)
-        self.preprocess = _preprocess(config, model)
-        self._neurons_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self.preprocess = _preprocess(config, network)
+        self._neurons_last = network.channels_last
         self._calls = threading.local()  # several threads may run batches at once, each for a sink of its own
         self._streams = Streams(self.device) if self.device.type == "cuda" else None
-        self.modules = choose(model, config.layers)
+        chosen = every(model, self._noise()) if config.layers == "all" else config.layers
+        self.modules = choose(model, chosen)
+        self.tokens = tokens_of(self.modules, config.tokens, network.prefix_tokens, network.class_token)
+        self._tokens_first: set[str] = set()
+        """Layers whose outputs are (tokens, samples, neurons)."""
+        self.layers: dict[str, int] = {}
         named = dict(model.named_modules())
         for layer, module in self.modules.items():
             named[module].register_forward_hook(partial(self._fire, layer))
@@ -91,6 +119,11 @@ class Extractor:
         if sink is None:
             return
         activations = as_positions(layer, output, self._neurons_last)
+        if not self.layers and activations.shape[1] == 1 < activations.shape[0]:  # of the dry run's one image
+            self._tokens_first.add(layer)
+        if layer in self._tokens_first:
+            activations = activations.transpose(0, 1)
+        activations = picked(layer, activations, self.tokens[layer])
         if self._streams is None or layer in self.overwritten:
             sink(layer, activations)
         else:
@@ -124,11 +157,12 @@ class Extractor:
         is noticed even where it left the values as they were. The copy is for kernels that do not count.
         """
         fired: list[tuple[str, torch.Tensor, torch.Tensor, int]] = []
-        shape = (1, 3, self.preprocess.size, self.preprocess.size)
         with torch.no_grad():
-            noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-            self._run(noise, lambda layer, a: fired.append((layer, a, a.clone(), a._version)))
+            self._run(self._noise(), lambda layer, a: fired.append((layer, a, a.clone(), a._version)))
             overwritten = [k for k, a, copy, version in fired if a._version != version or not torch.equal(a, copy)]
+        for layer, a, *_ in fired:
+            if len(a) != 1:
+                raise LayerError(f"layer {layer!r} puts out {len(a)} parts of an image; choose a module around it")
         names = [layer for layer, *_ in fired]
         for layer, module in self.modules.items():
             if names.count(layer) != 1:
@@ -136,6 +170,11 @@ class Extractor:
                     f"layer {layer!r} ({module}) fires {names.count(layer)} times per image; once is needed"
                 )
         return {layer: a.shape[2] for layer, a, *_ in fired}, frozenset(overwritten)
+
+    def _noise(self) -> torch.Tensor:
+        """One image for dry runs."""
+        size = self.preprocess.size
+        return torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
 
     def _compile(self, named: Mapping[str, nn.Module]) -> None:
         """Compile what is inside each layer's module; the hooks stay outside. A module with a layer inside stays as it
@@ -148,9 +187,10 @@ class Extractor:
                 named[name].forward = torch.compile(named[name].forward)
 
     def _architecture(self) -> str:
-        """The model's name and a hash of which of its modules the layers are."""
-        modules = json.dumps([(layer, self.modules[layer]) for layer in self.layers])
-        return f"timm:{self.config.model}#{hashlib.sha256(modules.encode()).hexdigest()[:12]}"
+        """The model's name and a hash of which of its modules the layers are, and which of their positions count."""
+        layers = [(layer, self.modules[layer], *self.tokens[layer].says) for layer in self.layers]
+        digest = hashlib.sha256(json.dumps([*layers, *self.config.without]).encode()).hexdigest()
+        return f"{self.config.source}:{self.config.model}#{digest[:12]}"
 
     def state(self) -> weights.State:
         """The parameters and buffers, for building the same network elsewhere."""
@@ -201,47 +241,58 @@ def build(
 
     Raises `WeightsError`, `LayerError` or `ExtractorError`, each saying what to change.
     """
-    if not timm.is_model(config.model):
-        close = timm.list_models(f"*{config.model.split('_')[0]}*")[:8]
-        raise ExtractorError(
-            f"extractor.model={config.model}: timm has no such model"
-            + (f"; similar: {', '.join(close)}" if close else "; see timm.list_models()")
-        )
+    published = config.weights == "pretrained" and config.pretrained == "published"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model: nn.Module = timm.create_model(config.model, pretrained=False)
+        network = sources.create(config.source, config.model, trained=published and state is None)
+    module = network.module
+    try:
+        weights.remove(module, config.without)
+    except AttributeError as error:
+        raise ExtractorError(f"extractor.without={list(config.without)}: {error}") from error
     if state is not None:
-        if set(state) != set(model.state_dict()):
-            model.reset_classifier(0)  # type: ignore[operator]
-        model.load_state_dict(dict(state))
-    elif config.weights != "random":
-        _load(config, model)
-    return Extractor(config, model, device)
+        if set(state) != set(module.state_dict()):
+            weights.remove(module, network.classifiers)
+        module.load_state_dict(dict(state))
+    elif config.weights != "random" and not (published and config.source == "hub"):
+        _load(config, network)
+    return Extractor(config, network, device)
 
 
-def _load(config: ExtractorConfig, model: nn.Module) -> None:
-    published: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's
-    source = config.pretrained if config.weights == "pretrained" else config.weights
-    if source == "timm":
-        repository = published.get("hf_hub_id")
-        source = f"hf:{repository}/model.safetensors" if repository else published.get("url") or ""
-    if not source:
-        raise weights.WeightsError(
-            f"timm publishes no weights for {config.model}; give extractor.weights=PATH or extractor.weights=random"
-        )
-    state = weights.read(weights.fetch(source))
-    by_order = config.match == "order" and state.keys() != model.state_dict().keys()
-    weights.fit(model, state, by_order, published.get("classifier"), source)
+def _load(config: ExtractorConfig, network: Network) -> None:
+    pretrained = config.weights == "pretrained"
+    source = config.pretrained if pretrained else config.weights
+    if pretrained and source.partition(":")[0] == "published":
+        tag = source.partition(":")[2]
+        if tag not in network.published:
+            tags = ", ".join(filter(None, network.published))
+            raise weights.WeightsError(
+                f"{config.source} publishes no weights{f' {tag}' if tag else ''} for {config.model}"
+                + (f"; there are {tags}" if tags else "")
+                + "; give extractor.weights=PATH or extractor.weights=random"
+            )
+        source = network.published[tag]
+    sha256 = config.sha256 if pretrained else ""
+    state = weights.read(weights.fetch(source, sha256), trusted=len(sha256 or stated(source)) == 64)
+    if config.prefix:
+        state = weights.under(state, config.prefix, source)
+    state = dict(network.adapt(weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])))
+    by_order = config.match == "order" and state.keys() != network.module.state_dict().keys()
+    weights.fit(network.module, state, by_order, network.classifiers, source)
 
 
-def _preprocess(config: ExtractorConfig, model: nn.Module) -> Preprocess:
-    published: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]  # timm's
+def _preprocess(config: ExtractorConfig, network: Network) -> Preprocess:
     own = {key: value for key, value in config.preprocess.items() if value is not None}
     unknown = own.keys() - {"size", "mean", "std", "resize", "crop"}
     if unknown:
         raise ExtractorError(
             f"extractor.preprocess.{min(unknown)}: unknown key; allowed are size, mean, std, resize, crop"
         )
-    defaults = {"size": published["input_size"][-1], "mean": published["mean"], "std": published["std"]}
-    values = {**defaults, **own}
+    values: dict[str, Any] = {"size": network.size, "mean": network.mean, "std": network.std} | own
+    for key in ("size", "mean", "std"):
+        if values[key] is None:
+            raise ExtractorError(
+                f"extractor.preprocess.{key}: {config.source} does not say it of {config.model}; give it, for instance "
+                "'extractor.preprocess={size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}'"
+            )
     return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

@@ -17,7 +17,14 @@ from PIL import Image
 from extractors.layers import ExtractorError
 from extractors.resize import bicubic, normalise
 
-RESIZES = {"clean": "clean.2", "clean-pillow": "clean-pillow", "reduced": "reduced", "device": "device"}
+RESIZES = {
+    "clean": "clean.2",
+    "clean-pillow": "clean-pillow",
+    "legacy_pytorch": "legacy_pytorch",
+    "legacy_tensorflow": "legacy_tensorflow",
+    "reduced": "reduced",
+    "device": "device",
+}
 """The resizes and their names in an id: another number where the last digits of what comes out have changed."""
 CROPS = ("none", "center", "random")
 REDUCED_SIDES = 2
@@ -35,7 +42,9 @@ class Preprocess:
     channels: the bit-exact way of the seed library and of clean-fid (Parmar et al. 2022). `reduced` is
     faster for large JPEGs: they are decoded at a half, a quarter or an eighth, not below twice the size,
     and resized from there. `device` decodes and resizes JPEGs where the network runs (`device_inputs`), other
-    files as `clean`. A picture that is not square is squashed unless cropped.
+    files as `clean`. `legacy_pytorch` and `legacy_tensorflow` are the bilinear resizes without antialiasing of
+    pytorch-fid and of TensorFlow 1, which torch-fidelity has: for FIDs that compare with theirs. A picture that is not
+    square is squashed unless cropped.
     """
 
     size: int
@@ -68,10 +77,31 @@ class Preprocess:
         picture = cropped(picture, self.crop, key)
         if self.resize == "clean-pillow":
             planes = _by_pillow(picture, self.size)
+        elif self.resize.startswith("legacy"):
+            planes = _bilinear(picture, self.size, half_pixels=self.resize == "legacy_pytorch")
         else:
             planes = bicubic(np.ascontiguousarray(picture), self.size, self.size)
         normalise(planes, self.mean, self.std)
         return torch.from_numpy(planes)
+
+
+def _bilinear(picture: np.ndarray, size: int, half_pixels: bool) -> np.ndarray:
+    """(height, width, 3) uint8 to (3, size, size) float32, between the two nearest pixels each way.
+
+    Pixel k of n lies at (k + ½) · length / n - ½, or at k · length / n without `half_pixels`, as TensorFlow 1 has it.
+    """
+    planes = picture.astype(np.float32).transpose(2, 0, 1)
+    for axis in (1, 2):
+        length = planes.shape[axis]
+        places = np.arange(size, dtype=np.float32) * np.float32(length / size)
+        if half_pixels:
+            places = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(length / size) - np.float32(0.5)
+        places = places.clip(0, length - 1)
+        first = places.astype(np.intp)
+        share = (places - first).reshape((-1, 1) if axis == 1 else (1, -1))
+        near, far = planes.take(first, axis), planes.take(np.minimum(first + 1, length - 1), axis)
+        planes = near + (far - near) * share
+    return np.ascontiguousarray(planes)
 
 
 def _by_pillow(picture: np.ndarray, size: int) -> np.ndarray:

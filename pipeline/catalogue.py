@@ -6,7 +6,7 @@
     cat.distances("efficientnet_lite0", "emd")          # xarray.DataArray (dataset, other, layer)
     cat.nearest("demo_digits", "efficientnet_lite0")    # the datasets most like it
 
-On the command line: `python -m pipeline.catalogue {list,show,nearest,export,import} …`
+On the command line: `python -m pipeline.catalogue {list,show,nearest,export,import,ranges} …`
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from distributions import VDNA, IncompatibleError, Ranges
-from pipeline import seed_files
+from distributions import VDNA, IncompatibleError
+from pipeline import fid_files, hub, seed_files
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
 from pipeline.store import NAME, Store
@@ -112,25 +113,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "nearest":
             command.add_argument("--metric", default="emd", choices=("emd", "nfd", "fd"))
             command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
-    export = commands.add_parser("export", help="write one distribution of a VDNA as files of the seed library")
+    export = commands.add_parser("export", help="write a VDNA as files of the seed library, or as FID statistics")
     export.add_argument("dataset")
     export.add_argument("extractor")
-    export.add_argument("out", type=Path, help="path and name of the files, without an ending")
-    export.add_argument("--distribution", default="histogram-1000")
-    bring = commands.add_parser("import", help="add a VDNA from files of the seed library")
-    bring.add_argument("file", type=Path)
+    export.add_argument("out", help="path and name of the files, without an ending; or hf:[datasets/]OWNER/NAME/FILE")
+    export.add_argument("--format", default="vdna", choices=("vdna", "fid"))
+    export.add_argument("--distribution", default="histogram-1000", help="of format vdna")
+    export.add_argument("--layer", default=fid_files.LAYER, help="of format fid")
+    bring = commands.add_parser("import", help="add a VDNA from files of the seed library, or from FID statistics")
+    bring.add_argument("file", help="NAME.json beside NAME.npz, or an .npz with mu and sigma; or hf:…")
     bring.add_argument("--name", required=True, help="the dataset's name in the catalogue")
-    bring.add_argument("--ranges", type=Path, help="the ranges file that a histogram was made with")
+    bring.add_argument("--format", default="vdna", choices=("vdna", "fid"))
+    bring.add_argument("--ranges", help="the ranges file that a histogram was made with: a path, a URL or hf:…")
+    bring.add_argument("--images", type=int, help="of format fid: how many images the statistics are of")
+    bring.add_argument("--extractor", default=fid_files.EXTRACTOR, help="of format fid: which network made them")
+    bring.add_argument("--layer", default=fid_files.LAYER, help="of format fid")
+    axes = commands.add_parser("ranges", help="write an extractor's activation ranges, as the seed library has them")
+    axes.add_argument("dataset", help="any dataset that was measured on them")
+    axes.add_argument("extractor")
+    axes.add_argument("out", type=Path)
     given = parser.parse_args(arguments)
     console = Console()
     try:
         if given.command == "import":
-            _import(given.catalogue, given.file, given.name, given.ranges)
+            _import(given)
             return 0
         cat = open_catalogue(given.catalogue)
         if given.command == "export":
-            for path in seed_files.write(cat.vdna(given.dataset, given.extractor), given.out, given.distribution):
-                console.print(str(path), soft_wrap=True)
+            for written in _export(cat.vdna(given.dataset, given.extractor), given):
+                console.print(written, soft_wrap=True)
+        elif given.command == "ranges":
+            _write_ranges(cat.vdna(given.dataset, given.extractor), given.out)
         elif given.command == "list":
             console.print(_table(cat.index()[[*COLUMNS]]))
         elif given.command == "show":
@@ -145,23 +158,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _import(url: str, file: Path, name: str, ranges: Path | None) -> None:
-    if not NAME.fullmatch(name):
-        raise UserError(f"--name {name}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
-    try:
-        axes = Ranges.from_json(ranges.read_text()) if ranges else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"--ranges {ranges}: {error}") from None
-    vdna = seed_files.read(file, axes)
+def _export(vdna: VDNA, given: argparse.Namespace) -> list[str]:
+    """Write a VDNA as another program's files, here or in a repository of the hub; where."""
+    with tempfile.TemporaryDirectory() as folder:
+        afar = given.out.startswith(hub.HUB)
+        path = Path(folder) / given.out.rpartition("/")[2] if afar else Path(given.out)
+        if given.format == "fid":
+            files = [fid_files.write(vdna, path, given.layer)]
+        else:
+            files = seed_files.write(vdna, path, given.distribution)
+        return hub.publish(files, given.out) if afar else list(map(str, files))
+
+
+def _import(given: argparse.Namespace) -> None:
+    if not NAME.fullmatch(given.name):
+        raise UserError(f"--name {given.name}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
+    if given.format == "fid":
+        if given.images is None:
+            raise UserError("--format fid: the file does not say of how many images it is; give --images N")
+        vdna = fid_files.read(hub.local(given.file), given.images, given.extractor, given.layer)
+    else:
+        axes = seed_files.read_ranges(given.ranges) if given.ranges else None
+        vdna = seed_files.read(hub.local(given.file, ("json", "npz")), axes)
     facts = {
         "fingerprint": vdna.digest()[:16],
-        "url": str(file),
-        "description": f"imported from {file.name}",
+        "url": given.file,
+        "description": f"imported from {given.file.rpartition('/')[2]}",
         "licence": "",
         "extractor_licence": "",
-        "provenance": {"imported": ["vdna files"]},
+        "provenance": {"imported": [f"{given.format} files"]},
     }
-    Store(url).put_vdna(vdna, name, facts)
+    Store(given.catalogue).put_vdna(vdna, given.name, facts)
+
+
+def _write_ranges(vdna: VDNA, path: Path) -> None:
+    if vdna.spec.ranges is None:
+        raise UserError("this VDNA has no histogram, and so no activation ranges")
+    path.write_text(vdna.spec.ranges.to_json())
 
 
 def _table(frame: pd.DataFrame) -> Table:

@@ -8,7 +8,7 @@ Stages and workers see `Settings` and what it holds, never Hydra.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distributions import Ranges, Spec
-from distributions.vdna import bins_of, difference_between, has_histogram
+from distributions.vdna import POSITIONS, bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build, check_device
-from extractors.network import PRECISIONS
-from pipeline.checks import number, one_of, options, several, switch, whole
+from pipeline.checks import number, one_of, options, several, whole
 from pipeline.errors import UserError
+from pipeline.networks import CONF, extractor_config
 from pipeline.planning import OBSERVE, Plan, network_spec
+from pipeline.seed_files import read_ranges
 from pipeline.store import NAME, Store
 from pipeline.worker import Job
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 STAGES = ("plan", "calibrate", "extract", "reduce", "compare", "publish")
 
 
@@ -76,6 +76,7 @@ class Settings:
     catalogue: str
     storage: Mapping[str, Any]
     distributions: tuple[str, ...]
+    positions: Mapping[str, str]
     stages: tuple[str, ...]
     pool: PoolConfig
     batch_size: int
@@ -107,14 +108,12 @@ class Settings:
         self.__dict__["plan"] = plan
 
     def ranges_of(self, network: str) -> Ranges | None:
-        """The histogram axes that `ranges=` means for a network: a file, an id, or those in use (None: none yet)."""
+        """The histogram axes that `ranges=` means for a network: a file, an id, "published", or those in use
+        (None: none yet)."""
         if self.ranges == "auto":
             return self.store.get_ranges(network)
-        if Path(self.ranges).is_file():
-            try:
-                return Ranges.from_json(Path(self.ranges).read_text())
-            except ValueError as error:
-                raise UserError(f"ranges={self.ranges}: {error}") from None
+        if Path(self.ranges).is_file() or self.ranges.startswith(("published", "hf:", "http://", "https://")):
+            return read_ranges(self.ranges, self.extractor.ranges)
         found = self.store.get_ranges(network, self.ranges) if NAME.fullmatch(self.ranges) else None
         if found is None:
             raise UserError(f"ranges={self.ranges}: neither a file nor an id this network has in the catalogue")
@@ -126,14 +125,14 @@ class Settings:
         ranges = self.ranges_of(self.plan.network.network) if needed else None
         if needed and ranges is None:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
-        return self.plan.spec(self.distributions, ranges)
+        return self.plan.spec(self.distributions, ranges, self.positions)
 
     def job(self, spec: Spec, device: str, threads: int) -> Job:
         """What workers have to know to make VDNAs of that spec; `UserError` if the plan was for another network,
         `ExtractorError` if the device cannot do what is asked for."""
         check_device(self.extractor, device)
         if network_spec(self.network).network != spec.network:
-            planned = replace(spec, distributions=OBSERVE, ranges=None)
+            planned = replace(spec, distributions=OBSERVE, ranges=None, positions={})
             difference = difference_between(planned, network_spec(self.network))
             raise UserError(f"the plan was made for another network ({difference}): add plan to stages=[...]")
         return Job(self.extractor, spec, self.batch_size, threads, self.decode_threads, device, self.patience)
@@ -141,8 +140,6 @@ class Settings:
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Settings:
         """Check every key; raise `UserError` at the first that cannot be."""
-        if OmegaConf.is_missing(cfg.extractor, "model"):
-            raise UserError("extractor.model is not set; give a timm model: extractor.model=vit_tiny_patch16_224")
         c = _plain(cfg)
         dataset = dataset_config(c["dataset"])
         distributions = several(c, "distributions")
@@ -176,6 +173,7 @@ class Settings:
             catalogue=str(c["catalogue"]),
             storage=options("storage", c["storage"]),
             distributions=distributions,
+            positions=_positions(c["positions"]),
             stages=tuple(name for name in STAGES if name in stages),
             pool=pool,
             batch_size=whole(c, "batch_size"),
@@ -190,6 +188,15 @@ class Settings:
                 None if c["calibration"]["max_tasks"] is None else whole(c["calibration"], "max_tasks")
             ),
         )
+
+
+def _positions(given: Any) -> dict[str, str]:
+    if not isinstance(given, dict):
+        raise UserError(f"positions={given}: give them one by one, for instance positions.gaussian=all")
+    for kind, samples in given.items():
+        one_of("positions", kind, tuple(POSITIONS))
+        one_of(f"positions.{kind}", samples, ("all", "mean"))
+    return {kind: str(samples) for kind, samples in given.items() if samples != POSITIONS[kind]}
 
 
 class SweptDatasets(Callback):
@@ -233,57 +240,6 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
         d.get("licence") or "",
         options("dataset.storage", d.get("storage")),
     )
-
-
-def extractor_config(
-    e: Mapping[str, Any], layers: Any = None, precision: str = "fp32", compile: bool = False
-) -> ExtractorConfig:
-    allowed = [f.name for f in fields(ExtractorConfig) if f.name not in ("precision", "compile")]
-    if unknown := sorted(set(e) - set(allowed)):
-        raise UserError(f"extractor.{unknown[0]}: unknown key; allowed are {', '.join(allowed)}")
-    one_of("precision", precision, PRECISIONS)
-    one_of("extractor.match", e["match"], ("name", "order"))
-    if not NAME.fullmatch(str(e["name"])):
-        raise UserError(f"extractor.name={e['name']}: use letters, digits, '.', '_' and '-', it names a folder")
-    if not isinstance(e["seed"], int):
-        raise UserError(f"extractor.seed={e['seed']}: must be a whole number")
-    layers = e["layers"] if layers is None else layers
-    parts = (
-        [*layers, *layers.values()] if isinstance(layers, dict) else layers if isinstance(layers, list) else [layers]
-    )
-    if not parts or not all(isinstance(part, str) for part in parts):
-        raise UserError(f"layers={layers}: give default, names or patterns [blocks.*,norm], or {{name: module}}")
-    return ExtractorConfig(
-        **{
-            **e,
-            "name": str(e["name"]),
-            "weights": str(e["weights"]),
-            "layers": layers,
-            "preprocess": _preprocess(e["preprocess"]),
-            "precision": precision,
-            "compile": switch("compile", compile),
-        }
-    )
-
-
-def _preprocess(p: Any) -> dict[str, Any]:
-    if not isinstance(p, dict):
-        raise UserError(f"extractor.preprocess={p}: give keys, for instance extractor.preprocess.size=224")
-    if p.get("size") is not None and (not isinstance(p["size"], int) or p["size"] < 1):
-        raise UserError(f"extractor.preprocess.size={p['size']}: must be a whole number of pixels")
-    for key in ("mean", "std"):
-        values = p.get(key)
-        if values is None:
-            continue
-        if (
-            not isinstance(values, list | tuple)
-            or len(values) != 3
-            or not all(isinstance(v, int | float) for v in values)
-        ):
-            raise UserError(f"extractor.preprocess.{key}={values}: give three numbers, for red, green and blue")
-        if key == "std" and not all(values):
-            raise UserError("extractor.preprocess.std: must not be 0")
-    return p
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
         "precision": spec.precision,
         "layers": json.dumps(dict(spec.layers)),
         "distributions": json.dumps(list(spec.distributions)),
+        "positions": json.dumps(dict(spec.positions)),
         "digest": vdna.digest(),
         "sources": vdna.ledger.sources_digest(),
     }
@@ -143,7 +144,7 @@ def _spec(dataset: xr.Dataset) -> Spec:
     if "bin_low" in dataset:
         low, high = (_array(dataset, name, (sum(layers.values()),)) for name in ("bin_low", "bin_high"))
         ranges = Ranges(layers, low, high, "exact")
-    return Spec(*network, layers, tuple(names), ranges)
+    return Spec(*network, layers, tuple(names), ranges, json.loads(a.get("positions", "{}")))
 
 
 def _state(dataset: xr.Dataset, spec: Spec) -> dict[str, np.ndarray]:

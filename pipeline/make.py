@@ -10,25 +10,24 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
-import timm
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from distributions import VDNA, ActivationRanges, Ranges
-from extractors import ExtractorConfig, build, check_device
-from pipeline.config import CONF, extractor_config
+from extractors import Extractor, build, check_device
 from pipeline.data.shards import Task
 from pipeline.data.sources import find
 from pipeline.errors import UserError
+from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
+from pipeline.seed_files import read_ranges
 from pipeline.store import Store
 from pipeline.worker import Job, Worker, cores
 
@@ -38,7 +37,7 @@ DISTRIBUTIONS = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ran
 
 def make_vdna(
     source: str | Path | Sequence[str | Path] | Sequence[np.ndarray],
-    extractor: str = "efficientnet_lite0",
+    extractor: str | Extractor = "efficientnet_lite0",
     distributions: Sequence[str] = DISTRIBUTIONS,
     *,
     ranges: Ranges | str | Path | None = None,
@@ -48,12 +47,14 @@ def make_vdna(
     precision: str = "fp32",
     threads: int | None = None,
     compile: bool = False,
+    positions: Mapping[str, str] | None = None,
     **options: Any,
 ) -> VDNA:
     """The VDNA of a folder, tar, zip, Parquet file, list of paths or list of (height, width, 3) uint8 arrays.
 
-    `extractor` is a name from conf/extractor or any timm model; `options` are its keys (`weights="random"`,
-    `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file), else those in use
+    `extractor` is a name from conf/extractor, any timm model, `SOURCE:MODEL`, or one that was built; `options` are its
+    keys (`weights="random"`, `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file, or
+    "published" for the extractor's), else those in use
     in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
     the two cannot be compared by EMD. Raises `UserError`, `ExtractorError` or `IncompatibleError`.
     """
@@ -66,11 +67,17 @@ def make_vdna(
     for key, value in {"batch_size": batch_size, "threads": threads or cores()}.items():
         if type(value) is not int or value < 1:
             raise UserError(f"{key}={value!r}: must be a whole number, at least 1")
-    config = replace(named_extractor(extractor, precision, **options), compile=compile)
-    check_device(config, device)
+    if isinstance(extractor, Extractor):
+        if extractor.device.type != device:
+            raise UserError(f"device={device}: the extractor is on {extractor.device}")
+        network = extractor
+    else:
+        config = replace(named_extractor(extractor, precision, **options), compile=compile)
+        check_device(config, device)
+        network = build(config, device)
     urls, before = _sources(source), torch.get_num_threads()
     try:
-        return _make(urls, config, distributions, ranges, catalogue, batch_size, threads or cores(), device)
+        return _make(urls, network, distributions, positions or {}, ranges, catalogue, batch_size, threads or cores())
     finally:
         torch.set_num_threads(before)
         for url in urls:
@@ -80,65 +87,39 @@ def make_vdna(
 
 def _make(
     urls: Sequence[str],
-    config: ExtractorConfig,
+    network: Extractor,
     distributions: Sequence[str],
+    positions: Mapping[str, str],
     ranges: Ranges | str | Path | None,
     catalogue: str | None,
     batch_size: int,
     threads: int,
-    device: str,
 ) -> VDNA:
     task = Task(0, tuple(find(urls)))
-    network = build(config)
     spec = network_spec(network)
-    job = Job(config, spec, batch_size, threads, max(cores() - 1, 1), device)
-    state = network.state()
+    job = Job(network.config, spec, batch_size, threads, max(cores() - 1, 1), network.device.type)
     if any(name.startswith("histogram") for name in distributions):
-        axes = _given(ranges)
+        axes = (
+            ranges if ranges is None or isinstance(ranges, Ranges) else read_ranges(str(ranges), network.config.ranges)
+        )
         if axes is None and catalogue is not None:
             axes = Store(catalogue).get_ranges(spec.network)
             if axes is None:
                 raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
         if axes is None:
             try:
-                axes = Ranges.calibrated(Worker(job, state).vdna(task).find(ActivationRanges))
+                axes = Ranges.calibrated(Worker(job, network).vdna(task).find(ActivationRanges))
             except ValueError as error:
                 raise UserError(f"cannot calibrate on this source: {error}") from None
         spec = replace(spec, ranges=axes)
     try:
-        spec = replace(spec, distributions=tuple(distributions))
+        spec = replace(spec, distributions=tuple(distributions), positions=positions)
     except ValueError as error:
         raise UserError(f"distributions: {error}") from None
-    vdna = Worker(replace(job, spec=spec), state).vdna(task)
+    vdna = Worker(replace(job, spec=spec), network).vdna(task)
     if not vdna.images:
         raise UserError(f"no image of this source could be used: {vdna.ledger.skipped or 'the archives hold none'}")
     return vdna
-
-
-def named_extractor(name: str, precision: str = "fp32", **options: Any) -> ExtractorConfig:
-    """The configuration of an extractor of conf/extractor, or of a timm model, with some keys set anew."""
-    path = CONF / "extractor" / f"{name}.yaml"
-    if not path.is_file() or name == "timm":
-        if not timm.is_model(name):
-            known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-            raise UserError(f"extractor={name}: neither one of {', '.join(known)} nor a timm model")
-        path, options = CONF / "extractor" / "timm.yaml", {"model": name, **options}
-    content = OmegaConf.create({"extractor": OmegaConf.load(path)})
-    unknown = options.keys() - {str(key) for key in content.extractor}
-    if unknown:
-        raise UserError(f"extractor.{min(unknown)}: unknown key; allowed are {', '.join(map(str, content.extractor))}")
-    content.extractor.update(options)
-    resolved: Any = OmegaConf.to_container(content, resolve=True)
-    return extractor_config(resolved["extractor"], None, precision)
-
-
-def _given(ranges: Ranges | str | Path | None) -> Ranges | None:
-    if ranges is None or isinstance(ranges, Ranges):
-        return ranges
-    try:
-        return Ranges.from_json(Path(ranges).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"ranges={ranges}: {error}") from None
 
 
 def _sources(source: Any) -> list[str]:

@@ -33,9 +33,9 @@ class Plan:
     network: Spec
     tasks: tuple[Task, ...]
 
-    def spec(self, distributions: Sequence[str], ranges: Ranges | None) -> Spec:
+    def spec(self, distributions: Sequence[str], ranges: Ranges | None, positions: Mapping[str, str]) -> Spec:
         """The spec of this plan's VDNAs with other distributions."""
-        return replace(self.network, distributions=tuple(distributions), ranges=ranges)
+        return replace(self.network, distributions=tuple(distributions), ranges=ranges, positions=positions)
 
     def fingerprint(self, spec: Spec) -> str:
         """Hash of the spec and of every shard and its grouping: which VDNA this plan leads to."""

@@ -24,9 +24,10 @@ from distributions import IncompatibleError
 from extractors import ExtractorError
 from pipeline import report
 from pipeline.arguments import arguments
-from pipeline.config import CONF, Settings
+from pipeline.config import Settings
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
+from pipeline.networks import CONF
 from pipeline.objects import hide
 from pipeline.progress import console
 

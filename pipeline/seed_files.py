@@ -22,15 +22,17 @@ import torch
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from distributions import VDNA, ActivationRanges, Gaussian, Histogram, LayerGaussian, Ledger, Ranges, ShardRecord, Spec
-from distributions.vdna import bins_of
+from distributions.vdna import UNSTATED, bins_of
+from extractors.cache import fetch
 from pipeline.errors import UserError
 from pipeline.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
 from pipeline.store import NAME
 
 SEED_VERSION = "0.1.1"
+KINDS = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}
+"""The arrays of a layer, by distribution; a histogram has one, under the layer's name."""
 MOST_COUNTS = 2**31 - 1
 MAX_ARRAYS = 16 << 30
-NOT_STATED = "not stated in the file"
 
 
 def write(vdna: VDNA, path: Path, distribution: str) -> list[Path]:
@@ -38,18 +40,18 @@ def write(vdna: VDNA, path: Path, distribution: str) -> list[Path]:
 
     Raises `UserError` where the seed's format cannot hold it: counts above 2**31 - 1, a name with a dot.
     """
-    if "." in path.name:
-        raise UserError(f"{path.name}: the seed library cuts names at a dot; choose one without")
     if distribution not in vdna.distributions:
         raise UserError(f"--distribution {distribution}: this VDNA has {', '.join(vdna.distributions)}")
+    return store(path, _metadata(vdna, distribution), arrays_of(vdna, distribution))
+
+
+def arrays_of(vdna: VDNA, distribution: str) -> dict[str, np.ndarray]:
+    """A distribution's arrays as the seed names and types them."""
     kind = vdna.distributions[distribution]
     arrays: dict[str, np.ndarray] = {}
     for layer in vdna.layers:
         if isinstance(kind, Histogram):
-            counts = vdna.histogram(layer)
-            if counts.max(initial=0) > MOST_COUNTS:
-                raise UserError(f"layer {layer} has counts above {MOST_COUNTS}, which the seed's int32 cannot hold")
-            arrays[layer] = counts.astype(np.int32)
+            arrays[layer] = as_int32(layer, vdna.histogram(layer))
         elif isinstance(kind, Gaussian):
             mean, variance = vdna.gaussian(layer)
             arrays[f"mu-{layer}"], arrays[f"var-{layer}"] = mean.astype(np.float32), variance.astype(np.float32)
@@ -57,9 +59,22 @@ def write(vdna: VDNA, path: Path, distribution: str) -> list[Path]:
             arrays[f"mu-{layer}"], arrays[f"sigma-{layer}"] = vdna.layer_gaussian(layer)
         else:
             arrays[f"min-{layer}"], arrays[f"max-{layer}"] = vdna.ranges(layer)
+    return arrays
+
+
+def as_int32(layer: str, counts: np.ndarray) -> np.ndarray:
+    if counts.max(initial=0) > MOST_COUNTS:
+        raise UserError(f"layer {layer} has counts above {MOST_COUNTS}, which the seed's int32 cannot hold")
+    return counts.astype(np.int32)
+
+
+def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Path]:
+    """Write `path.json` and `path.npz`. Raises `UserError` for a name that the seed would not find again."""
+    if "." in path.name:
+        raise UserError(f"{path.name}: the seed library cuts names at a dot; choose one without")
     files = [path.with_name(f"{path.name}.{ending}") for ending in ("json", "npz")]
     path.parent.mkdir(parents=True, exist_ok=True)
-    files[0].write_text(json.dumps(_metadata(vdna, distribution), indent=4))
+    files[0].write_text(json.dumps(metadata, indent=4))
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # layer names are the keys
     files[1].write_bytes(packed.getvalue())
@@ -115,12 +130,39 @@ def read(path: Path, ranges: Ranges | None = None) -> VDNA:
     """The VDNA in the seed's files `path.json` and `path.npz`.
 
     They say neither the weights nor the histogram's axes: the axes are `ranges` (the seed publishes
-    them beside its networks), and the VDNA compares with others that were imported the same way.
+    them beside its networks), and what the files do not state does not hinder a comparison.
     Raises `UserError`, before anything large is allocated, when the files are not what they say.
     """
+    meta, arrays = load(path)
+    name, layers, images = meta["name"], meta["neurons_list"], meta["num_images"]
+    if bins_of(name) is not None and ranges is None:
+        raise UserError(f"{path.name}: the file does not hold the histogram's axes; give --ranges FILE")
+    try:
+        spec = Spec(meta["feature_extractor_name"], UNSTATED, UNSTATED, UNSTATED, "fp32", layers, (name,), ranges)
+        vdna = VDNA(spec)
+    except ValueError as error:
+        raise UserError(f"{path.name}: {error}") from None
+    source = str(meta["data_settings"]["source"])[:MAX_TEXT]
+    vdna.load(_state(vdna, arrays, images), Ledger([ShardRecord(source, counted=images)]))
+    return vdna
+
+
+def read_ranges(where: str, published: str = "") -> Ranges:
+    """The histogram axes in a ranges file, the seed's or ours: a path, a URL or `hf:OWNER/NAME/FILE`; "published"
+    stands for `published`, where an extractor's are. Raises `UserError`."""
+    if where == "published" and not published:
+        raise UserError("ranges=published: none are stated for this extractor; give ranges=FILE, or auto to calibrate")
+    try:
+        return Ranges.from_json(fetch(published if where == "published" else where).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"ranges={where}: {error}") from None
+
+
+def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays in `path.json` and `path.npz`, found to be what they say. Raises `UserError`."""
     base = path.with_suffix("") if path.suffix in (".json", ".npz") else path
     try:
-        return _vdna(base, ranges)
+        return _described(base)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -129,27 +171,23 @@ def read(path: Path, ranges: Ranges | None = None) -> VDNA:
         raise UserError(f"{base.name}: not a VDNA of the seed library ({str(error)[:200]})") from None
 
 
-def _vdna(base: Path, ranges: Ranges | None) -> VDNA:
+def _described(base: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     described = base.with_name(f"{base.name}.json")
     if described.stat().st_size > MAX_METADATA:
         raise ValueError("the description is too large")
     meta = json.loads(described.read_text())
     name, layers, images = meta["name"], meta["neurons_list"], meta["num_images"]
-    extractor, source = meta["feature_extractor_name"], str(meta["data_settings"]["source"])[:MAX_TEXT]
+    extractor = meta["feature_extractor_name"]
     if not NAME.fullmatch(extractor):
         raise UserError(f"{base.name}: feature_extractor_name {extractor[:40]!r} cannot name a folder")
     if not all(type(n) is int and n >= low for n, low in ((images, 0), *((n, 1) for n in layers.values()))):
         raise ValueError("its images and neurons are not numbers")
     if images > MAX_NUMBER or sum(layers.values()) > MAX_NEURONS:
         raise ValueError("it counts too many images or neurons")
-    if bins_of(name) is not None and ranges is None:
-        raise UserError(f"{base.name}: the file does not hold the histogram's axes; give --ranges FILE")
-    spec = Spec(extractor, NOT_STATED, NOT_STATED, NOT_STATED, "fp32", layers, (name,), ranges)
+    if not isinstance(meta["data_settings"], dict) or not isinstance(meta["extraction_settings"], dict):
+        raise ValueError("its settings are missing")
     with zipfile.ZipFile(base.with_name(f"{base.name}.npz")) as archive:
-        arrays = {key: _array(archive, key, shape) for key, shape in _shapes(name, layers).items()}
-    vdna = VDNA(spec)
-    vdna.load(_state(vdna, arrays, images), Ledger([ShardRecord(source, counted=images)]))
-    return vdna
+        return meta, {key: _of_network(archive, key, shape) for key, shape in _shapes(name, layers).items()}
 
 
 def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -158,27 +196,34 @@ def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     if bins is not None:
         shapes: dict[str, tuple[int, ...]] = {layer: (n, bins) for layer, n in layers.items()}
     else:
-        kinds = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}
-        pairs = [(kind, layer, n) for layer, n in layers.items() for kind in kinds[name]]
+        pairs = [(kind, layer, n) for layer, n in layers.items() for kind in KINDS[name]]
         shapes = {f"{kind}-{layer}": (n, n) if kind == "sigma" else (n,) for kind, layer, n in pairs}
     if sum(8 * math.prod(shape) for shape in shapes.values()) > MAX_ARRAYS:
         raise ValueError("its arrays would be too large")
     return shapes
 
 
-def _array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One array of numbers, read once its header and its size in the file are found right."""
+def npz_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """One array of finite numbers of an .npz, read once its header and its size in the file are found right."""
     info = archive.getinfo(f"{key}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bounds
         raise ValueError(f"{key} is compressed in an unusual way")
     with archive.open(info) as file:
         header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
         found, _, dtype = header(file)
-        size = file.tell() + math.prod(shape) * dtype.itemsize
-    if found != shape or dtype.kind not in "uif" or info.file_size != size:
+        size = file.tell() + math.prod(found) * dtype.itemsize
+    if shape not in (None, found) or size > MAX_ARRAYS or dtype.kind not in "uif" or info.file_size != size:
         raise ValueError(f"{key} is {dtype}{found} and not {shape}")
     with archive.open(info) as file:
         array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    if not np.isfinite(array).all():
+        raise ValueError(f"{key} has values that are not finite")
+    return array
+
+
+def _of_network(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = npz_array(archive, key, shape)
+    dtype = array.dtype
     most = MAX_NUMBER if dtype.kind in "ui" else np.finfo(np.float32).max
     if len(shape) == 2 and not key.startswith("sigma-") and (dtype.kind == "f" or (array < 0).any()):
         raise ValueError(f"{key} are not counts")

@@ -25,6 +25,7 @@ def summary(vdna: VDNA) -> dict[str, Any]:
         "preprocessing": spec.preprocessing,
         "precision": spec.precision,
         "distributions": list(spec.distributions),
+        "positions": {name: spec.samples_of(name) for name in spec.distributions},
         "ranges": spec.ranges.id if spec.ranges and spec.needs_ranges else "",
         "network": spec.network,
         "spec": spec.id,

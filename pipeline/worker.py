@@ -76,10 +76,11 @@ class Receipt:
 class Worker:
     """Holds the network; has no other state, so a worker that dies is replaced by a fresh one."""
 
-    def __init__(self, job: Job, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    def __init__(self, job: Job, network: Extractor | Mapping[str, torch.Tensor] | None = None) -> None:
+        """`network` is one that was built, or the parameters of one; None: the worker gets them from their source."""
         self.job = job
         torch.set_num_threads(job.threads)
-        self.extractor: Extractor = build(job.extractor, job.device, state)
+        self.extractor = network if isinstance(network, Extractor) else build(job.extractor, job.device, network)
         if network_spec(self.extractor).network != job.spec.network:
             raise RuntimeError("this worker built another network than the plan was made for")
         self._lanes = Lanes(self.extractor, job.spec, job.batch_size, job.threads)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline.arguments import arguments
-from pipeline.config import CONF, Settings
+from pipeline.config import Settings
 from pipeline.errors import UserError
+from pipeline.networks import CONF
 from tests.conftest import ROOT, TINY, command, settings
 
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))

@@ -27,7 +27,7 @@ from pipeline.data.indexed import open_parquet, open_zip
 from pipeline.data.shards import Shard, Task
 from pipeline.data.sources import find
 from pipeline.data.streams import Changed, ShardReader
-from pipeline.make import named_extractor
+from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
 from pipeline.worker import Job, Worker
 from tests.conftest import ROOT, TINY, settings

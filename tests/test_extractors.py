@@ -14,7 +14,7 @@ import timm
 import torch
 
 from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, Preprocess, WeightsError, build
-from pipeline.make import named_extractor
+from pipeline.networks import named_extractor
 
 TIGER_CAT, ESPRESSO = 282, 967
 CATS = {281, TIGER_CAT, 285}  # tabby, tiger cat, Egyptian cat
@@ -62,7 +62,7 @@ def test_dino_is_named_as_in_the_seed() -> None:
 def test_layers_by_name_pattern_and_mapping() -> None:
     assert list(random("test_vit", layers=["norm", "blocks.[01]"]).layers) == ["blocks.0", "blocks.1", "norm"]
     assert list(random("test_vit", layers={"mine": "blocks.2.mlp.fc1"}).layers) == ["mine"]
-    with pytest.raises(LayerError, match=r"unknown layer 'block.\*'; the network has .*blocks"):
+    with pytest.raises(LayerError, match=r"unknown layer 'block.\*' \(did you mean blocks.*the network has .*blocks"):
         random("test_vit", layers=["block.*"])
     with pytest.raises(LayerError, match="'nowhere'"):
         random("test_vit", layers={"mine": "nowhere"})

@@ -16,7 +16,8 @@ from pipeline.data.shards import Shard
 from pipeline.data.streams import ShardReader
 from pipeline.feed import Feed
 from pipeline.lanes import Lanes
-from pipeline.make import DISTRIBUTIONS, named_extractor
+from pipeline.make import DISTRIBUTIONS
+from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
 
 

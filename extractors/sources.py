@@ -1,0 +1,229 @@
+"""Where networks come from: timm, torchvision, open_clip, torch.hub, or a function of one's own.
+
+    network = create(ExtractorConfig("vgg16", "vgg16", source="torchvision"))
+    network.module                            # untrained, its parameters drawn from the seed
+    network.size, network.mean, network.std   # the input that its publisher trained it for; None: not said
+
+A library is imported when one of its networks is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from extractors.layers import HEADS, ExtractorError
+
+CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+
+
+@dataclass(frozen=True)
+class Network:
+    """An untrained network, and what its publisher says of it.
+
+    `published` are the places of its checkpoints by tag; the first is the one without a tag. `adapt` makes a
+    checkpoint's names those of the module. `prefix_tokens` stand before the patches of a transformer, the class
+    token first if `class_token`; None: not known. `channels_last` says how 4-D outputs are laid out.
+    """
+
+    module: nn.Module
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
+    classifiers: tuple[str, ...] = ()
+    adapt: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]] = dict
+    prefix_tokens: int | None = None
+    class_token: bool = True
+    channels_last: bool = False
+
+
+def create(source: str, model: str, trained: bool = False) -> Network:
+    """The network of that name. `trained` has a meaning for torch.hub alone, whose repositories load their own weights.
+
+    Raises `ExtractorError` if there is none, naming the nearest.
+    """
+    if source not in SOURCES:
+        raise ExtractorError(f"extractor.source={source}: allowed are {', '.join(SOURCES)}")
+    if source == "hub":
+        return _hub(model, trained)
+    return SOURCES[source](model)
+
+
+def names(source: str) -> list[str]:
+    """The models of a library, those of torch.hub and of one's own code excepted."""
+    if source == "timm":
+        import timm
+
+        return list(timm.list_models())
+    if source == "torchvision":
+        import torchvision
+
+        return list(torchvision.models.list_models(module=torchvision.models))
+    if source == "open_clip":
+        return list(_open_clip().list_models())
+    return []
+
+
+def _timm(model: str) -> Network:
+    import timm
+    from timm.models import model_entrypoint
+
+    if not timm.is_model(model):
+        raise ExtractorError(_unknown("timm", model, timm.list_models()))
+    module = timm.create_model(model, pretrained=False)
+    said: Any = module.pretrained_cfg
+    heads: str | Sequence[str] = said.get("classifier") or ()
+    repository = said.get("hf_hub_id")
+    file = f"hf:{repository}/model.safetensors" if repository else said.get("url") or ""
+    filtered = getattr(importlib.import_module(model_entrypoint(model).__module__), "checkpoint_filter_fn", None)
+    return Network(
+        module,
+        said["input_size"][-1],
+        said["mean"],
+        said["std"],
+        {"": file} if file else {},
+        (heads,) if isinstance(heads, str) else tuple(heads),
+        (lambda state: filtered(state, module)) if filtered else dict,
+        getattr(module, "num_prefix_tokens", None),
+        bool(getattr(module, "has_class_token", True)),
+        getattr(module, "output_fmt", "NCHW") == "NHWC",
+    )
+
+
+def _torchvision(model: str) -> Network:
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise ExtractorError(_unknown("torchvision", model, models.list_models(module=models)))
+    options: dict[str, Any] = {}
+    if model in ("inception_v3", "googlenet"):
+        # Their trained forms turn ImageNet's normalisation into their own; `init_weights` takes a minute.
+        options = {"transform_input": True, "init_weights": False, "aux_logits": False}
+    module = models.get_model(model, weights=None, **options)
+    known = models.get_model_weights(model)
+    best = known.DEFAULT
+    transforms = best.transforms()
+    return Network(
+        module,
+        transforms.crop_size[0],
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        {"": best.url} | {entry.name: entry.url for entry in known},
+        tuple(name for name in HEADS if hasattr(module, name)),
+        prefix_tokens=1 if isinstance(module, models.VisionTransformer) else None,
+        channels_last=isinstance(module, models.SwinTransformer),
+    )
+
+
+def _open_clip_network(model: str) -> Network:
+    """The image half of a CLIP."""
+    library = _open_clip()
+    if model not in library.list_models():
+        raise ExtractorError(_unknown("open_clip", model, library.list_models()))
+    module = library.create_model(model, pretrained=None).visual
+    size = library.get_model_config(model)["vision_cfg"].get("image_size", 224)
+    published = {}
+    for tag in library.list_pretrained_tags_by_model(model):
+        said = library.get_pretrained_cfg(model, tag)
+        repository = (said.get("hf_hub") or "").strip("/")
+        published[tag] = f"hf:{repository}/open_clip_model.safetensors" if repository else said.get("url") or ""
+    first = next(iter(published.values()), "")
+    transformer = hasattr(module, "class_embedding")
+    return Network(
+        module,
+        size if isinstance(size, int) else size[0],
+        CLIP["mean"],
+        CLIP["std"],
+        {"": first} | published if first else {},
+        adapt=_image_half,
+        prefix_tokens=1 if transformer else getattr(getattr(module, "trunk", None), "num_prefix_tokens", None),
+        class_token=transformer or bool(getattr(getattr(module, "trunk", None), "has_class_token", False)),
+    )
+
+
+def _image_half(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """A whole CLIP's tensors without its text half; those of a checkpoint of the image half alone stay."""
+    visual = {name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")}
+    return visual or state
+
+
+def _hub(model: str, trained: bool) -> Network:
+    """`OWNER/REPOSITORY[:REF]/ENTRY`, or a folder with a hubconf.py and an entry in it. Runs that repository's code."""
+    repository, _, entry = model.rpartition("/")
+    if not repository:
+        raise ExtractorError(f"extractor.model={model}: give OWNER/REPOSITORY/ENTRY, or FOLDER/ENTRY with a hubconf.py")
+    local = (Path(repository) / "hubconf.py").is_file()
+    try:
+        module = torch.hub.load(  # type: ignore[no-untyped-call]
+            repository, entry, source="local" if local else "github", trust_repo=True, verbose=False, pretrained=trained
+        )
+    except Exception as error:  # whatever that repository's code raises
+        raise ExtractorError(
+            f"extractor.model={model}: torch.hub cannot load it ({type(error).__name__}: {_line(error)}); where there "
+            "is no network, give a folder that holds the repository"
+        ) from error
+    return _own(module, model)
+
+
+def _python(model: str) -> Network:
+    """`package.module.function`, which is called without arguments and returns a network."""
+    module, _, function = model.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except Exception as error:
+        raise ExtractorError(
+            f"extractor.model={model}: cannot be called ({type(error).__name__}: {_line(error)}); give "
+            "MODULE.FUNCTION, importable from this folder, that takes no argument and returns a torch module"
+        ) from error
+    return _own(made, model)
+
+
+def _own(module: Any, model: str) -> Network:
+    """A network that says of itself what it wants to be known."""
+    if not isinstance(module, nn.Module):
+        raise ExtractorError(f"extractor.model={model}: returns {type(module).__name__}, not a torch module")
+    return Network(
+        module,
+        prefix_tokens=getattr(module, "num_prefix_tokens", None),
+        class_token=bool(getattr(module, "has_class_token", True)),
+        channels_last=getattr(module, "output_fmt", "NCHW") == "NHWC",
+    )
+
+
+def _open_clip() -> Any:
+    try:
+        return importlib.import_module("open_clip")
+    except ImportError as error:
+        raise ExtractorError(f"extractor.source=open_clip: {error}; pip install open-clip-torch") from error
+
+
+SOURCES: dict[str, Callable[[str], Network]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "open_clip": _open_clip_network,
+    "hub": lambda model: _hub(model, False),
+    "python": _python,
+}
+
+
+def _unknown(source: str, model: str, known: Sequence[str]) -> str:
+    stem = model.lower().split("_")[0].split("-")[0]
+    close = difflib.get_close_matches(model, known, 6, 0.5) or [name for name in known if stem in name.lower()][:6]
+    return (
+        f"extractor.model={model}: {source} has no such model"
+        + (f"; similar: {', '.join(close)}" if close else "")
+        + f"; python -m pipeline.extractors list {source}"
+    )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else ""

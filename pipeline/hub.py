@@ -1,0 +1,51 @@
+"""Files of the Hugging Face hub, by `hf:OWNER/NAME/FILE` (a model) or `hf:datasets/OWNER/NAME/FILE`.
+
+local("hf:datasets/me/vdnas/digits", ("json", "npz"))  # its two files, fetched: their path without an ending
+publish([Path("digits.json"), Path("digits.npz")], "hf:datasets/me/vdnas/digits")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError
+
+from extractors.cache import fetch
+from pipeline.errors import UserError
+
+HUB = "hf:"
+
+
+def local(source: str, endings: Sequence[str] = ()) -> Path:
+    """A path on this machine for a path, or for a file of the hub, which is fetched. With `endings`: of files
+    NAME.ending that belong together, the path NAME. Raises `UserError`."""
+    if not source.startswith(HUB):
+        return Path(source)
+    try:
+        found = [fetch(f"{source}.{ending}" if ending else source) for ending in endings or ("",)]
+    except OSError as error:
+        raise UserError(f"{source}: {error}") from None
+    return found[0].with_suffix("") if endings else found[0]
+
+
+def publish(files: Sequence[Path], target: str) -> list[str]:
+    """Put files into a repository, in one commit: as `target`, with their endings; where they are then. The token is
+    the environment's (`hf auth login`, HF_TOKEN). Raises `UserError`."""
+    kind = "dataset" if target.startswith(f"{HUB}datasets/") else "model"
+    parts = target.removeprefix(HUB).removeprefix("datasets/").split("/", 2)
+    if len(parts) < 3:
+        raise UserError(f"{target}: give hf:OWNER/NAME/FILE or hf:datasets/OWNER/NAME/FILE")
+    repository, name = "/".join(parts[:2]), parts[2]
+    names = [f"{name.removesuffix(file.suffix)}{file.suffix}" for file in files]
+    commit = [
+        huggingface_hub.CommitOperationAdd(path_in_repo=n, path_or_fileobj=f) for n, f in zip(names, files, strict=True)
+    ]
+    try:
+        huggingface_hub.HfApi().create_commit(
+            repository, commit, commit_message=f"VDNA {name}", repo_type=kind, revision="main"
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"{target}: {str(error).strip().splitlines()[0]}") from None
+    return [f"{target.removesuffix(name)}{made}" for made in names]

@@ -1,0 +1,134 @@
+"""What makes VDNAs, with the seed library's arguments."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from distributions import Ranges
+from distributions.vdna import bins_of
+from extractors import Extractor, build
+from pipeline import seed_files
+from pipeline.data.decode import decode
+from pipeline.data.sources import IMAGES
+from pipeline.errors import UserError
+from pipeline.make import make_vdna
+from pipeline.networks import named_extractor
+from pipeline.seed_api.vdna import VDNA, DataSettings, ExtractionSettings, at
+
+
+class VDNAProcessor:
+    """Makes VDNAs, and keeps the network between them. `ranges` is a ranges file for histograms, or its content, where
+    the published one is not meant; `extractor` are keys of its configuration (`weights="random"`, …)."""
+
+    def __init__(self, ranges: Ranges | str | Path = "published", **extractor: Any) -> None:
+        self._ranges, self._options = ranges, extractor
+        self._kept: tuple[object, Extractor] | None = None
+
+    def make_vdna(
+        self,
+        source: str | Path | Sequence[str] | Sequence[np.ndarray],
+        num_images: int = -1,
+        shuffle_files: bool = False,
+        feat_extractor_name: str = "mugs_vit_base",
+        distribution_name: str = "histogram-1000",
+        seed: int = 0,
+        batch_size: int = 64,
+        device: str = "cuda:0",
+        verbose: bool = True,
+        num_workers: int = 12,
+        save_sample_images: str | Path | None = None,
+        n_sample_images: int = 5,
+        crop_to_square_pre_resize: str = "none",
+    ) -> VDNA:
+        """The VDNA of a folder, image, list of paths, list of arrays, or `.txt` of paths: a distribution of one name.
+
+        `num_images` of the files, in order or drawn by `seed`. Raises `UserError` and its kind."""
+        place = at(device)
+        network = self._network(feat_extractor_name, crop_to_square_pre_resize, place)
+        images = _images(source, num_images, shuffle_files, seed)
+        bins = bins_of(distribution_name)
+        ranges = self._axes(network) if bins else None
+        kind = torch.device(place).type
+        made = make_vdna(images, network, [distribution_name], ranges=ranges, batch_size=batch_size, device=kind)
+        arrays = seed_files.arrays_of(made, distribution_name)
+        vdna = VDNA(distribution_name, feat_extractor_name, made.layers, made.images, arrays, place)
+        vdna.data_settings_used = DataSettings(
+            source=source if not isinstance(source, Path) else str(source),
+            crop_to_square_pre_resize=crop_to_square_pre_resize,
+            shuffle_files=shuffle_files,
+            num_images=num_images,
+        )
+        vdna.extraction_settings_used = ExtractionSettings(
+            average_feats_spatially="gaussian" in distribution_name,
+            accumulate_spatial_feats_in_hist=bool(bins),
+            accumulate_sample_feats_in_hist=bool(bins),
+            keep_only_min_max=distribution_name == "activation-ranges",
+            normalise_feats=bool(bins),
+            hist_nb_bins=bins or 0,
+            num_workers=num_workers,
+            batch_size=batch_size,
+            device=place,
+            verbose=verbose,
+            n_sample_images=n_sample_images,
+            seed=seed,
+        )
+        if save_sample_images is not None:
+            _save_samples(network, images, Path(save_sample_images), n_sample_images)
+        return vdna
+
+    def _network(self, name: str, crop: str, device: str) -> Extractor:
+        asked = (name, crop, device)
+        if self._kept is None or self._kept[0] != asked:
+            preprocess = {**self._options.get("preprocess", {}), "crop": crop}
+            config = named_extractor(name, **{**self._options, "preprocess": preprocess})
+            self._kept = (asked, build(config, device))
+        return self._kept[1]
+
+    def _axes(self, network: Extractor) -> Ranges:
+        if isinstance(self._ranges, Ranges):
+            return self._ranges
+        return seed_files.read_ranges(str(self._ranges), network.config.ranges)
+
+
+def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
+    """The files or arrays that count: the seed takes a first part of the sorted files, or of them shuffled."""
+    if isinstance(source, list | tuple) and source and isinstance(source[0], np.ndarray):
+        return [np.uint8(array) for array in source]  # as the seed does, whatever their range
+    files: list[str]
+    if isinstance(source, list | tuple):
+        files = [str(path) for path in source]
+    elif Path(source).is_dir():
+        files = sorted(str(p) for p in Path(source).rglob("*") if p.is_file() and p.name.lower().endswith(IMAGES))
+    elif str(source).endswith(".txt"):
+        base = Path(source).resolve().parent
+        files = sorted(str(base / line.strip()) for line in Path(source).read_text().splitlines() if line.strip())
+    else:
+        files = [str(source)]
+    if 0 < num_images < len(files):
+        if shuffle:
+            random.seed(seed)
+            random.shuffle(files)
+        files = files[:num_images]
+    if not files:
+        raise UserError(f"source={source}: there are no images here")
+    return files
+
+
+def _save_samples(network: Extractor, images: Sequence[Any], folder: Path, count: int) -> None:
+    """Some of the images as the network saw them: `0.png`, `1.png`, …"""
+    folder.mkdir(parents=True, exist_ok=True)
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (network.preprocess.mean, network.preprocess.std))
+    for number, index in enumerate(random.sample(range(len(images)), min(count, len(images)))):
+        image = images[index]
+        picture = image if isinstance(image, np.ndarray) else decode(Path(image).read_bytes(), None)
+        seen = network.preprocess(picture, str(index)).numpy() * std + mean
+        Image.fromarray((seen.clip(0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)).save(
+            folder / f"{number}.png"
+        )

@@ -1,0 +1,172 @@
+"""A VDNA as the seed library has it: one distribution, by layer, as tensors; and its files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import torch
+
+from distributions.vdna import bins_of
+from pipeline import seed_files
+
+Distribution = torch.Tensor | dict[str, torch.Tensor]
+
+
+@dataclass
+class DataSettings:
+    """Which images a VDNA is of, as the seed's files say it."""
+
+    source: Any = "NotFilled"
+    crop_to_square_pre_resize: str = "none"
+    resize_mode: str = "clean"
+    custom_fn_resize: Any = None
+    custom_np_image_tranform: Any = None
+    custom_pil_image_tranform: Any = None
+    shuffle_files: bool = True
+    num_images: int = -1
+
+
+@dataclass
+class ExtractionSettings:
+    """How they were measured, as the seed's files say it."""
+
+    average_feats_spatially: bool = False
+    accumulate_spatial_feats_in_hist: bool = False
+    accumulate_sample_feats_in_hist: bool = False
+    keep_only_min_max: bool = False
+    normalise_feats: bool = False
+    range_scale_for_norm_params: float = 1.2
+    hist_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
+    hist_nb_bins: int = 0
+    hist_channel_batch_size: int = 10
+    num_workers: int = 12
+    batch_size: int = 64
+    device: str = "cuda:0"
+    description: str = ""
+    verbose: bool = True
+    n_sample_images: int = 10
+    sample_images_folder: str = "sample_images"
+    seed: int = 0
+    hub_repo: str = "bramtoula/visual-dna-models"
+
+
+class VDNA:
+    """One distribution of a set of images. `data` is by layer: counts (neurons, bins) int64 of a histogram; else
+    `{"mu", "var"}` float32, `{"mu", "sigma"}` float64 or `{"min", "max"}` float32."""
+
+    def __init__(
+        self,
+        name: str,
+        extractor: str,
+        layers: Mapping[str, int],
+        images: int,
+        arrays: Mapping[str, np.ndarray],
+        device: str,
+    ) -> None:
+        bins = bins_of(name)
+        self.name = name
+        self.type = "histogram" if bins else name
+        self.hist_nb_bins = bins or 0
+        self.feature_extractor_name = extractor
+        self.neurons_list = dict(layers)
+        self.num_images = images
+        self.device = device
+        self.data: dict[str, Any] = {layer: _layer_of(arrays, name, layer, device) for layer in layers}
+        self.data_settings_used = DataSettings()
+        self.extraction_settings_used = ExtractionSettings()
+        self.loaded_from_path = "NotLoaded"
+
+    def save(self, file_path: str | Path) -> None:
+        """Write `file_path.json` and `file_path.npz`, as the seed would."""
+        data = asdict(self.data_settings_used)
+        if isinstance(data["source"], list) and any(isinstance(item, np.ndarray) for item in data["source"]):
+            data["source"] = "Provided NumPy Arrays - not saved in metadata"
+            self.data_settings_used.source = data["source"]
+        metadata = {
+            "time_of_compute": datetime.now().strftime("%I:%M%p on %B %d, %Y"),
+            "vdna_version": seed_files.SEED_VERSION,
+            "distribution": {"hist_nb_bins": self.hist_nb_bins} if self.hist_nb_bins else {},
+            "type": self.type,
+            "name": self.name,
+            "data_settings": data,
+            "extraction_settings": asdict(self.extraction_settings_used),
+            "num_images": self.num_images,
+            "feature_extractor_name": self.feature_extractor_name,
+            "neurons_list": self.neurons_list,
+        }
+        arrays: dict[str, np.ndarray] = {}
+        for layer, found in self.data.items():
+            if isinstance(found, torch.Tensor):
+                arrays[layer] = seed_files.as_int32(layer, found.cpu().numpy())
+            else:
+                arrays |= {f"{key}-{layer}": value.cpu().numpy() for key, value in found.items()}
+        seed_files.store(Path(file_path), metadata, arrays)
+
+    def get_neuron_dist(self, layer_name: str, neuron_idx: int) -> Distribution:
+        """One neuron's histogram (1, bins), or its parameters."""
+        found = self.data[layer_name]
+        if isinstance(found, torch.Tensor):
+            return found[neuron_idx].reshape(1, -1)
+        return {k: v[neuron_idx, neuron_idx] if k == "sigma" else v[neuron_idx] for k, v in found.items()}
+
+    def get_all_neurons_in_layer_dist(self, layer_name: str) -> Distribution:
+        """A layer's histograms (neurons, bins), or its parameters."""
+        found = self.data[layer_name]
+        return found if isinstance(found, torch.Tensor) else dict(found)
+
+    def get_all_neurons_dists(self) -> Any:
+        """All neurons' histograms or parameters in network order; of layer Gaussians, those of each layer."""
+        layers = list(self.data.values())
+        if self.type == "histogram":
+            return torch.cat(layers)
+        if self.type == "layer-gaussian":
+            return self.data
+        return {key: torch.cat([layer[key] for layer in layers]) for key in layers[0]}
+
+
+def _layer_of(arrays: Mapping[str, np.ndarray], name: str, layer: str, device: str) -> Distribution:
+    if bins_of(name):
+        return torch.from_numpy(arrays[layer].astype(np.int64)).to(device)
+    kinds = seed_files.KINDS[name]
+    return {kind: torch.from_numpy(np.array(arrays[f"{kind}-{layer}"])).to(device) for kind in kinds}
+
+
+def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
+    """The VDNA in `file_path.json` and `file_path.npz`."""
+    meta, arrays = seed_files.load(Path(file_path))
+    vdna = VDNA(
+        meta["name"],
+        meta["feature_extractor_name"],
+        meta["neurons_list"],
+        meta["num_images"],
+        arrays,
+        at(device),
+    )
+    vdna.data_settings_used = DataSettings(**meta["data_settings"])
+    vdna.extraction_settings_used = ExtractionSettings(**meta["extraction_settings"])
+    vdna.loaded_from_path = str(file_path)
+    return vdna
+
+
+def load_vdna_from_hub(repo_id: str, file_path: str, device: str = "cpu", repo_type: str = "dataset") -> VDNA:
+    """The VDNA in `file_path.json` and `file_path.npz` of a repository of the Hugging Face hub."""
+    described, _ = (
+        huggingface_hub.hf_hub_download(repo_id, f"{file_path}.{ending}", repo_type=repo_type)
+        for ending in ("json", "npz")
+    )
+    return load_vdna_from_files(Path(described).with_suffix(""), device)
+
+
+def at(device: str) -> str:
+    """The device that a name stands for on this machine."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        warnings.warn(f"device={device}: there is no GPU here; the processor does it", stacklevel=3)
+        return "cpu"
+    return str(device)

@@ -1,0 +1,219 @@
+"""The seed library's interface on our engine: what its own tests do, and its own numbers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from distributions import Ranges
+from pipeline import make_vdna
+from pipeline.errors import UserError
+from pipeline.seed_api import EMD, FD, NFD, VDNA, VDNAProcessor, load_vdna_from_files, load_vdna_from_hub
+from tests.hub_server import hub_server
+from tests.test_zoo import SETTINGS, mugs, patched, spread
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import vdna as seed
+    from vdna.utils.settings import DataSettings
+    from vdna.vdnas import get_vdna
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:device=cuda"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+NAMES = ("histogram-1000", "histogram-50", "gaussian", "layer-gaussian", "activation-ranges")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "deeper").mkdir()
+    for name in ("chelsea", "coffee", "astronaut", "rocket"):
+        place = folder / "deeper" if name == "rocket" else folder
+        Image.fromarray(getattr(skimage.data, name)()).save(place / f"{name}.png")
+    (folder / "notes.md").write_text("no image")
+    (folder / "files.txt").write_text("coffee.png\nchelsea.png\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save({"state_dict": spread(mugs.vit_small(num_relation_blocks=1)).state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ranges(pictures: Path, weights: Path) -> Ranges:
+    """As the seed would have published them."""
+    seen = make_vdna(pictures, "mugs_vit_small", ["activation-ranges"], weights=str(weights))
+    found = {side: getattr(seen.ranges(), f"{side}imum") for side in ("min", "max")}
+    return Ranges(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")
+
+
+@pytest.fixture(scope="module")
+def processor(weights: Path, ranges: Ranges) -> VDNAProcessor:
+    return VDNAProcessor(ranges=ranges, weights=str(weights))
+
+
+def made(processor: VDNAProcessor, source: object, name: str, **options: object) -> VDNA:
+    return processor.make_vdna(source=source, distribution_name=name, feat_extractor_name="mugs_vit_small", **options)
+
+
+@pytest.fixture(scope="module")
+def theirs(pictures: Path, weights: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> seed.VDNA:
+    """The seed's network with these weights; it fills the seed's VDNAs."""
+    file = tmp_path_factory.mktemp("ranges") / "ranges.json"
+    file.write_text(ranges.to_json())
+    with patched(mugs, hf_hub_download=lambda repo_id, filename: str(weights)):
+        network = mugs.MugsViTFeatExtractor("small", SETTINGS)
+    said = json.loads(file.read_text())
+    from vdna.networks.feature_extraction_model import get_pre_hist_norm_params_from_min_max
+
+    network.norm_means_per_layer, network.norm_stds_per_layer = get_pre_hist_norm_params_from_min_max(said, 1.2)
+    network.name = "mugs_vit_small"
+    network.extraction_settings.num_workers = 0
+    network.extraction_settings.verbose = False
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["histogram-1000", "gaussian", "layer-gaussian", "activation-ranges"])
+def test_the_numbers_are_the_seeds(
+    processor: VDNAProcessor, theirs: torch.nn.Module, pictures: Path, name: str, tmp_path: Path
+) -> None:
+    """Made by both from the same files, saved by both, and read by each other."""
+    sources = [sorted(str(p) for p in pictures.rglob("*.png"))[part] for part in (slice(0, 2), slice(2, 4))]
+    mine, seeds = [], []
+    for number, source in enumerate(sources):
+        mine.append(made(processor, source, name, batch_size=2))
+        settings = theirs.extraction_settings
+        for flag in ("average_feats_spatially", "accumulate_spatial_feats_in_hist", "accumulate_sample_feats_in_hist"):
+            setattr(settings, flag, False)
+        settings.keep_only_min_max = settings.normalise_feats = False
+        other = get_vdna(name)
+        other.fill_vdna(theirs, DataSettings(source=source, num_images=-1))
+        seeds.append(other)
+        mine[number].save(tmp_path / f"mine{number}")
+        other.save(tmp_path / f"seeds{number}")
+    read = [seed.load_vdna_from_files(tmp_path / f"mine{k}") for k in range(2)]
+    ours = [load_vdna_from_files(tmp_path / f"seeds{k}") for k in range(2)]
+    assert list(mine[0].data) == list(seeds[0].data)
+    for distance, original in ((EMD, seed.EMD), (NFD, seed.NFD), (FD, seed.FD)):
+        try:
+            expected = original(*read)
+        except AssertionError:
+            with pytest.raises(AssertionError):
+                distance(*mine)
+            continue
+        assert float(distance(*mine)) == pytest.approx(float(expected), rel=1e-6)
+        assert float(distance(*ours)) == pytest.approx(float(original(*seeds)), rel=1e-6)
+        assert float(distance(*mine)) == pytest.approx(float(original(*seeds)), rel=2e-3), "another resizer"
+    if name == "activation-ranges":
+        for layer in mine[0].data:
+            for side in ("min", "max"):
+                difference = (mine[0].data[layer][side] - seeds[0].data[layer][side]).abs().max()
+                assert difference < 1e-3 * seeds[0].data[layer][side].abs().max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_its_own_tests_do(processor: VDNAProcessor, pictures: Path, name: str, tmp_path: Path) -> None:
+    arrays = [np.zeros((100, 100, 3)), np.ones((250, 70, 3))]
+    v1 = made(processor, str(pictures), name, batch_size=2)
+    v2 = made(processor, str(pictures / "files.txt"), name)
+    v3 = made(processor, arrays, name)
+    assert [v.num_images for v in (v1, v2, v3)] == [4, 2, 2]
+    for vdna in (v1, v2, v3):
+        for layer, neurons in vdna.neurons_list.items():
+            vdna.get_all_neurons_in_layer_dist(layer)
+            for neuron in (0, neurons - 1):
+                vdna.get_neuron_dist(layer, neuron)
+        vdna.get_all_neurons_dists()
+        vdna.save(tmp_path / "saved")
+        loaded = load_vdna_from_files(tmp_path / "saved", device=vdna.device)
+        assert (loaded.type, loaded.name) == (vdna.type, vdna.name)
+        assert loaded.extraction_settings_used == vdna.extraction_settings_used
+        assert loaded.data_settings_used == vdna.data_settings_used
+        assert same(loaded.data, vdna.data)
+    distances = {"histogram": [EMD], "gaussian": [NFD], "layer-gaussian": [NFD, FD], "activation-ranges": []}
+    for distance in distances[v1.type]:
+        assert distance(v1, v2) > 1e-3 < distance(v1, v3)
+        assert distance(v1, v1) <= 1e-9
+        everyone = distance(v1, v2, return_neuron_wise=True)
+        assert {layer: len(values) for layer, values in everyone.items()} == v1.neurons_list
+        assert distance(v1, v2, "block_0", 3) == everyone["block_0"][3]
+        if distance is not FD:
+            assert torch.isclose(distance(v1, v2), torch.cat(list(everyone.values())).mean())
+        with pytest.raises(AssertionError, match="also specify layer"):
+            distance(v1, v2, use_neuron_index=3)
+        with pytest.raises(AssertionError, match="block_0 has 384 neurons"):
+            distance(v1, v2, "block_0", 384)
+        with pytest.raises(ValueError, match="Cannot return neuron-wise"):
+            distance(v1, v2, "block_0", 3, True)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    return torch.equal(a, b)
+
+
+def test_a_layer_gaussian_serves_as_gaussians(processor: VDNAProcessor, pictures: Path) -> None:
+    assert NFD(*(made(processor, str(pictures), name) for name in ("gaussian", "layer-gaussian"))) <= 1e-6
+
+
+def test_options(processor: VDNAProcessor, pictures: Path, tmp_path: Path) -> None:
+    assert made(processor, str(pictures), "gaussian", num_images=2, shuffle_files=True).num_images == 2
+    assert made(processor, str(pictures), "gaussian", num_images=99).num_images == 4
+    assert made(processor, [str(pictures / "coffee.png")], "gaussian", seed=42, num_workers=4).num_images == 1
+    assert made(processor, pictures / "coffee.png", "gaussian", verbose=False).num_images == 1
+    made(processor, str(pictures), "gaussian", save_sample_images=tmp_path / "seen", n_sample_images=3)
+    seen = sorted(path.name for path in (tmp_path / "seen").iterdir())
+    assert seen == ["0.png", "1.png", "2.png"]
+    assert Image.open(tmp_path / "seen" / "0.png").size == (224, 224)
+    crops = [
+        made(processor, [np.ones((250, 70, 3)) * 9], "gaussian", crop_to_square_pre_resize=c)
+        for c in ("random", "center")
+    ]
+    assert [vdna.data_settings_used.crop_to_square_pre_resize for vdna in crops] == ["random", "center"]
+
+
+def test_what_it_cannot_do_it_says(pictures: Path, processor: VDNAProcessor, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither one of .*mugs_vit_base"):
+        VDNAProcessor().make_vdna(str(pictures), feat_extractor_name="mugs")
+    with pytest.raises(UserError, match=r"none are stated for this extractor; give ranges=FILE"):
+        VDNAProcessor(weights="random").make_vdna(str(pictures), feat_extractor_name="mugs_vit_small")
+    with pytest.raises(UserError, match="there are no images"):
+        made(processor, str(tmp_path), "gaussian")
+    v1, v2 = (made(processor, str(pictures), name) for name in ("gaussian", "histogram-50"))
+    with pytest.raises(AssertionError, match="EMD needs two histograms"):
+        EMD(v1, v2)
+    with pytest.raises(AssertionError, match="NFD needs Gaussians"):
+        NFD(v1, v2)
+    with pytest.raises(AssertionError, match="FD needs layer Gaussians"):
+        FD(v1, v1)
+    with pytest.raises(UserError, match="the seed library cuts names at a dot"):
+        v1.save(tmp_path / "v1.0")
+
+
+def test_from_the_hub(
+    processor: VDNAProcessor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vdna = made(processor, str(pictures), "histogram-50")
+    vdna.save(tmp_path / "it")
+    with hub_server(monkeypatch, tmp_path, []) as files:
+        for ending in ("json", "npz"):
+            files[f"datasets/me/vdnas/some/it.{ending}"] = (tmp_path / f"it.{ending}").read_bytes()
+        loaded = load_vdna_from_hub("me/vdnas", "some/it")
+    assert same(loaded.data, vdna.data)
