@@ -90,9 +90,13 @@ def default_layers(model: nn.Module) -> list[str]:
     that are made of modules with insides. A stage's blocks are its members. What is no sequence (a stem) counts only in
     networks that have no sequences at all. A network in which nothing is found has to be told its layers.
     """
-    info: Any = getattr(model, "feature_info", None)
     modules = dict(model.named_modules())
-    found = _of_timm(info, modules) if info else _of_sequences(model)
+    inside = [name for name in ("", "trunk") if name in modules and getattr(modules[name], "feature_info", None)]
+    if inside:  # open_clip calls a network of timm its trunk
+        path = f"{inside[0]}." if inside[0] else ""
+        found = [f"{path}{name}" for name in _of_timm(modules[inside[0]])]
+    else:
+        found = _of_sequences(model)
     if not found:
         raise LayerError(
             f"nothing in this network looks like blocks: name its layers with layers=[...]; it has {_some(modules)}"
@@ -100,13 +104,17 @@ def default_layers(model: nn.Module) -> list[str]:
     return found
 
 
-def _of_timm(info: Any, modules: Mapping[str, nn.Module]) -> list[str]:
+def _of_timm(model: nn.Module) -> list[str]:
+    info: Any = model.feature_info
+    modules = dict(model.named_modules())
     stages: list[str] = []
     for entry in info:
         stage = entry["module"]
         parent = stage.rpartition(".")[0]
         # feature_info lists only the stages after which the resolution changes: take their siblings too.
         family = [f"{parent}.{child}" for child in _members(modules[parent])] if parent else []
+        if not any(any(True for _ in modules[name].children()) for name in family):
+            family = [name for name in family if type(modules[name]) in FUNCTIONS]  # a VGG's
         stages.extend(name for name in family or [stage] if name in modules and name not in stages)
     blocks = {stage: _blocks(stage, modules) for stage in stages}
     if any(blocks.values()):

@@ -158,7 +158,12 @@ class Extractor:
         """
         fired: list[tuple[str, torch.Tensor, torch.Tensor, int]] = []
         with torch.no_grad():
-            self._run(self._noise(), lambda layer, a: fired.append((layer, a, a.clone(), a._version)))
+            try:
+                self._run(self._noise(), lambda layer, a: fired.append((layer, a, a.clone(), a._version)))
+            except (RuntimeError, AssertionError) as error:
+                raise ExtractorError(
+                    f"{self.config.model} does not take images of {self.preprocess.size} pixels ({error})"
+                ) from error
             overwritten = [k for k, a, copy, version in fired if a._version != version or not torch.equal(a, copy)]
         for layer, a, *_ in fired:
             if len(a) != 1:
@@ -244,7 +249,8 @@ def build(
     published = config.weights == "pretrained" and config.pretrained == "published"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = sources.create(config.source, config.model, trained=published and state is None)
+        size = config.preprocess.get("size")
+        network = sources.create(config.source, config.model, size, trained=published and state is None)
     module = network.module
     try:
         weights.remove(module, config.without)

@@ -1,6 +1,6 @@
 """Where networks come from: timm, torchvision, open_clip, torch.hub, or a function of one's own.
 
-    network = create(ExtractorConfig("vgg16", "vgg16", source="torchvision"))
+    network = create("torchvision", "vgg16")
     network.module                            # untrained, its parameters drawn from the seed
     network.size, network.mean, network.std   # the input that its publisher trained it for; None: not said
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,9 @@ class Network:
     channels_last: bool = False
 
 
-def create(source: str, model: str, trained: bool = False) -> Network:
-    """The network of that name. `trained` has a meaning for torch.hub alone, whose repositories load their own weights.
+def create(source: str, model: str, size: int | None = None, trained: bool = False) -> Network:
+    """The network of that name, for images of `size` pixels where that is part of it (timm's transformers). `trained`
+    has a meaning for torch.hub alone, whose repositories load their own weights.
 
     Raises `ExtractorError` if there is none, naming the nearest.
     """
@@ -54,6 +57,8 @@ def create(source: str, model: str, trained: bool = False) -> Network:
         raise ExtractorError(f"extractor.source={source}: allowed are {', '.join(SOURCES)}")
     if source == "hub":
         return _hub(model, trained)
+    if source == "timm":
+        return _timm(model, size)
     return SOURCES[source](model)
 
 
@@ -72,13 +77,16 @@ def names(source: str) -> list[str]:
     return []
 
 
-def _timm(model: str) -> Network:
+def _timm(model: str, size: int | None = None) -> Network:
     import timm
     from timm.models import model_entrypoint
 
     if not timm.is_model(model):
         raise ExtractorError(_unknown("timm", model, timm.list_models()))
-    module = timm.create_model(model, pretrained=False)
+    known: Any = timm.get_pretrained_cfg(model)
+    fixed = size is not None and known.fixed_input_size and size != known.input_size[-1]
+    options: dict[str, Any] = {"img_size": size} if fixed else {}
+    module = timm.create_model(model, pretrained=False, **options)
     said: Any = module.pretrained_cfg
     heads: str | Sequence[str] = said.get("classifier") or ()
     repository = said.get("hf_hub_id")
@@ -128,7 +136,8 @@ def _open_clip_network(model: str) -> Network:
     library = _open_clip()
     if model not in library.list_models():
         raise ExtractorError(_unknown("open_clip", model, library.list_models()))
-    module = library.create_model(model, pretrained=None).visual
+    with _without_its_warning():
+        module = library.create_model(model, pretrained=None, load_weights=False, pretrained_text=False).visual
     size = library.get_model_config(model)["vision_cfg"].get("image_size", 224)
     published = {}
     for tag in library.list_pretrained_tags_by_model(model):
@@ -136,7 +145,7 @@ def _open_clip_network(model: str) -> Network:
         repository = (said.get("hf_hub") or "").strip("/")
         published[tag] = f"hf:{repository}/open_clip_model.safetensors" if repository else said.get("url") or ""
     first = next(iter(published.values()), "")
-    transformer = hasattr(module, "class_embedding")
+    transformer, trunk = hasattr(module, "class_embedding"), getattr(module, "trunk", None)  # a trunk is timm's
     return Network(
         module,
         size if isinstance(size, int) else size[0],
@@ -144,9 +153,25 @@ def _open_clip_network(model: str) -> Network:
         CLIP["std"],
         {"": first} | published if first else {},
         adapt=_image_half,
-        prefix_tokens=1 if transformer else getattr(getattr(module, "trunk", None), "num_prefix_tokens", None),
-        class_token=transformer or bool(getattr(getattr(module, "trunk", None), "has_class_token", False)),
+        prefix_tokens=1 if transformer else getattr(trunk, "num_prefix_tokens", None),
+        class_token=transformer or bool(getattr(trunk, "has_class_token", False)),
+        channels_last=getattr(trunk, "output_fmt", "NCHW") == "NHWC",
     )
+
+
+@contextmanager
+def _without_its_warning() -> Iterator[None]:
+    """open_clip warns, through the root logger, that a network without weights has none."""
+    root = logging.getLogger()
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    root.addFilter(quiet)
+    try:
+        yield
+    finally:
+        root.removeFilter(quiet)
 
 
 def _image_half(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from extractors.sources import SOURCES
 from pipeline.arguments import arguments
 from pipeline.config import Settings
 from pipeline.errors import UserError
@@ -21,7 +22,7 @@ EXTRACTORS = sorted(path.stem for path in (CONF / "extractor").glob("*.yaml"))
 NEEDED = {
     "images": ("dataset.name=mine", "dataset.url=photos"),
     "laion_subset": ('dataset.url="s3://bucket/{00000..00009}.tar"',),
-    "timm": ("extractor.model=test_vit",),
+    **dict.fromkeys(SOURCES, ("extractor.model=owner/repo/test_vit",)),
 }
 
 
@@ -35,7 +36,9 @@ def test_every_dataset_composes(dataset: str) -> None:
 @pytest.mark.parametrize("extractor", EXTRACTORS)
 def test_every_extractor_composes(extractor: str) -> None:
     made = settings("dataset=demo_digits", f"extractor={extractor}", *NEEDED.get(extractor, ()))
-    assert made.extractor.name == ("test_vit" if extractor == "timm" else extractor)
+    assert made.extractor.name == ("owner_repo_test_vit" if extractor in SOURCES else extractor)
+    assert made.extractor.source == (extractor if extractor in SOURCES else made.extractor.source)
+    assert made.extractor.licence or extractor in SOURCES
 
 
 @pytest.mark.parametrize("cluster", sorted(path.stem for path in (CONF / "cluster").glob("*.yaml")))
@@ -92,7 +95,7 @@ def test_the_interface_that_others_rely_on() -> None:
         (("dataset=demo_digits", "extractor.preprocess.size=224.5"), r"preprocess\.size=224\.5: must be a whole"),
         (("dataset=demo_digits", "extractor.preprocess.mean=0.5"), r"preprocess\.mean=0\.5: give three numbers"),
         (("dataset=demo_digits", "extractor.preprocess.std=[1,1,0]"), r"preprocess\.std: must not be 0"),
-        (("dataset=demo_digits", "layers=[]"), r"layers=\[\]: give default, names or patterns"),
+        (("dataset=demo_digits", "layers=[]"), r"layers=\[\]: give default, all, names or patterns"),
         (("dataset=demo_digits", "layers=5"), "layers=5: give default"),
         (("dataset=demo_digits", "storage=abc"), r"storage=abc: give options one by one.*\+storage\.anon=true"),
         (("dataset=demo_digits", "dataset.storage=abc"), r"dataset\.storage=abc: give options"),
@@ -153,7 +156,7 @@ def test_a_range_that_the_shell_expanded_is_noticed() -> None:
             "error: dataset.url=/nowhere: nothing is there",
         ),
         (("dataset=demo_digits", "extractor.weights=/nowhere.pth"), "give its path with extractor.weights=PATH"),
-        (("dataset=demo_digits", "layers=[block.*]"), "unknown layer 'block.*'; the network has conv_stem"),
+        (("dataset=demo_digits", "layers=[block.*]"), "unknown layer 'block.*' (did you mean blocks."),
     ],
 )
 def test_mistakes_on_the_command_line_show_no_traceback(
@@ -251,4 +254,4 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
 def test_help_lists_the_choices() -> None:
     done = command("--help")
     assert done.returncode == 0
-    assert "extractor: dino_vit_base, efficientnet_lite0, timm" in done.stdout
+    assert "dino_vit_base, dino_vit_small, dinov2_vit_base" in done.stdout

@@ -30,6 +30,7 @@ with warnings.catch_warnings():
     from vdna.utils.im import ResizeDataset
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:Matrix is"),  # fewer images than neurons, in their square root
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
