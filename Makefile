@@ -1,8 +1,8 @@
-# make demo | make test | make test-faults | make bench | make lint: each makes or refreshes .venv by itself.
+# make demo | make test | make test-faults | make test-zoo | make bench | make lint: each makes or refreshes .venv by itself.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-faults bench lint clean
+.PHONY: demo test test-faults test-zoo bench lint clean
 
 demo: .venv/demo.stamp
 	.venv/bin/python -m pipeline.data.demo demo_data
@@ -13,6 +13,9 @@ test: .venv/dev.stamp
 
 test-faults: .venv/dev.stamp
 	FAULTS=full .venv/bin/python -m pytest tests/test_faults.py tests/test_flaky.py tests/test_pool.py tests/test_dirty.py tests/test_damage.py
+
+test-zoo: .venv/dev.stamp
+	ZOO=full .venv/bin/python -m pytest tests/test_zoo.py
 
 bench: .venv/dev.stamp
 	.venv/bin/python -m bench

@@ -57,7 +57,7 @@ def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:
 
 
 def every(model: nn.Module, image: torch.Tensor) -> list[str]:
-    """Every module that fires once for an image and puts out activations of its own, not those of a module inside."""
+    """Every module that fires once for an image and puts out activations of its own, not those of one inside it."""
     fired: dict[str, list[tuple[int, int]]] = {}
     kept: list[object] = []  # so that no output gets the identity of one that is gone
 
@@ -240,9 +240,7 @@ def tokens_of(layers: Iterable[str], wanted: Tokens, prefix_tokens: int | None, 
     if unknown := set(words.values()) - set(TOKENS):
         raise LayerError(f"extractor.tokens={min(unknown)}: allowed are {', '.join(TOKENS)}")
     if "patches" in words.values() and prefix_tokens is None:
-        raise LayerError(
-            "extractor.tokens=patches: how many tokens of this network are not patches is not known; use all"
-        )
+        raise LayerError("extractor.tokens=patches: this network does not say which tokens are patches; use all")
     if "cls" in words.values() and (not class_token or prefix_tokens == 0):
         raise LayerError("extractor.tokens=cls: this network has no class token; use all, patches or mean")
     kinds = {"all": Picked(), "cls": Picked(0, 1), "patches": Picked(prefix_tokens or None), "mean": Picked(mean=True)}

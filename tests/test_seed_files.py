@@ -12,8 +12,9 @@ import pytest
 from distributions import VDNA, emd, fd, nfd
 from pipeline.catalogue import main, open_catalogue
 from pipeline.errors import UserError
-from pipeline.seed_files import read, write
+from pipeline.seed_files import read, read_ranges, write
 from pipeline.store import Store
+from tests.hub_server import hub_server
 from tests.material import ALL, LAYERS, activations
 from tests.test_store import FACTS
 
@@ -101,6 +102,51 @@ def test_what_cannot_be_held_is_refused(filled: Callable[..., VDNA], tmp_path: P
     (tmp_path / "y.json").write_text("{}")
     with pytest.raises(UserError, match="not a VDNA of the seed library"):
         read(tmp_path / "y")
+
+
+def test_through_a_repository_of_the_hub(
+    filled: Callable[..., VDNA], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, vdna = ["--catalogue", str(tmp_path / "cat")], filled(1)
+    Store(catalogue[1]).put_vdna(vdna, "mine", FACTS)
+    place = "hf:datasets/me/vdnas/some/mine"
+    with hub_server(monkeypatch, tmp_path, []) as files:
+        assert main([*catalogue, "export", "mine", "net", place, "--distribution", "histogram-20"]) == 0
+        assert sorted(files) == ["datasets/me/vdnas/some/mine.json", "datasets/me/vdnas/some/mine.npz"]
+        assert main([*catalogue, "ranges", "mine", "net", str(tmp_path / "ranges.json")]) == 0
+        files["me/models/ranges.json"] = (tmp_path / "ranges.json").read_bytes()
+        back = ["import", place, "--name", "back", "--ranges", "hf:me/models/ranges.json"]
+        assert main([*catalogue, *back]) == 0
+        assert (
+            main([*catalogue, "export", "mine", "net", "hf:me/models/fid", "--format", "fid", "--layer", "first"]) == 0
+        )
+        assert "me/models/fid.npz" in files
+        capsys.readouterr()
+        for target, message in (("hf:me/models", "give hf:OWNER/NAME/FILE"), ("hf:you/models/x", "hf:you/models/x: ")):
+            assert main([*catalogue, "export", "mine", "net", target, "--distribution", "gaussian"]) == 2
+            assert message in capsys.readouterr().err
+        assert main([*catalogue, "import", "hf:me/models/nothing", "--name", "x"]) == 2
+        assert "error: hf:me/models/nothing: " in capsys.readouterr().err
+    found = open_catalogue(catalogue[1]).vdna("back", "net")
+    np.testing.assert_array_equal(found.histogram(), vdna.histogram())
+    assert emd(found, vdna) == 0, "what the files do not state does not hinder"
+
+
+def test_published_ranges(filled: Callable[..., VDNA], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = filled(1).spec.ranges
+    with hub_server(monkeypatch, tmp_path, []) as files:
+        files["me/models/some/ranges.json"] = ranges.to_json().encode()
+        files["me/models/other.json"] = b"{}"
+        assert read_ranges("published", "hf:me/models/some/ranges.json").id == ranges.id
+        assert read_ranges("hf:me/models/some/ranges.json").id == ranges.id
+        for where, published, message in (
+            ("published", "", "none are stated for this extractor; give ranges=FILE, or auto to calibrate"),
+            ("hf:me/models/other.json", "", "not a ranges file"),
+            ("hf:me/models/nothing.json", "", "ranges=hf:me/models/nothing.json: "),
+            (str(tmp_path / "nothing.json"), "", "no such file"),
+        ):
+            with pytest.raises(UserError, match=message):
+                read_ranges(where, published)
 
 
 def test_on_the_command_line(filled: Callable[..., VDNA], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
