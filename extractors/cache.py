@@ -52,8 +52,7 @@ def fetch(source: str, sha256: str = "") -> Path:
     """The file at `source` on this machine: a path, an http(s) URL, `package:MODULE/FILE`, or a file of a repository of
     the Hugging Face hub, `hf:OWNER/NAME/FILE` or `hf:datasets/OWNER/NAME/FILE`.
 
-    What its publisher says of its SHA-256 is checked, also what stands in a URL as is the custom there: 64 hexadecimal
-    digits as a folder, or 8 before the ending. Raises `FetchError`.
+    What its publisher says of its SHA-256 is checked, of a URL also what stands in it (`stated`). Raises `FetchError`.
     """
     kind, _, rest = source.partition(":")
     if kind in ("http", "https"):
@@ -72,9 +71,12 @@ def fetch(source: str, sha256: str = "") -> Path:
 
 
 def stated(url: str) -> str:
-    """What a URL says of the SHA-256 of its file, or nothing."""
+    """What an http(s) URL says of the SHA-256 of its file, or nothing. By custom it is a folder of 64 hexadecimal
+    digits (OpenAI), or the first 8 before the ending (torch); 8 without a letter are a date."""
+    if not url.startswith(("http://", "https://")):
+        return ""
     folder = re.search(r"/([0-9a-f]{64})/", url)
-    ending = re.search(r"-([0-9a-f]{8})\.\w+$", url)
+    ending = re.search(r"-(?=\d*[a-f])([0-9a-f]{8})\.\w+$", url)
     return folder[1] if folder else ending[1] if ending else ""
 
 

@@ -98,7 +98,7 @@ class Extractor:
         self._neurons_last = network.channels_last
         self._calls = threading.local()  # several threads may run batches at once, each for a sink of its own
         self._streams = Streams(self.device) if self.device.type == "cuda" else None
-        chosen = every(model, self._noise()) if config.layers == "all" else config.layers
+        chosen = every(model, self._noise().to(self.device)) if config.layers == "all" else config.layers
         self.modules = choose(model, chosen)
         self.tokens = tokens_of(self.modules, config.tokens, network.prefix_tokens, network.class_token)
         self._tokens_first: set[str] = set()
@@ -160,6 +160,8 @@ class Extractor:
         with torch.no_grad():
             try:
                 self._run(self._noise(), lambda layer, a: fired.append((layer, a, a.clone(), a._version)))
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, AssertionError) as error:
                 raise ExtractorError(
                     f"{self.config.model} does not take images of {self.preprocess.size} pixels ({error})"
@@ -278,8 +280,8 @@ def _load(config: ExtractorConfig, network: Network) -> None:
                 + "; give extractor.weights=PATH or extractor.weights=random"
             )
         source = network.published[tag]
-    sha256 = config.sha256 if pretrained else ""
-    state = weights.read(weights.fetch(source, sha256), trusted=len(sha256 or stated(source)) == 64)
+    sha256 = (config.sha256 or stated(source)) if pretrained else ""
+    state = weights.read(weights.fetch(source, sha256), trusted=len(sha256) == 64)
     if config.prefix:
         state = weights.under(state, config.prefix, source)
     state = dict(network.adapt(weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])))

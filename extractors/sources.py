@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,13 +85,14 @@ def _timm(model: str, size: int | None = None) -> Network:
     if not timm.is_model(model):
         raise ExtractorError(_unknown("timm", model, timm.list_models()))
     known: Any = timm.get_pretrained_cfg(model)
-    fixed = size is not None and known.fixed_input_size and size != known.input_size[-1]
+    fixed = bool(size and known and known.fixed_input_size and size != known.input_size[-1])
     options: dict[str, Any] = {"img_size": size} if fixed else {}
     module = timm.create_model(model, pretrained=False, **options)
     said: Any = module.pretrained_cfg
     heads: str | Sequence[str] = said.get("classifier") or ()
     repository = said.get("hf_hub_id")
-    file = f"hf:{repository}/model.safetensors" if repository else said.get("url") or ""
+    file = said.get("hf_hub_filename") or "model.safetensors"
+    file = f"hf:{repository}/{file}" if repository else said.get("url") or ""
     filtered = getattr(importlib.import_module(model_entrypoint(model).__module__), "checkpoint_filter_fn", None)
     return Network(
         module,
@@ -126,9 +128,21 @@ def _torchvision(model: str) -> Network:
         tuple(transforms.std),
         {"": best.url} | {entry.name: entry.url for entry in known},
         tuple(name for name in HEADS if hasattr(module, name)),
+        adapt=_of_today,
         prefix_tokens=1 if isinstance(module, models.VisionTransformer) else None,
         channels_last=isinstance(module, models.SwinTransformer),
     )
+
+
+def _of_today(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """torchvision's published files with the names that its networks have today, without auxiliary classifiers."""
+    renamed = {}
+    for name, tensor in state.items():
+        name = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name)
+        name = name.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")
+        if not name.startswith(("aux1.", "aux2.", "AuxLogits.")):
+            renamed[name] = tensor
+    return renamed
 
 
 def _open_clip_network(model: str) -> Network:

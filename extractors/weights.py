@@ -54,7 +54,10 @@ def read(path: Path, trusted: bool = False) -> State:
     try:
         if _is_program(path):
             if not trusted:
-                raise ValueError("it is a TorchScript program; state its sha256, or save its state_dict as safetensors")
+                raise ValueError(
+                    "it is a TorchScript program; save its state_dict as safetensors, or vouch for it with "
+                    "extractor.pretrained=PATH extractor.sha256=ALL_64_DIGITS"
+                )
             program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
             return dict(program.state_dict())
         with path.open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,26 @@ class TestOnesOwn:
 def test_what_there_is_not(model: str, source: str, message: str) -> None:
     with pytest.raises(ExtractorError, match=message):
         random(model, source)
+
+
+@pytest.mark.parametrize(
+    ("model", "older"),
+    [
+        ("densenet121", lambda name: re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name)),
+        ("vit_b_32", lambda name: name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")),
+        ("googlenet", str),
+    ],
+)
+def test_torchvisions_older_files(model: str, older: Callable[[str], str], tmp_path: Path) -> None:
+    """Files as they were published: names of their time, and classifiers of the training."""
+    torch.manual_seed(1)
+    state = random(model, "torchvision").model.state_dict()
+    old = {older(name): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert model == "googlenet" or set(old) - set(state)
+    torch.save({**old, **({"aux1.fc2.weight": torch.ones(2)} if model == "googlenet" else {})}, tmp_path / "w.pth")
+    made = build(ExtractorConfig("net", model, "torchvision", weights=str(tmp_path / "w.pth"), seed=9))
+    for name, tensor in made.model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
 
 
 def test_weights_by_tag() -> None:

@@ -135,6 +135,12 @@ def test_what_has_it_is(tmp_path: Path) -> None:
         fetch(str(tmp_path / "mine.pth"), "00000000")
 
 
+def test_a_date_is_no_hash() -> None:
+    assert cache.stated("https://host/net-20231105.pth") == ""
+    assert cache.stated("https://host/net-2023110a.pth") == "2023110a"
+    assert cache.stated(f"/home/{'a' * 64}/net.pt") == "", "what a path says nobody has checked"
+
+
 def test_without_a_network(own_cache: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         build(named_extractor("dino_vit_base", pretrained="http://127.0.0.1:9/dino.pth"))
