@@ -184,7 +184,7 @@ def _described(base: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError("its images and neurons are not numbers")
     if images > MAX_NUMBER or sum(layers.values()) > MAX_NEURONS:
         raise ValueError("it counts too many images or neurons")
-    if not isinstance(meta["data_settings"], dict) or not isinstance(meta["extraction_settings"], dict):
+    if "source" not in dict(meta["data_settings"]) or not isinstance(meta["extraction_settings"], dict):
         raise ValueError("its settings are missing")
     with zipfile.ZipFile(base.with_name(f"{base.name}.npz")) as archive:
         return meta, {key: _of_network(archive, key, shape) for key, shape in _shapes(name, layers).items()}

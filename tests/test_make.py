@@ -46,7 +46,7 @@ def test_arrays_do_not_stay_in_memory() -> None:
         (ARRAYS, {"device": "tpu"}, "device=tpu: not here; allowed are auto, cpu"),
         (ARRAYS, {"distributions": "gaussian"}, "give a list, for instance"),
         (ARRAYS, {"distributions": ["gausian"]}, "unknown distribution 'gausian'"),
-        (ARRAYS, {"extractor": "nope"}, "extractor=nope: neither one of dino_vit_base"),
+        (ARRAYS, {"extractor": "nope"}, "extractor=nope: neither one of clip_im_rn50"),
         (ARRAYS, {"sede": 3}, r"extractor\.sede: unknown key; allowed are name"),
         (ARRAYS, {"ranges": "nowhere.json"}, "ranges=nowhere.json"),
         (ARRAYS, {"catalogue": "nowhere"}, "catalogue=nowhere: has no histogram axes for this network"),

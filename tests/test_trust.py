@@ -250,7 +250,7 @@ META: list[tuple[str, Any, str]] = [
     ("num_images", -1, "not numbers"),
     ("num_images", 1e300, "not numbers"),
     ("num_images", 2**60, "too many"),
-    ("name", "histogram-999999", "--ranges"),
+    ("name", "histogram-999999", "not a VDNA"),
     ("name", "no-such", "unknown distribution"),
     ("data_settings", None, "not a VDNA"),
 ]
