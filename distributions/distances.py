@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, overload
 
 import numpy as np
@@ -44,7 +45,7 @@ def emd(
     2000, one dimension); times 2 / bins it is a fraction of the half-range. Raises `IncompatibleError`
     unless both VDNAs have the same network, bins and activation ranges.
     """
-    check_comparable(v, w, layer, histograms=True)
+    check_comparable(v, w, layer, "histogram")
 
     def rows(name: str) -> np.ndarray:
         return row_emd(cdf(v.histogram(name)), cdf(w.histogram(name)))
@@ -66,7 +67,7 @@ def nfd(
     (m1 - m2)² + v1 + v2 - 2 sqrt(v1 v2) (Dowson and Landau 1982, one dimension), in squared units of
     the activations. Uses `gaussian`, or the diagonal of `layer-gaussian`.
     """
-    check_comparable(v, w, layer)
+    check_comparable(v, w, layer, "gaussian")
 
     def rows(name: str) -> np.ndarray:
         return frechet_rows(v.gaussian(name), w.gaussian(name))
@@ -89,7 +90,7 @@ def fd(
     it is FID (Heusel et al. 2017). For a single neuron, or `per_neuron`, it is the one-dimensional
     distance between that neuron's marginals.
     """
-    check_comparable(v, w, layer)
+    check_comparable(v, w, layer, "layer-gaussian")
     if per_neuron or neuron is not None:
 
         def rows(name: str) -> np.ndarray:
@@ -150,25 +151,35 @@ def frechet(a: Factor, b: Factor) -> float:
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
 
 
-def check_comparable(v: VDNA, w: VDNA, layer: str | None = None, histograms: bool = False) -> None:
-    """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities: in one layer,
-    or in all of them. What a file of another program does not state is taken to be what the other VDNA says."""
+def check_comparable(v: VDNA, w: VDNA, layer: str | None, kind: str) -> None:
+    """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities in a layer, or
+    in all of them, by that kind of distribution. What a file of another program does not state may be anything."""
     a, b = v.spec, w.spec
-    unstated = [name for name in DECIDING if UNSTATED in (getattr(a, name), getattr(b, name))]
-    stated = [name for name in ("extractor", *DECIDING) if name not in unstated]
-    alike = all(getattr(a, name) == getattr(b, name) for name in stated)
+    words = [(getattr(a, name), getattr(b, name)) for name in ("extractor", *DECIDING)]
+    in_part = any(x != y for x, y in words)
     same_layers = list(a.layers.items()) == list(b.layers.items()) or (
-        bool(unstated) and layer is not None and layer in a.layers and a.layers[layer] == b.layers.get(layer)
+        in_part and layer is not None and layer in a.layers and a.layers[layer] == b.layers.get(layer)
     )
-    if not alike or not same_layers or dict(a.positions) != dict(b.positions):
+    if not (same_layers and all(_agree(x, y) for x, y in words) and _samples(v, kind) == _samples(w, kind)):
         raise IncompatibleError(f"these VDNAs cannot be compared ({difference_between(a, b)})")
-    if not histograms:
+    if kind != "histogram":
         return
     for vdna in (v, w):
         if not vdna.has(Histogram):
             raise IncompatibleError(f"EMD needs histograms, found {', '.join(vdna.spec.distributions)}")
     if v.find(Histogram).like() != w.find(Histogram).like():
         raise IncompatibleError(f"these histograms cannot be compared ({difference_between(a, b)})")
+
+
+def _agree(x: str, y: str) -> bool:
+    return UNSTATED in (x, y) or x == y or fnmatchcase(x, y) or fnmatchcase(y, x)
+
+
+def _samples(vdna: VDNA, kind: str) -> str:
+    """What the samples of that kind are; NFD takes the layers' Gaussians where there are no others."""
+    if kind == "gaussian" and kind not in vdna.spec.distributions:
+        kind = "layer-gaussian"
+    return vdna.spec.samples_of(kind)
 
 
 def _marginals(moments: Moments) -> Moments:

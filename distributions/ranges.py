@@ -145,6 +145,17 @@ class Ranges:
             }
         )
 
+    def to_seed_json(self) -> str:
+        """The same axes for the seed, which multiplies what it reads by `SEED_SCALE`; their exact edges beside that."""
+        return json.dumps(
+            {
+                "mins_per_neuron": _per_neuron(self.layers, self.low / SEED_SCALE),
+                "maxs_per_neuron": _per_neuron(self.layers, self.high / SEED_SCALE),
+                "low_edges": self.low.tolist(),
+                "high_edges": self.high.tolist(),
+            }
+        )
+
     @classmethod
     def from_json(cls, text: str) -> Ranges:
         """Read a ranges file, the seed's (no `rule`: its scaling applies) or ours.
@@ -166,11 +177,13 @@ class Ranges:
                 np.array([value for neurons in side.values() for value in neurons.values()], dtype=np.float64)
                 for side in (minima, maxima)
             )
+            rule = content.get("rule", "scale")
+            if "low_edges" in content:
+                low, high = (np.array(content[f"{side}_edges"], dtype=np.float64) for side in ("low", "high"))
+                rule = "exact"
             if not (np.abs([low, high]) <= np.finfo(np.float32).max).all():
                 raise ValueError("activations are finite float32 numbers")
-            return cls(
-                {layer: len(neurons) for layer, neurons in names.items()}, low, high, content.get("rule", "scale")
-            )
+            return cls({layer: len(neurons) for layer, neurons in names.items()}, low, high, rule)
         except (KeyError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a ranges file (mins_per_neuron, maxs_per_neuron): {error}") from None
 

@@ -36,7 +36,8 @@ DECIDING = ("architecture", "weights", "preprocessing", "precision")
 """Fields of a spec that, with its extractor's name and layers, decide the activations."""
 
 UNSTATED = "not stated"
-"""A deciding field of which a file of another program says nothing."""
+"""A deciding field of which a file of another program says nothing. Of what it says in part, the field is a pattern
+(`clean*-center-*`)."""
 
 POSITIONS = {"histogram": "all", "gaussian": "mean", "layer-gaussian": "mean", "activation-ranges": "all"}
 """What each kind of distribution counts as samples, unless told otherwise: all positions of an image, or their mean."""
@@ -92,7 +93,7 @@ class Spec:
 
     def samples_of(self, distribution: str) -> str:
         """ "all" if every position of an image is a sample of that distribution, "mean" if their mean is."""
-        kind = "histogram" if bins_of(distribution) else distribution
+        kind = "histogram" if distribution.startswith("histogram") else distribution
         return self.positions.get(kind, POSITIONS[kind])
 
     @property
@@ -149,6 +150,8 @@ class VDNA:
             raise IncompatibleError(
                 f"cannot merge VDNAs of different specs ({difference_between(self.spec, other.spec)})"
             )
+        if unknown := [name for name in DECIDING if UNSTATED in getattr(self.spec, name)]:
+            raise IncompatibleError(f"cannot merge what does not state its {', '.join(unknown)}")
         self.ledger.merge(other.ledger)
         for name, distribution in self.distributions.items():
             distribution.merge(other.distributions[name])

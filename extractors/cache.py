@@ -109,9 +109,9 @@ def _from_hub(rest: str) -> Path:
         status = error.response.status_code
         if status in PASSING:
             raise _Passing(f"HTTP {status}", _seconds(error.response.headers.get("Retry-After"))) from error
-        raise FetchError(_line(error)) from error
+        raise FetchError(line_of(error)) from error
     except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError) as error:
-        raise FetchError(_line(error)) from error
+        raise FetchError(line_of(error)) from error
 
 
 def _download(url: str, sha256: str) -> Path:
@@ -150,7 +150,7 @@ def _stream(url: str, sha256: str, blobs: Path) -> Path:
                     hashed.update(block)
                     size += file.write(block)
             except (OSError, HTTPException) as error:
-                raise _Passing(_line(error)) from error
+                raise _Passing(line_of(error)) from error
             expected = int(answer.headers.get("Content-Length") or size)
         if size != expected:
             raise _Passing(f"{size} of {expected} bytes arrived")
@@ -168,9 +168,9 @@ def _answer(url: str) -> HTTPResponse:
             raise _Passing(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After"))) from error
         raise FetchError(f"HTTP {error.code}") from error
     except (TimeoutError, ConnectionError, HTTPException) as error:
-        raise _Passing(_line(error)) from error
+        raise _Passing(line_of(error)) from error
     except OSError as error:  # no such host, no network
-        raise FetchError(_line(error)) from error
+        raise FetchError(line_of(error)) from error
 
 
 def _put(path: Path, data: bytes) -> None:
@@ -193,6 +193,6 @@ def _seconds(retry_after: str | None) -> float | None:
             return None
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -86,7 +86,10 @@ class Catalogue:
         self.manifest(dataset, extractor)
         overall = self.distances(extractor, metric).overall
         if dataset not in overall["dataset"]:
-            raise UserError(f"{dataset} is not in the matrix of {extractor}: run it again with stages=[compare]")
+            raise UserError(
+                f"{dataset} is not in the matrix of {extractor}: run it again with stages=[compare]; what was "
+                "imported is compared one by one: emd(cat.vdna(…), cat.vdna(…))"
+            )
         row = overall.sel(dataset=dataset).drop_sel(other=dataset).to_series()
         ordered: pd.Series[float] = row.sort_values().head(k)
         return ordered
@@ -152,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             near = cat.nearest(given.dataset, given.extractor, given.metric, given.k)
             console.print(_table(near.rename("distance").reset_index().rename(columns={"other": "dataset"})))
-    except (UserError, IncompatibleError, DamagedError) as error:
+    except (UserError, IncompatibleError, DamagedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
@@ -162,7 +165,7 @@ def _export(vdna: VDNA, given: argparse.Namespace) -> list[str]:
     """Write a VDNA as another program's files, here or in a repository of the hub; where."""
     with tempfile.TemporaryDirectory() as folder:
         afar = given.out.startswith(hub.HUB)
-        path = Path(folder) / given.out.rpartition("/")[2] if afar else Path(given.out)
+        path = Path(folder) / (given.out.rpartition("/")[2] or "nameless") if afar else Path(given.out)
         if given.format == "fid":
             files = [fid_files.write(vdna, path, given.layer)]
         else:
@@ -174,10 +177,14 @@ def _import(given: argparse.Namespace) -> None:
     if not NAME.fullmatch(given.name):
         raise UserError(f"--name {given.name}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
     if given.format == "fid":
+        if given.ranges:
+            raise UserError("--ranges: statistics of FID have no histograms")
         if given.images is None:
             raise UserError("--format fid: the file does not say of how many images it is; give --images N")
         vdna = fid_files.read(hub.local(given.file), given.images, given.extractor, given.layer)
     else:
+        if given.images is not None:
+            raise UserError("--images: these files say it themselves; with --format fid they do not")
         axes = seed_files.read_ranges(given.ranges) if given.ranges else None
         vdna = seed_files.read(hub.local(given.file, ("json", "npz")), axes)
     facts = {
@@ -193,8 +200,9 @@ def _import(given: argparse.Namespace) -> None:
 
 def _write_ranges(vdna: VDNA, path: Path) -> None:
     if vdna.spec.ranges is None:
-        raise UserError("this VDNA has no histogram, and so no activation ranges")
-    path.write_text(vdna.spec.ranges.to_json())
+        raise UserError("this VDNA has no histogram, whose axes these would be")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(vdna.spec.ranges.to_seed_json())
 
 
 def _table(frame: pd.DataFrame) -> Table:

@@ -17,12 +17,12 @@ import torch
 from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
 from distributions.vdna import UNSTATED
 from pipeline.errors import UserError
-from pipeline.seed_files import npz_array
+from pipeline.groups import MAX_NUMBER
+from pipeline.seed_files import covariance_fault, npz_array, refuse_unusual
+from pipeline.store import NAME
 
 EXTRACTOR, LAYER = "inception", "block_3"
-MOST_NEURONS = 1 << 15
-ASYMMETRY = 1e-6
-"""Of the largest covariance; more is no rounding."""
+MOST_NEURONS = 1 << 13
 
 
 def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
@@ -31,6 +31,9 @@ def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
         raise UserError(f"--format fid needs layer-gaussian; this VDNA has {', '.join(vdna.distributions)}")
     if layer not in vdna.layers:
         raise UserError(f"--layer {layer}: this VDNA has {', '.join(vdna.layers)}")
+    refuse_unusual(vdna, "layer-gaussian")
+    if not path.name:
+        raise UserError(f"{path}: give the name of a file")
     mean, covariance = vdna.layer_gaussian(layer)
     packed = io.BytesIO()
     np.savez(packed, mu=mean, sigma=covariance)
@@ -47,7 +50,7 @@ def read(path: Path, images: int, extractor: str = EXTRACTOR, layer: str = LAYER
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            mean = npz_array(archive, "mu")
+            mean = npz_array(archive, "mu", most=8 * MOST_NEURONS + 1024)
             covariance = npz_array(archive, "sigma", mean.shape * 2) if mean.ndim == 1 else mean
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -55,19 +58,20 @@ def read(path: Path, images: int, extractor: str = EXTRACTOR, layer: str = LAYER
         raise UserError(f"{path.name}: no FID statistics, an .npz with mu and sigma ({str(error)[:200]})") from None
     if mean.ndim != 1 or not 1 <= len(mean) <= MOST_NEURONS:
         raise UserError(f"{path.name}: mu has the shape {mean.shape}, not one of neurons")
-    if images < 2:
-        raise UserError(f"images={images}: statistics are of at least 2 images")
+    if not 2 <= images <= MAX_NUMBER:
+        raise UserError(f"--images {images}: statistics are of at least 2 images, and not of that many")
+    if not NAME.fullmatch(extractor) or not layer.isprintable() or not layer:
+        raise UserError(f"--extractor {extractor} --layer {layer!r}: give the names of an extractor and of its layer")
     covariance = covariance.astype(np.float64)
-    if (
-        not np.abs(covariance - covariance.T).max() <= ASYMMETRY * np.abs(covariance).max()
-        or (covariance.diagonal() < 0).any()
-    ):
-        raise UserError(f"{path.name}: sigma is not a covariance")
-    spec = Spec(extractor, UNSTATED, UNSTATED, UNSTATED, "fp32", {layer: len(mean)}, ("layer-gaussian",))
+    if max(np.abs(mean).max(), np.abs(covariance).max()) > np.finfo(np.float32).max:
+        raise UserError(f"{path.name}: mu and sigma are not the numbers of a network")
+    if fault := covariance_fault(covariance):
+        raise UserError(f"{path.name}: sigma {fault}")
+    spec = Spec(extractor, UNSTATED, UNSTATED, UNSTATED, UNSTATED, {layer: len(mean)}, ("layer-gaussian",))
     vdna = VDNA(spec)
     gaussians = vdna.find(LayerGaussian)
     gaussians.count[layer].fill_(images)
     gaussians.mean[layer] = torch.from_numpy(mean.astype(np.float64))
     gaussians.comoment[layer] = torch.from_numpy((covariance + covariance.T) / 2 * (images - 1))
-    vdna.ledger = Ledger([ShardRecord(path.name, counted=images)])
+    vdna.ledger = Ledger([ShardRecord(str(path), counted=images)])
     return vdna

@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
 
-from extractors.cache import fetch
+from extractors.cache import fetch, line_of
 from pipeline.errors import UserError
 
 HUB = "hf:"
 
 
 def local(source: str, endings: Sequence[str] = ()) -> Path:
-    """A path on this machine for a path, or for a file of the hub, which is fetched. With `endings`: of files
-    NAME.ending that belong together, the path NAME. Raises `UserError`."""
+    """A path on this machine for a path, or for a file of the hub, which is fetched. With `endings`: of
+    files NAME.ending that belong together, the path NAME. Raises `UserError`."""
     if not source.startswith(HUB):
         return Path(source)
+    for ending in endings:
+        source = source.removesuffix(f".{ending}")
     try:
         found = [fetch(f"{source}.{ending}" if ending else source) for ending in endings or ("",)]
     except OSError as error:
@@ -35,17 +36,16 @@ def publish(files: Sequence[Path], target: str) -> list[str]:
     the environment's (`hf auth login`, HF_TOKEN). Raises `UserError`."""
     kind = "dataset" if target.startswith(f"{HUB}datasets/") else "model"
     parts = target.removeprefix(HUB).removeprefix("datasets/").split("/", 2)
-    if len(parts) < 3:
+    if len(parts) < 3 or not all(parts) or parts[2].endswith("/"):
         raise UserError(f"{target}: give hf:OWNER/NAME/FILE or hf:datasets/OWNER/NAME/FILE")
     repository, name = "/".join(parts[:2]), parts[2]
     names = [f"{name.removesuffix(file.suffix)}{file.suffix}" for file in files]
-    commit = [
-        huggingface_hub.CommitOperationAdd(path_in_repo=n, path_or_fileobj=f) for n, f in zip(names, files, strict=True)
-    ]
     try:
+        pairs = zip(names, files, strict=True)
+        commit = [huggingface_hub.CommitOperationAdd(path_in_repo=n, path_or_fileobj=file) for n, file in pairs]
         huggingface_hub.HfApi().create_commit(
             repository, commit, commit_message=f"VDNA {name}", repo_type=kind, revision="main"
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"{target}: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
+        raise UserError(f"{target}: {line_of(error)}; is there a network, and a token (hf auth login)?") from None
     return [f"{target.removesuffix(name)}{made}" for made in names]

@@ -11,8 +11,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ from pipeline.store import NAME
 SEED_VERSION = "0.1.1"
 KINDS = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}
 """The arrays of a layer, by distribution; a histogram has one, under the layer's name."""
+PREPROCESSING = re.compile(r"(?P<resize>[a-z_]+).*?-\d+-(?P<crop>none|center|random)-mean.*")
+"""What of a preprocessing's id the seed's files state."""
+ROUNDING = 1e-5
+"""Of the largest variance, or of their sum."""
 MOST_COUNTS = 2**31 - 1
 MAX_ARRAYS = 16 << 30
 
@@ -42,6 +48,7 @@ def write(vdna: VDNA, path: Path, distribution: str) -> list[Path]:
     """
     if distribution not in vdna.distributions:
         raise UserError(f"--distribution {distribution}: this VDNA has {', '.join(vdna.distributions)}")
+    refuse_unusual(vdna, distribution)
     return store(path, _metadata(vdna, distribution), arrays_of(vdna, distribution))
 
 
@@ -62,6 +69,13 @@ def arrays_of(vdna: VDNA, distribution: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def refuse_unusual(vdna: VDNA, distribution: str) -> None:
+    """Raise `UserError` if its samples are others than files of other programs are taken to hold."""
+    samples = vdna.spec.samples_of(distribution)
+    if samples != replace(vdna.spec, positions={}).samples_of(distribution):
+        raise UserError(f"{distribution} was made with positions={samples}, which these files cannot say")
+
+
 def as_int32(layer: str, counts: np.ndarray) -> np.ndarray:
     if counts.max(initial=0) > MOST_COUNTS:
         raise UserError(f"layer {layer} has counts above {MOST_COUNTS}, which the seed's int32 cannot hold")
@@ -70,13 +84,16 @@ def as_int32(layer: str, counts: np.ndarray) -> np.ndarray:
 
 def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Path]:
     """Write `path.json` and `path.npz`. Raises `UserError` for a name that the seed would not find again."""
-    if "." in path.name:
-        raise UserError(f"{path.name}: the seed library cuts names at a dot; choose one without")
+    if "." in path.name or not path.name:
+        raise UserError(f"{path.name or path}: give a name without a dot, at which the seed library would cut it")
     files = [path.with_name(f"{path.name}.{ending}") for ending in ("json", "npz")]
     path.parent.mkdir(parents=True, exist_ok=True)
-    files[0].write_text(json.dumps(metadata, indent=4))
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # layer names are the keys
+    described, packed = json.dumps(metadata, indent=4), io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:  # savez takes a layer named `file` for its own
+        for key, array in arrays.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    files[0].write_text(described)
     files[1].write_bytes(packed.getvalue())
     return files
 
@@ -84,6 +101,7 @@ def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarr
 def _metadata(vdna: VDNA, distribution: str) -> dict[str, Any]:
     """The seed's description. It feeds both settings back as keyword arguments: no key may be added."""
     bins = bins_of(distribution)
+    said = PREPROCESSING.fullmatch(vdna.spec.preprocessing)
     return {
         "time_of_compute": datetime.now().strftime("%I:%M%p on %B %d, %Y"),
         "vdna_version": SEED_VERSION,
@@ -92,8 +110,8 @@ def _metadata(vdna: VDNA, distribution: str) -> dict[str, Any]:
         "name": distribution,
         "data_settings": {
             "source": ", ".join(record.url for record in list(vdna.ledger)[:10]),
-            "crop_to_square_pre_resize": "none",
-            "resize_mode": "clean",
+            "crop_to_square_pre_resize": said["crop"] if said else "none",
+            "resize_mode": said["resize"] if said else "clean",
             "custom_fn_resize": None,
             "custom_np_image_tranform": None,
             "custom_pil_image_tranform": None,
@@ -130,19 +148,22 @@ def read(path: Path, ranges: Ranges | None = None) -> VDNA:
     """The VDNA in the seed's files `path.json` and `path.npz`.
 
     They say neither the weights nor the histogram's axes: the axes are `ranges` (the seed publishes
-    them beside its networks), and what the files do not state does not hinder a comparison.
+    them beside its networks), and what the files do not state does not hinder a comparison. Crop and resize they state.
     Raises `UserError`, before anything large is allocated, when the files are not what they say.
     """
     meta, arrays = load(path)
     name, layers, images = meta["name"], meta["neurons_list"], meta["num_images"]
     if bins_of(name) is not None and ranges is None:
         raise UserError(f"{path.name}: the file does not hold the histogram's axes; give --ranges FILE")
+    data = meta["data_settings"]
+    crop, resize = data.get("crop_to_square_pre_resize", "none"), data.get("resize_mode", "clean")
+    extractor, preprocessing = meta["feature_extractor_name"], f"{resize}*-{crop}-mean*"
     try:
-        spec = Spec(meta["feature_extractor_name"], UNSTATED, UNSTATED, UNSTATED, "fp32", layers, (name,), ranges)
+        spec = Spec(extractor, UNSTATED, UNSTATED, preprocessing, UNSTATED, layers, (name,), ranges)
         vdna = VDNA(spec)
     except ValueError as error:
         raise UserError(f"{path.name}: {error}") from None
-    source = str(meta["data_settings"]["source"])[:MAX_TEXT]
+    source = str(data["source"]).encode(errors="replace").decode()[:MAX_TEXT]
     vdna.load(_state(vdna, arrays, images), Ledger([ShardRecord(source, counted=images)]))
     return vdna
 
@@ -180,14 +201,47 @@ def _described(base: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     extractor = meta["feature_extractor_name"]
     if not NAME.fullmatch(extractor):
         raise UserError(f"{base.name}: feature_extractor_name {extractor[:40]!r} cannot name a folder")
-    if not all(type(n) is int and n >= low for n, low in ((images, 0), *((n, 1) for n in layers.values()))):
+    if not layers or not all(type(n) is int and n >= 1 for n in (images, *layers.values())):
         raise ValueError("its images and neurons are not numbers")
     if images > MAX_NUMBER or sum(layers.values()) > MAX_NEURONS:
         raise ValueError("it counts too many images or neurons")
     if "source" not in dict(meta["data_settings"]) or not isinstance(meta["extraction_settings"], dict):
         raise ValueError("its settings are missing")
+    axes = [meta["extraction_settings"].get(key) for key in ("range_scale_for_norm_params", "hist_range")]
+    if bins_of(name) is not None and axes not in ([1.2, [-1.0, 1.0]], [None, None]):
+        raise UserError(f"{base.name}: its histograms are on other axes than the seed's own: {axes}")
     with zipfile.ZipFile(base.with_name(f"{base.name}.npz")) as archive:
-        return meta, {key: _of_network(archive, key, shape) for key, shape in _shapes(name, layers).items()}
+        arrays = {key: _of_network(archive, key, shape) for key, shape in _shapes(name, layers).items()}
+    for layer in layers:
+        _check(name, layer, arrays, images)
+    return meta, arrays
+
+
+def _check(name: str, layer: str, arrays: Mapping[str, np.ndarray], images: int) -> None:
+    """Raise `ValueError` for numbers that no images lead to."""
+    if bins_of(name) is not None:
+        if not arrays[layer].any(axis=1).all():
+            raise ValueError(f"a neuron of {layer} counted nothing")
+        return
+    first, second = (arrays[f"{kind}-{layer}"] for kind in KINDS[name])
+    if name == "activation-ranges" and (first > second).any():
+        raise ValueError(f"min-{layer} is above max-{layer}")
+    if name == "gaussian" and (second < 0).any():
+        raise ValueError(f"var-{layer} is negative")
+    if name == "layer-gaussian" and (fault := covariance_fault(second)):
+        raise ValueError(f"sigma-{layer} {fault}")
+    if name.endswith("gaussian") and images == 1 and second.any():
+        raise ValueError("one image has no variance")
+
+
+def covariance_fault(covariance: np.ndarray) -> str:
+    """What keeps a matrix from being a covariance, but for rounding; empty if nothing does."""
+    variance = covariance.diagonal().astype(np.float64)
+    if (variance < 0).any() or not np.abs(covariance - covariance.T).max() <= ROUNDING * variance.max(initial=0):
+        return "is not a covariance: not symmetric, or with negative variances"
+    if np.linalg.eigvalsh(covariance.astype(np.float64))[0] < -ROUNDING * variance.sum():
+        return "is not a covariance: not positive semi-definite"
+    return ""
 
 
 def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -203,8 +257,11 @@ def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def npz_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """One array of finite numbers of an .npz, read once its header and its size in the file are found right."""
+def npz_array(
+    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None = None, most: int = MAX_ARRAYS
+) -> np.ndarray:
+    """One array of finite numbers of an .npz, read once its header, and its size of at most so many bytes, are found
+    right."""
     info = archive.getinfo(f"{key}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bounds
         raise ValueError(f"{key} is compressed in an unusual way")
@@ -212,7 +269,7 @@ def npz_array(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None 
         header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
         found, _, dtype = header(file)
         size = file.tell() + math.prod(found) * dtype.itemsize
-    if shape not in (None, found) or size > MAX_ARRAYS or dtype.kind not in "uif" or info.file_size != size:
+    if shape not in (None, found) or size > most or dtype.kind not in "uif" or info.file_size != size:
         raise ValueError(f"{key} is {dtype}{found} and not {shape}")
     with archive.open(info) as file:
         array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))

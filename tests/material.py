@@ -12,7 +12,7 @@ ALL = ("histogram-20", "gaussian", "layer-gaussian", "activation-ranges")
 
 
 def spec(ranges: Ranges | None, distributions: tuple[str, ...] = ALL, weights: str = "w") -> Spec:
-    return Spec("net", "arch", weights, "clean", "fp32", LAYERS, distributions, ranges)
+    return Spec("net", "arch", weights, "clean.2-8-none-mean0.5-std0.5", "fp32", LAYERS, distributions, ranges)
 
 
 def activations(seed: int, samples: int = 6, positions: int = 4, scale: float = 1.0) -> dict[str, torch.Tensor]:

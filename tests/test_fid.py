@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-IMAGES = 48
+IMAGES = 32
 HEIGHT, WIDTH = 150, 200
 
 
@@ -118,18 +118,20 @@ def test_pytorch_fids_way(folders: list[Path], weights: Path, tmp_path: Path) ->
     assert again == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_clean_way(folders: list[Path], weights: Path) -> None:
-    """Pictures resized as clean-fid and the seed do, through pytorch-fid's network and statistics."""
+@pytest.mark.parametrize("half", [0.5, 128 / 255], ids=["seed", "clean-fid"])
+def test_the_clean_way(folders: list[Path], weights: Path, half: float) -> None:
+    """Pictures resized as clean-fid and the seed do, normalised as either, through pytorch-fid's network."""
     theirs = []
     with their_network(weights, resize_input=False, normalize_input=False) as network, torch.no_grad():
         for folder in folders:
             files = sorted(map(str, folder.iterdir()))
-            resized = ResizeDataset(files, size=(299, 299), norm_mean=[0.5] * 3, norm_std=[0.5] * 3)
+            resized = ResizeDataset(files, size=(299, 299), norm_mean=[half] * 3, norm_std=[half] * 3)
             features = [network(torch.stack([resized[i] for i in range(k, k + 16)]))[0] for k in range(0, IMAGES, 16)]
             theirs.append(torch.cat(features).flatten(1).double().numpy())
     (m1, s1), (m2, s2) = ((a.mean(0), np.cov(a, rowvar=False)) for a in theirs)
     expected = pytorch_fid.fid_score.calculate_frechet_distance(m1, s1, m2, s2)
-    assert fd(*(ours(folder, weights) for folder in folders)) == pytest.approx(expected, rel=1e-4)
+    mine = [ours(folder, weights, mean=[half] * 3, std=[half] * 3) for folder in folders]
+    assert fd(*mine) == pytest.approx(expected, rel=1e-4)
 
 
 def test_torch_fidelitys_way(folders: list[Path], weights: Path) -> None:
@@ -204,6 +206,9 @@ def test_on_the_command_line(
         ({"sigma": np.zeros((3, 3))}, "sigma is float64"),
         ({"sigma": np.triu(np.ones((12, 12)))}, "not a covariance"),
         ({"sigma": -np.eye(12)}, "not a covariance"),
+        ({"sigma": np.eye(12) + 30 * np.eye(12, k=1) + 30 * np.eye(12, k=-1)}, "not positive semi-definite"),
+        ({"mu": np.full(12, 1e300)}, "not the numbers of a network"),
+        ({"mu": np.zeros(1 << 20)}, "no FID statistics"),
         ({"mu": np.array(["x"] * 12)}, "no FID statistics"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,8 +204,44 @@ def test_what_it_cannot_do_it_says(pictures: Path, processor: VDNAProcessor, tmp
         NFD(v1, v2)
     with pytest.raises(AssertionError, match="FD needs layer Gaussians"):
         FD(v1, v1)
-    with pytest.raises(UserError, match="the seed library cuts names at a dot"):
-        v1.save(tmp_path / "v1.0")
+    v1.save(tmp_path / "v1.0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.json", "v1.npz"], "as the seed cuts names"
+    assert load_vdna_from_files(tmp_path / "v1.0").num_images == 4
+    with pytest.raises(ValueError, match="unknown distribution"):
+        made(processor, str(pictures), "histogramm")
+    with pytest.raises(UserError, match="device=nonsense: allowed are cpu"):
+        made(processor, str(pictures), "gaussian", device="nonsense")
+    with pytest.raises(UserError, match="num_images=2: only of a folder"):
+        made(processor, str(tmp_path / "x.zip"), "gaussian", num_images=2)
+
+
+def test_the_files_are_the_seeds(processor: VDNAProcessor, pictures: Path, tmp_path: Path) -> None:
+    """Links to folders are followed, what is hidden is not taken; what is no image is said."""
+    folder = tmp_path / "source"
+    (folder / ".checkpoints").mkdir(parents=True)
+    (folder / "link").symlink_to(pictures / "deeper")
+    for name in (".hidden.png", ".checkpoints/x.png", "UPPER.PNG", "x.gif"):
+        Image.fromarray(skimage.data.coffee()).save(folder / name, "PNG")
+    assert made(processor, str(folder), "gaussian").num_images == 2
+    (folder / "broken.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"1 files could not be used: \{'"):
+        vdna = made(processor, str(folder), "gaussian", save_sample_images=tmp_path / "seen")
+    assert vdna.num_images == 2
+    assert len(list((tmp_path / "seen").iterdir())) == 2
+    arrays = (np.ones((20, 20, 4)), np.ones((20, 30, 3)))
+    assert made(processor, arrays, "gaussian").num_images == 2
+    vdna = made(processor, [pictures / "coffee.png", pictures / "chelsea.png"], "gaussian")
+    vdna.save(tmp_path / "of_paths")
+    assert load_vdna_from_files(tmp_path / "of_paths").data_settings_used.source[0].endswith("coffee.png")
+
+
+def test_more_than_files_can_hold(processor: VDNAProcessor, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Only what is saved has to fit into the seed's 32 bits."""
+    monkeypatch.setattr("pipeline.seed_files.MOST_COUNTS", 10)
+    vdna = made(processor, str(pictures), "histogram-50")
+    with pytest.raises(UserError, match="int32 cannot hold"):
+        vdna.save(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_from_the_hub(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from distributions import VDNA, emd, fd, nfd
+from distributions import VDNA, IncompatibleError, Ranges, emd, fd, nfd
 from pipeline.catalogue import main, open_catalogue
 from pipeline.errors import UserError
 from pipeline.seed_files import read, read_ranges, write
@@ -89,7 +92,7 @@ def test_we_read_what_the_seed_writes(tmp_path: Path, kind: type) -> None:
 
 def test_what_cannot_be_held_is_refused(filled: Callable[..., VDNA], tmp_path: Path) -> None:
     vdna = filled(1)
-    with pytest.raises(UserError, match="cuts names at a dot"):
+    with pytest.raises(UserError, match="give a name without a dot"):
         write(vdna, tmp_path / "v1.0", "gaussian")
     with pytest.raises(UserError, match="this VDNA has histogram-20, gaussian"):
         write(vdna, tmp_path / "x", "histogram-30")
@@ -163,3 +166,78 @@ def test_on_the_command_line(filled: Callable[..., VDNA], tmp_path: Path, capsys
     np.testing.assert_array_equal(back.histogram(), vdna.histogram())
     assert main(["--catalogue", catalogue, "import", out, "--name", "../up", *ranges]) == 2
     assert "--name ../up: use letters" in capsys.readouterr().err
+
+
+def test_what_the_files_state_counts(filled: Callable[..., VDNA], tmp_path: Path) -> None:
+    """Crop and resize; and samples that they cannot state are not written."""
+    vdna = filled(1)
+    ids = {"none": "clean.2-8-none-mean0-std1", "center": "clean-pillow-8-center-mean0-std1"}
+    made = {crop: VDNA(replace(vdna.spec, preprocessing=name)) for crop, name in ids.items()}
+    for crop, other in made.items():
+        other.load(vdna.state(), vdna.ledger)
+        write(other, tmp_path / crop, "gaussian")
+    said = json.loads((tmp_path / "center.json").read_text())["data_settings"]
+    assert (said["crop_to_square_pre_resize"], said["resize_mode"]) == ("center", "clean")
+    back = {crop: read(tmp_path / crop) for crop in made}
+    assert nfd(back["center"], made["center"]) < 1e-9
+    for a, b in ((back["center"], made["none"]), (made["none"], back["center"]), (back["none"], back["center"])):
+        with pytest.raises(IncompatibleError, match="preprocessing: "):
+            nfd(a, b)
+    with pytest.raises(IncompatibleError, match="cannot merge what does not state its architecture, weights"):
+        back["none"].merge(read(tmp_path / "none"))
+    half = VDNA(replace(made["none"].spec, precision="bf16"))
+    half.load(vdna.state(), vdna.ledger)
+    assert nfd(back["none"], half) < 1e-9
+    every = VDNA(replace(vdna.spec, positions={"gaussian": "all"}))
+    with pytest.raises(UserError, match="gaussian was made with positions=all, which these files cannot say"):
+        write(every, tmp_path / "x", "gaussian")
+    usual = VDNA(replace(vdna.spec, positions={"gaussian": "mean"}))
+    usual.load(vdna.state(), vdna.ledger)
+    assert nfd(usual, vdna) == emd(usual, vdna) == 0
+
+
+@pytest.mark.parametrize(
+    ("distribution", "key", "change", "message"),
+    [
+        ("gaussian", "var-first", lambda a: -a - 1, "var-first is negative"),
+        ("layer-gaussian", "sigma-first", lambda a: -a, "negative variances"),
+        ("layer-gaussian", "sigma-first", lambda a: a + np.triu(a + 1, 1), "not symmetric"),
+        ("layer-gaussian", "sigma-first", lambda a: a + 99 * (1 - np.eye(len(a))), "not positive semi-definite"),
+        ("activation-ranges", "min-first", lambda a: a + 99, "min-first is above max-first"),
+        ("histogram-20", "first", lambda a: a * 0, "a neuron of first counted nothing"),
+    ],
+)
+def test_what_no_images_lead_to(
+    filled: Callable[..., VDNA], tmp_path: Path, distribution: str, key: str, change: Callable[..., Any], message: str
+) -> None:
+    vdna = filled(1)
+    write(vdna, tmp_path / "x", distribution)
+    with np.load(tmp_path / "x.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "x.npz", **{**arrays, key: change(arrays[key])})
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "x", vdna.spec.ranges)
+
+
+def test_ranges_give_the_seed_the_same_axes(filled: Callable[..., VDNA], tmp_path: Path) -> None:
+    from vdna.networks.feature_extraction_model import get_pre_hist_norm_params_from_min_max
+
+    axes = filled(1).spec.ranges
+    text = axes.to_seed_json()
+    assert Ranges.from_json(text).id == axes.id
+    means, stds = get_pre_hist_norm_params_from_min_max(json.loads(text), 1.2)
+    np.testing.assert_allclose(
+        np.concatenate([m.flatten() for m in means.values()]), axes.centre, rtol=1e-12, atol=1e-12
+    )
+    np.testing.assert_allclose(np.concatenate([s.flatten() for s in stds.values()]), axes.half_width, rtol=1e-12)
+
+
+def test_places_that_cannot_be(filled: Callable[..., VDNA], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue = ["--catalogue", str(tmp_path / "cat")]
+    Store(catalogue[1]).put_vdna(filled(1), "mine", FACTS)
+    (tmp_path / "file").write_text("")
+    for command in (["export"], ["ranges"], ["export", "--format", "fid", "--layer", "first"]):
+        options = command[1:] or (["--distribution", "gaussian"] if command == ["export"] else [])
+        for out in (str(tmp_path / "file" / "x"), "/", ""):
+            assert main([*catalogue, command[0], "mine", "net", out, *options]) == 2, (command, out)
+            assert capsys.readouterr().err.startswith("error: ")

@@ -6,9 +6,14 @@
     vdna.save("photos")
     EMD(vdna, load_vdna_from_files("others"))
 
-Names, arguments, defaults and files are those of vdna 0.1.1. What differs: `device="cuda:0"`, its default, stands for
-the processor where there is no GPU, with a warning; endings of files count in any case; a value on an interior edge of
-a bin counts once. `VDNAProcessor` also takes `ranges`, instead of the published ones, and the keys of an extractor.
+Names, arguments, defaults and files are those of vdna 0.1.1. `VDNAProcessor` also takes `ranges`, instead of the
+published ones, and the keys of an extractor. What differs:
+
+- `device="cuda:0"`, its default, stands for the processor where there is no GPU, with a warning.
+- A file that is no image is left out with a warning; the seed raises. A list may name a file once.
+- Endings of files count in any case. Pictures of 16 bits a channel are scaled to 8; the seed clips them.
+- A value on an interior edge of a bin counts once. Distances are float64, counts int64; in files they are int32.
+- Its modules below the top (`vdna.networks`, `vdna.utils`) have no counterpart; nor has `VDNA.fill_vdna`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def EMD(
     return_neuron_wise: bool = False,
 ) -> Any:
     """Earth mover's distance of histograms, in bins: the mean over the neurons selected, or `{layer: (neurons)}`."""
-    if (vdna1.type, vdna1.hist_nb_bins) != (vdna2.type, vdna2.hist_nb_bins) or vdna1.type != "histogram":
+    if vdna1.name != vdna2.name or vdna1.type != "histogram":
         raise AssertionError(f"EMD needs two histograms of as many bins, not {vdna1.name} and {vdna2.name}")
 
     def rows(layer: str) -> np.ndarray:
@@ -89,7 +89,7 @@ def _layers(vdna1: VDNA, vdna2: VDNA, layer: str | None, neuron: int | None) -> 
         raise AssertionError("If specifying neuron index, you should also specify layer name")
     if layer and layer not in vdna1.neurons_list:
         raise AssertionError(f"no layer {layer}; there are {', '.join(vdna1.neurons_list)}")
-    if layer and neuron is not None and not 0 <= neuron < vdna1.neurons_list[layer]:
+    if layer and neuron is not None and not -vdna1.neurons_list[layer] <= neuron < vdna1.neurons_list[layer]:
         raise AssertionError(f"layer {layer} has {vdna1.neurons_list[layer]} neurons")
     if vdna1.device != vdna2.device:
         raise AssertionError("VDNAs must be on the same device")

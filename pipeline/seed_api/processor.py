@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from distributions import Ranges
 from distributions.vdna import bins_of
 from extractors import Extractor, build
 from pipeline import seed_files
-from pipeline.data.decode import decode
-from pipeline.data.sources import IMAGES
+from pipeline.data.decode import BadImage, decode
 from pipeline.errors import UserError
 from pipeline.make import make_vdna
 from pipeline.networks import named_extractor
 from pipeline.seed_api.vdna import VDNA, DataSettings, ExtractionSettings, at
+
+EXTENSIONS = ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp")
+"""Of the files that the seed finds in a folder."""
 
 
 class VDNAProcessor:
@@ -50,17 +54,22 @@ class VDNAProcessor:
         """The VDNA of a folder, image, list of paths, list of arrays, or `.txt` of paths: a distribution of one name.
 
         `num_images` of the files, in order or drawn by `seed`. Raises `UserError` and its kind."""
+        bins = bins_of(distribution_name)
         place = at(device)
         network = self._network(feat_extractor_name, crop_to_square_pre_resize, place)
         images = _images(source, num_images, shuffle_files, seed)
-        bins = bins_of(distribution_name)
         ranges = self._axes(network) if bins else None
         kind = torch.device(place).type
         made = make_vdna(images, network, [distribution_name], ranges=ranges, batch_size=batch_size, device=kind)
-        arrays = seed_files.arrays_of(made, distribution_name)
+        if skipped := made.ledger.skipped:
+            warnings.warn(f"{sum(skipped.values())} files could not be used: {dict(skipped)}", stacklevel=2)
+        if bins:  # int32 only in files
+            arrays = {layer: made.histogram(layer).astype(np.int64) for layer in made.layers}
+        else:
+            arrays = seed_files.arrays_of(made, distribution_name)
         vdna = VDNA(distribution_name, feat_extractor_name, made.layers, made.images, arrays, place)
         vdna.data_settings_used = DataSettings(
-            source=source if not isinstance(source, Path) else str(source),
+            source=_written(source),
             crop_to_square_pre_resize=crop_to_square_pre_resize,
             shuffle_files=shuffle_files,
             num_images=num_images,
@@ -97,20 +106,33 @@ class VDNAProcessor:
         return seed_files.read_ranges(str(self._ranges), network.config.ranges)
 
 
+def _written(source: Any) -> Any:
+    """A source as JSON can say it; arrays stay until they are saved."""
+    if isinstance(source, list | tuple):
+        return [str(item) if isinstance(item, Path) else item for item in source]
+    return str(source)
+
+
 def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
     """The files or arrays that count: the seed takes a first part of the sorted files, or of them shuffled."""
     if isinstance(source, list | tuple) and source and isinstance(source[0], np.ndarray):
-        return [np.uint8(array) for array in source]  # as the seed does, whatever their range
+        return [
+            np.asarray(array).astype(np.uint8)[..., :3] for array in source
+        ]  # as the seed does, whatever their range
     files: list[str]
     if isinstance(source, list | tuple):
         files = [str(path) for path in source]
     elif Path(source).is_dir():
-        files = sorted(str(p) for p in Path(source).rglob("*") if p.is_file() and p.name.lower().endswith(IMAGES))
+        # As in the seed: links to folders are followed, which Path.glob does not, and nothing hidden is taken.
+        found = glob.glob(f"{glob.escape(str(source))}/**/*", recursive=True)  # noqa: PTH207
+        files = sorted(path for path in found if path.rpartition(".")[2].lower() in EXTENSIONS and Path(path).is_file())
     elif str(source).endswith(".txt"):
-        base = Path(source).resolve().parent
+        base = Path(source).absolute().parent
         files = sorted(str(base / line.strip()) for line in Path(source).read_text().splitlines() if line.strip())
     else:
         files = [str(source)]
+        if num_images > 0 and str(source).rpartition(".")[2].lower() not in EXTENSIONS:
+            raise UserError(f"num_images={num_images}: only of a folder, a list or a .txt of images")
     if 0 < num_images < len(files):
         if shuffle:
             random.seed(seed)
@@ -122,12 +144,15 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
 
 
 def _save_samples(network: Extractor, images: Sequence[Any], folder: Path, count: int) -> None:
-    """Some of the images as the network saw them: `0.png`, `1.png`, …"""
+    """Some of the images, cropped and resized: `0.png`, `1.png`, … What is no image is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (network.preprocess.mean, network.preprocess.std))
     for number, index in enumerate(random.sample(range(len(images)), min(count, len(images)))):
         image = images[index]
-        picture = image if isinstance(image, np.ndarray) else decode(Path(image).read_bytes(), None)
+        try:
+            picture = image if isinstance(image, np.ndarray) else decode(Path(image).read_bytes(), None)
+        except BadImage:
+            continue
         seen = network.preprocess(picture, str(index)).numpy() * std + mean
         Image.fromarray((seen.clip(0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)).save(
             folder / f"{number}.png"

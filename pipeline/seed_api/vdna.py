@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from distributions.vdna import bins_of
 from pipeline import seed_files
+from pipeline.errors import UserError
 
 Distribution = torch.Tensor | dict[str, torch.Tensor]
 
@@ -73,7 +74,8 @@ class VDNA:
         bins = bins_of(name)
         self.name = name
         self.type = "histogram" if bins else name
-        self.hist_nb_bins = bins or 0
+        if bins:
+            self.hist_nb_bins = bins
         self.feature_extractor_name = extractor
         self.neurons_list = dict(layers)
         self.num_images = images
@@ -84,19 +86,19 @@ class VDNA:
         self.loaded_from_path = "NotLoaded"
 
     def save(self, file_path: str | Path) -> None:
-        """Write `file_path.json` and `file_path.npz`, as the seed would."""
-        data = asdict(self.data_settings_used)
+        """Write `file_path.json` and `file_path.npz`, without what follows a last dot in the name."""
+        data = dict(vars(self.data_settings_used))
         if isinstance(data["source"], list) and any(isinstance(item, np.ndarray) for item in data["source"]):
             data["source"] = "Provided NumPy Arrays - not saved in metadata"
             self.data_settings_used.source = data["source"]
         metadata = {
             "time_of_compute": datetime.now().strftime("%I:%M%p on %B %d, %Y"),
             "vdna_version": seed_files.SEED_VERSION,
-            "distribution": {"hist_nb_bins": self.hist_nb_bins} if self.hist_nb_bins else {},
+            "distribution": {"hist_nb_bins": self.hist_nb_bins} if self.type == "histogram" else {},
             "type": self.type,
             "name": self.name,
             "data_settings": data,
-            "extraction_settings": asdict(self.extraction_settings_used),
+            "extraction_settings": vars(self.extraction_settings_used),
             "num_images": self.num_images,
             "feature_extractor_name": self.feature_extractor_name,
             "neurons_list": self.neurons_list,
@@ -107,7 +109,7 @@ class VDNA:
                 arrays[layer] = seed_files.as_int32(layer, found.cpu().numpy())
             else:
                 arrays |= {f"{key}-{layer}": value.cpu().numpy() for key, value in found.items()}
-        seed_files.store(Path(file_path), metadata, arrays)
+        seed_files.store(Path(file_path).with_suffix(""), metadata, arrays)
 
     def get_neuron_dist(self, layer_name: str, neuron_idx: int) -> Distribution:
         """One neuron's histogram (1, bins), or its parameters."""
@@ -139,8 +141,8 @@ def _layer_of(arrays: Mapping[str, np.ndarray], name: str, layer: str, device: s
 
 
 def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
-    """The VDNA in `file_path.json` and `file_path.npz`."""
-    meta, arrays = seed_files.load(Path(file_path))
+    """The VDNA in `file_path.json` and `file_path.npz`, without what follows a last dot in the name."""
+    meta, arrays = seed_files.load(Path(file_path).with_suffix(""))
     vdna = VDNA(
         meta["name"],
         meta["feature_extractor_name"],
@@ -149,8 +151,11 @@ def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
         arrays,
         at(device),
     )
-    vdna.data_settings_used = DataSettings(**meta["data_settings"])
-    vdna.extraction_settings_used = ExtractionSettings(**meta["extraction_settings"])
+    try:
+        vdna.data_settings_used = DataSettings(**meta["data_settings"])
+        vdna.extraction_settings_used = ExtractionSettings(**meta["extraction_settings"])
+    except TypeError as error:
+        raise UserError(f"{file_path}: not settings of the seed library ({error})") from None
     vdna.loaded_from_path = str(file_path)
     return vdna
 
@@ -166,7 +171,13 @@ def load_vdna_from_hub(repo_id: str, file_path: str, device: str = "cpu", repo_t
 
 def at(device: str) -> str:
     """The device that a name stands for on this machine."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"device={device}: allowed are cpu, cuda, cuda:0")
+    if kind == "cuda" and not torch.cuda.is_available():
         warnings.warn(f"device={device}: there is no GPU here; the processor does it", stacklevel=3)
         return "cpu"
     return str(device)
