@@ -5,7 +5,8 @@ Knows nothing of files, Ray or configuration.
 
 from extractors.device_decode import device_inputs
 from extractors.layers import ExtractorError, LayerError
-from extractors.network import Extractor, ExtractorConfig, build, check_device
+from extractors.loading import build
+from extractors.network import Extractor, ExtractorConfig, check_device
 from extractors.preprocess import Preprocess
 from extractors.weights import WeightsError
 

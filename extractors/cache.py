@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 import random
 import re
+import ssl
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 
 import huggingface_hub
@@ -32,7 +34,7 @@ PAUSE = 1.0
 LONGEST = 60.0
 TIMEOUT = 60.0
 CHUNK = 1 << 20
-PASSING = (408, 429, 500, 502, 503, 504)
+PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 """HTTP answers that another try may change."""
 
 
@@ -64,7 +66,7 @@ def fetch(source: str, sha256: str = "") -> Path:
     else:
         path = Path(source).expanduser()
         if not path.is_file():
-            raise FetchError("no such file")
+            raise FetchError("no such file" + "; of URLs http(s) and hf: are known" * ("://" in source))
     if sha256 and not (found := digest(path)).startswith(sha256):
         raise FetchError(f"its SHA-256 is {found}, not {sha256}…")
     return path
@@ -92,7 +94,10 @@ def folder() -> Path:
 
 def _packaged(rest: str) -> Path:
     module, _, name = rest.partition("/")
-    found = importlib.util.find_spec(module)
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
     if found is None or not found.submodule_search_locations:
         raise FetchError(f"the package {module} is not installed: pip install {module.replace('_', '-')}")
     return Path(found.submodule_search_locations[0]) / name
@@ -117,13 +122,19 @@ def _from_hub(rest: str) -> Path:
 def _download(url: str, sha256: str) -> Path:
     noted = folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:32]
     blobs = folder() / "blobs"
-    if noted.is_file():
-        blob = blobs / noted.read_text().split()[0]
+    known = re.match(rb"[0-9a-f]{64}(?= )", noted.read_bytes()) if noted.is_file() else None
+    if known:
+        blob = blobs / known[0].decode()
         if blob.is_file() and digest(blob) == blob.name and blob.name.startswith(sha256):
             return blob
     blob = _with_tries(url, lambda: _stream(url, sha256, blobs))
-    _put(noted, f"{blob.name} {url}\n".encode())
+    _put(noted, f"{blob.name} {url.partition('?')[0]}\n".encode())  # what follows may be a password
     return blob
+
+
+def forget(source: str) -> None:
+    """Fetch it anew next time: what came was not what was wanted (a page that asks to log in)."""
+    (folder() / "urls" / hashlib.sha256(source.encode()).hexdigest()[:32]).unlink(missing_ok=True)
 
 
 def _with_tries(source: str, once: Callable[[], Path]) -> Path:
@@ -151,7 +162,8 @@ def _stream(url: str, sha256: str, blobs: Path) -> Path:
                     size += file.write(block)
             except (OSError, HTTPException) as error:
                 raise _Passing(line_of(error)) from error
-            expected = int(answer.headers.get("Content-Length") or size)
+            length = answer.headers.get("Content-Length") or ""
+            expected = int(length) if length.isdecimal() else size
         if size != expected:
             raise _Passing(f"{size} of {expected} bytes arrived")
         if not hashed.hexdigest().startswith(sha256):
@@ -167,17 +179,24 @@ def _answer(url: str) -> HTTPResponse:
         if error.code in PASSING:
             raise _Passing(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After"))) from error
         raise FetchError(f"HTTP {error.code}") from error
-    except (TimeoutError, ConnectionError, HTTPException) as error:
-        raise _Passing(line_of(error)) from error
-    except OSError as error:  # no such host, no network
+    except (InvalidURL, ValueError) as error:
         raise FetchError(line_of(error)) from error
+    except HTTPException as error:
+        raise _Passing(line_of(error)) from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)  # urllib wraps it
+        if isinstance(reason, TimeoutError | ConnectionResetError | ConnectionAbortedError | ssl.SSLEOFError):
+            raise _Passing(line_of(error)) from error
+        raise FetchError(line_of(error)) from error  # no such host, no network
 
 
 def _put(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         file.write(data)
-    Path(file.name).rename(path)
+    made = Path(file.name)
+    made.chmod(0o644)  # a cache may be several users'
+    made.rename(path)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -185,7 +204,8 @@ def _seconds(retry_after: str | None) -> float | None:
     if not retry_after:
         return None
     try:
-        return max(float(retry_after), 0.0)
+        seconds = float(retry_after)
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     except ValueError:
         try:
             return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)

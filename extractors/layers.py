@@ -8,6 +8,7 @@ choose(model, {"block_0": "blocks.0"})            # under names of one's own
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -110,6 +111,8 @@ def _of_timm(model: nn.Module) -> list[str]:
     stages: list[str] = []
     for entry in info:
         stage = entry["module"]
+        if stage not in modules:  # a name for people, not of a module
+            return _of_sequences(model)
         parent = stage.rpartition(".")[0]
         # feature_info lists only the stages after which the resolution changes: take their siblings too.
         family = [f"{parent}.{child}" for child in _members(modules[parent])] if parent else []
@@ -118,7 +121,9 @@ def _of_timm(model: nn.Module) -> list[str]:
         stages.extend(name for name in family or [stage] if name in modules and name not in stages)
     blocks = {stage: _blocks(stage, modules) for stage in stages}
     if any(blocks.values()):
-        stages = [name for stage in stages for name in blocks[stage] or [stage] if "." in name]
+        first = next(i for i, stage in enumerate(stages) if blocks[stage])  # what comes before may be a stem
+        found = [blocks[stage] or [stage] * (i > first or "." in stage) for i, stage in enumerate(stages)]
+        stages = [name for names in found for name in names]
     return stages + [name for name in ("norm", "fc_norm") if _has_parameters(modules.get(name))]
 
 
@@ -193,6 +198,15 @@ def _some(modules: Iterable[str], depth: int = 1) -> str:
     return f"{', '.join(shown)}{', …' if len(shown) == 40 else ''}"
 
 
+def neurons_last(output: object, doubtful: bool) -> bool:
+    """Whether a 4-D output for one (square) image ends in its neurons: then the two before are the equal ones.
+    `doubtful` is what the network says of itself, for where all three are equal or none are."""
+    shape = output.shape if isinstance(output, torch.Tensor) and output.ndim == 4 else ()
+    if shape and (shape[1] == shape[2]) != (shape[2] == shape[3]):
+        return bool(shape[1] == shape[2])
+    return doubtful
+
+
 def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tensor:
     """A layer's output as `(samples, positions, neurons)`, a view: pixels or tokens are positions.
 
@@ -225,23 +239,25 @@ class Picked(NamedTuple):
         return (str(tuple(self)),) if any(part not in (None, False) for part in self) else ()
 
 
-def tokens_of(layers: Iterable[str], wanted: Tokens, prefix_tokens: int | None, class_token: bool) -> dict[str, Picked]:
-    """Which positions of each layer count, from one word for all of them or one for some, by name or pattern.
+def tokens_of(
+    layers: Mapping[str, str], wanted: Tokens, modules: Iterable[str], prefix_tokens: int | None, class_token: bool
+) -> dict[str, Picked]:
+    """Which positions of each layer count, from one word for all of them or one for some, by name, module or pattern.
+    What is said of a module that is no layer is left alone.
 
     "all"; "cls", a transformer's class token; "patches", without class and register tokens; "mean" over positions.
     """
-    layers = list(layers)
     words = dict.fromkeys(layers, "all")
     for pattern, word in {"*": wanted}.items() if isinstance(wanted, str) else wanted.items():
-        found = [layer for layer in layers if fnmatchcase(layer, pattern)]
-        if not found:
-            raise LayerError(f"extractor.tokens: no layer {pattern}; there are {', '.join(layers[:40])}")
+        found = [layer for layer, m in layers.items() if fnmatchcase(layer, pattern) or fnmatchcase(m, pattern)]
+        if not found and pattern not in modules:
+            raise LayerError(f"extractor.tokens: no layer {pattern}; there are {', '.join(list(layers)[:40])}")
         words.update(dict.fromkeys(found, word))
     if unknown := set(words.values()) - set(TOKENS):
         raise LayerError(f"extractor.tokens={min(unknown)}: allowed are {', '.join(TOKENS)}")
     if "patches" in words.values() and prefix_tokens is None:
         raise LayerError("extractor.tokens=patches: this network does not say which tokens are patches; use all")
-    if "cls" in words.values() and (not class_token or prefix_tokens == 0):
+    if "cls" in words.values() and not (class_token and prefix_tokens):
         raise LayerError("extractor.tokens=cls: this network has no class token; use all, patches or mean")
     kinds = {"all": Picked(), "cls": Picked(0, 1), "patches": Picked(prefix_tokens or None), "mean": Picked(mean=True)}
     return {layer: kinds[word] for layer, word in words.items()}
@@ -253,4 +269,10 @@ def picked(layer: str, activations: torch.Tensor, which: Picked) -> torch.Tensor
         return activations.mean(1, keepdim=True)
     if which.first is not None and activations.shape[1] < 2:
         raise LayerError(f"layer {layer!r} has one position and no tokens to choose from: extractor.tokens=all")
+    prefix = which.first or (which.last or 0)
+    if prefix and math.isqrt(activations.shape[1] - prefix) ** 2 != activations.shape[1] - prefix:
+        raise LayerError(
+            f"layer {layer!r} has {activations.shape[1]} positions, no square beside {prefix} token(s): its class "
+            "token may join later; use extractor.tokens=all for it"
+        )
     return activations[:, which.first : which.last]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from extractors import sources, weights
-from extractors.cache import stated
+from extractors import weights
+from extractors.cache import line_of
 from extractors.layers import (
     ExtractorError,
     LayerError,
@@ -30,6 +30,7 @@ from extractors.layers import (
     as_positions,
     choose,
     every,
+    neurons_last,
     picked,
     tokens_of,
 )
@@ -90,26 +91,34 @@ class Extractor:
             raise ExtractorError(f"precision={config.precision}: allowed are {', '.join(PRECISIONS)}")
         self.config = config
         self.name = config.name
+        self.licence = config.licence or network.licence
         self.weights_sha256 = weights.digest(model)
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if _is_convolutional(model) else torch.contiguous_format
         self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=self.memory_format)
         self.preprocess = _preprocess(config, network)
-        self._neurons_last = network.channels_last
+        self._channels_last = network.channels_last
+        self._neurons_last: dict[str, bool] = {}
+        """Of each layer, as its output for one image shows."""
         self._calls = threading.local()  # several threads may run batches at once, each for a sink of its own
         self._streams = Streams(self.device) if self.device.type == "cuda" else None
-        chosen = every(model, self._noise().to(self.device)) if config.layers == "all" else config.layers
-        self.modules = choose(model, chosen)
-        self.tokens = tokens_of(self.modules, config.tokens, network.prefix_tokens, network.class_token)
+        named = dict(model.named_modules())
+        with self._trial():
+            self.modules = choose(model, every(model, self._noise()) if config.layers == "all" else config.layers)
+        self.tokens = tokens_of(self.modules, config.tokens, named, network.prefix_tokens, network.class_token)
         self._tokens_first: set[str] = set()
         """Layers whose outputs are (tokens, samples, neurons)."""
         self.layers: dict[str, int] = {}
-        named = dict(model.named_modules())
         for layer, module in self.modules.items():
             named[module].register_forward_hook(partial(self._fire, layer))
         self.overwritten = frozenset(self.modules)
         """Layers whose output the network changes after they fired: in doubt all, until the dry run has told."""
+        self._turn: threading.Lock | None = None
+        before = [dict(vars(module)) for module in model.modules()]
         self.layers, self.overwritten = self._dry_run()
+        after = [vars(module) for module in model.modules()]
+        if any(a.keys() != b.keys() or any(a[k] is not b[k] for k in a) for a, b in zip(before, after, strict=True)):
+            self._turn = threading.Lock()  # it keeps something between its modules: one batch at a time
         self.architecture = self._architecture()
         if config.compile:
             self._compile(named)
@@ -118,7 +127,9 @@ class Extractor:
         sink: Sink | None = getattr(self._calls, "sink", None)
         if sink is None:
             return
-        activations = as_positions(layer, output, self._neurons_last)
+        if layer not in self._neurons_last:
+            self._neurons_last[layer] = neurons_last(output, self._channels_last)
+        activations = as_positions(layer, output, self._neurons_last[layer])
         if not self.layers and activations.shape[1] == 1 < activations.shape[0]:  # of the dry run's one image
             self._tokens_first.add(layer)
         if layer in self._tokens_first:
@@ -137,7 +148,8 @@ class Extractor:
         What the sink gets is a view that the network may overwrite later: consume or copy it at once. On a GPU
         the sink is called with a stream of its own as the current one, and nothing waits for it before the last layer.
         """
-        self._run(images, sink)
+        with self._turn or nullcontext():
+            self._run(images, sink)
 
     def _run(self, images: torch.Tensor, sink: Sink) -> None:
         images = self._streams.bring(images) if self._streams else images.to(self.device)
@@ -158,14 +170,8 @@ class Extractor:
         """
         fired: list[tuple[str, torch.Tensor, torch.Tensor, int]] = []
         with torch.no_grad():
-            try:
+            with self._trial():
                 self._run(self._noise(), lambda layer, a: fired.append((layer, a, a.clone(), a._version)))
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, AssertionError) as error:
-                raise ExtractorError(
-                    f"{self.config.model} does not take images of {self.preprocess.size} pixels ({error})"
-                ) from error
             overwritten = [k for k, a, copy, version in fired if a._version != version or not torch.equal(a, copy)]
         for layer, a, *_ in fired:
             if len(a) != 1:
@@ -174,14 +180,28 @@ class Extractor:
         for layer, module in self.modules.items():
             if names.count(layer) != 1:
                 raise LayerError(
-                    f"layer {layer!r} ({module}) fires {names.count(layer)} times per image; once is needed"
+                    f"layer {layer!r} ({module}) fires {names.count(layer)} times per image; once is needed: "
+                    "name others with layers=[...]"
                 )
         return {layer: a.shape[2] for layer, a, *_ in fired}, frozenset(overwritten)
 
     def _noise(self) -> torch.Tensor:
         """One image for dry runs."""
         size = self.preprocess.size
-        return torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
+        return torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    @contextmanager
+    def _trial(self) -> Iterator[None]:
+        """What a network raises when it is first run, which may be anything, as one line."""
+        try:
+            yield
+        except (ExtractorError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ExtractorError(
+                f"{self.config.model} does not take images of {self.preprocess.size} pixels ({line_of(error)}): choose "
+                "another extractor.preprocess.size, or see whether the network runs by itself"
+            ) from error
 
     def _compile(self, named: Mapping[str, nn.Module]) -> None:
         """Compile what is inside each layer's module; the hooks stay outside. A module with a layer inside stays as it
@@ -241,54 +261,6 @@ def _is_convolutional(model: nn.Module) -> bool:
     return sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
 
 
-def build(
-    config: ExtractorConfig, device: torch.device | str = "cpu", state: Mapping[str, torch.Tensor] | None = None
-) -> Extractor:
-    """Make the network and load its weights: from the configured source, or `state` from another process.
-
-    Raises `WeightsError`, `LayerError` or `ExtractorError`, each saying what to change.
-    """
-    published = config.weights == "pretrained" and config.pretrained == "published"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        size = config.preprocess.get("size")
-        network = sources.create(config.source, config.model, size, trained=published and state is None)
-    module = network.module
-    try:
-        weights.remove(module, config.without)
-    except AttributeError as error:
-        raise ExtractorError(f"extractor.without={list(config.without)}: {error}") from error
-    if state is not None:
-        if set(state) != set(module.state_dict()):
-            weights.remove(module, network.classifiers)
-        module.load_state_dict(dict(state))
-    elif config.weights != "random" and not (published and config.source == "hub"):
-        _load(config, network)
-    return Extractor(config, network, device)
-
-
-def _load(config: ExtractorConfig, network: Network) -> None:
-    pretrained = config.weights == "pretrained"
-    source = config.pretrained if pretrained else config.weights
-    if pretrained and source.partition(":")[0] == "published":
-        tag = source.partition(":")[2]
-        if tag not in network.published:
-            tags = ", ".join(filter(None, network.published))
-            raise weights.WeightsError(
-                f"{config.source} publishes no weights{f' {tag}' if tag else ''} for {config.model}"
-                + (f"; there are {tags}" if tags else "")
-                + "; give extractor.weights=PATH or extractor.weights=random"
-            )
-        source = network.published[tag]
-    sha256 = (config.sha256 or stated(source)) if pretrained else ""
-    state = weights.read(weights.fetch(source, sha256), trusted=len(sha256) == 64)
-    if config.prefix:
-        state = weights.under(state, config.prefix, source)
-    state = dict(network.adapt(weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])))
-    by_order = config.match == "order" and state.keys() != network.module.state_dict().keys()
-    weights.fit(network.module, state, by_order, network.classifiers, source)
-
-
 def _preprocess(config: ExtractorConfig, network: Network) -> Preprocess:
     own = {key: value for key, value in config.preprocess.items() if value is not None}
     unknown = own.keys() - {"size", "mean", "std", "resize", "crop"}
@@ -303,4 +275,5 @@ def _preprocess(config: ExtractorConfig, network: Network) -> Preprocess:
                 f"extractor.preprocess.{key}: {config.source} does not say it of {config.model}; give it, for instance "
                 "'extractor.preprocess={size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}'"
             )
-    return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    colours = {key: tuple(map(float, values[key])) for key in ("mean", "std")}  # 0 and 0.0 are one id
+    return Preprocess(**{**values, **colours})

@@ -46,11 +46,12 @@ class Network:
     prefix_tokens: int | None = None
     class_token: bool = True
     channels_last: bool = False
+    licence: str = ""
 
 
-def create(source: str, model: str, size: int | None = None, trained: bool = False) -> Network:
-    """The network of that name, for images of `size` pixels where that is part of it (timm's transformers). `trained`
-    has a meaning for torch.hub alone, whose repositories load their own weights.
+def create(source: str, model: str, size: int | None = None, tag: str = "", trained: bool = False) -> Network:
+    """The network of that name, for images of `size` pixels where that is part of it (timm's transformers), normalised
+    as for the checkpoint `tag`. `trained` is for torch.hub alone, whose repositories load their own weights.
 
     Raises `ExtractorError` if there is none, naming the nearest.
     """
@@ -60,6 +61,8 @@ def create(source: str, model: str, size: int | None = None, trained: bool = Fal
         return _hub(model, trained)
     if source == "timm":
         return _timm(model, size)
+    if source == "open_clip":
+        return _open_clip_network(model, tag)
     return SOURCES[source](model)
 
 
@@ -84,7 +87,13 @@ def _timm(model: str, size: int | None = None) -> Network:
 
     if not timm.is_model(model):
         raise ExtractorError(_unknown("timm", model, timm.list_models()))
-    known: Any = timm.get_pretrained_cfg(model)
+    try:
+        known: Any = timm.get_pretrained_cfg(model)
+    except RuntimeError:
+        tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+        raise ExtractorError(
+            f"extractor.model={model}: no such tag; there are {', '.join(tags[:12]) or 'none'}"
+        ) from None
     fixed = bool(size and known and known.fixed_input_size and size != known.input_size[-1])
     options: dict[str, Any] = {"img_size": size} if fixed else {}
     module = timm.create_model(model, pretrained=False, **options)
@@ -105,6 +114,7 @@ def _timm(model: str, size: int | None = None) -> Network:
         getattr(module, "num_prefix_tokens", None),
         bool(getattr(module, "has_class_token", True)),
         getattr(module, "output_fmt", "NCHW") == "NHWC",
+        said.get("license") or "",
     )
 
 
@@ -145,26 +155,25 @@ def _of_today(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     return renamed
 
 
-def _open_clip_network(model: str) -> Network:
-    """The image half of a CLIP."""
+def _open_clip_network(model: str, tag: str = "") -> Network:
+    """The image half of a CLIP, normalised as one of its checkpoints was."""
     library = _open_clip()
     if model not in library.list_models():
         raise ExtractorError(_unknown("open_clip", model, library.list_models()))
-    with _without_its_warning():
+    with _quiet():
         module = library.create_model(model, pretrained=None, load_weights=False, pretrained_text=False).visual
     size = library.get_model_config(model)["vision_cfg"].get("image_size", 224)
-    published = {}
-    for tag in library.list_pretrained_tags_by_model(model):
-        said = library.get_pretrained_cfg(model, tag)
-        repository = (said.get("hf_hub") or "").strip("/")
-        published[tag] = f"hf:{repository}/open_clip_model.safetensors" if repository else said.get("url") or ""
+    tags = library.list_pretrained_tags_by_model(model)
+    said = {name: library.get_pretrained_cfg(model, name) for name in tags}
+    published = {name: _clip_file(of) for name, of in said.items()}
     first = next(iter(published.values()), "")
+    chosen: Mapping[str, Any] = said.get(tag or next(iter(said), ""), {})
     transformer, trunk = hasattr(module, "class_embedding"), getattr(module, "trunk", None)  # a trunk is timm's
     return Network(
         module,
         size if isinstance(size, int) else size[0],
-        CLIP["mean"],
-        CLIP["std"],
+        tuple(chosen.get("mean") or CLIP["mean"]),
+        tuple(chosen.get("std") or CLIP["std"]),
         {"": first} | published if first else {},
         adapt=_image_half,
         prefix_tokens=1 if transformer else getattr(trunk, "num_prefix_tokens", None),
@@ -173,13 +182,21 @@ def _open_clip_network(model: str) -> Network:
     )
 
 
+def _clip_file(said: Mapping[str, Any]) -> str:
+    repository = (said.get("hf_hub") or "").strip("/")
+    if not repository:
+        return said.get("url") or ""
+    whole = repository.count("/") > 1  # with the file's name
+    return f"hf:{repository}" if whole else f"hf:{repository}/open_clip_model.safetensors"
+
+
 @contextmanager
-def _without_its_warning() -> Iterator[None]:
-    """open_clip warns, through the root logger, that a network without weights has none."""
+def _quiet() -> Iterator[None]:
+    """open_clip says, through the root logger, what it does, and warns that a network without weights has none."""
     root = logging.getLogger()
 
     def quiet(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("No pretrained weights loaded")
+        return False
 
     root.addFilter(quiet)
     try:
@@ -200,14 +217,16 @@ def _hub(model: str, trained: bool) -> Network:
     if not repository:
         raise ExtractorError(f"extractor.model={model}: give OWNER/REPOSITORY/ENTRY, or FOLDER/ENTRY with a hubconf.py")
     local = (Path(repository) / "hubconf.py").is_file()
+    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", repository):
+        raise ExtractorError(f"extractor.model={model}: there is no {repository}/hubconf.py")
+    where: dict[str, Any] = {"source": "local" if local else "github", "trust_repo": True, "verbose": False}
     try:
-        module = torch.hub.load(  # type: ignore[no-untyped-call]
-            repository, entry, source="local" if local else "github", trust_repo=True, verbose=False, pretrained=trained
-        )
+        # An entry need not know the word when its own weights are not wanted.
+        module = torch.hub.load(repository, entry, **where, **({"pretrained": True} if trained else {}))  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever that repository's code raises
         raise ExtractorError(
-            f"extractor.model={model}: torch.hub cannot load it ({type(error).__name__}: {_line(error)}); where there "
-            "is no network, give a folder that holds the repository"
+            f"extractor.model={model}: torch.hub cannot load it ({type(error).__name__}: {_line(error)}); a folder "
+            "that holds the repository needs no network"
         ) from error
     return _own(module, model)
 

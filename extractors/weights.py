@@ -8,6 +8,7 @@ that says what to do; there is no falling back to an untrained network.
 from __future__ import annotations
 
 import hashlib
+import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -28,6 +29,9 @@ NESTED = ("state_dict", "model_state_dict", "model", "teacher", "state_dict_ema"
 """Where in a training's checkpoint the network's tensors are."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What parallel training and compilation put before every name."""
+
+
+REMEDY = "Save the network's state_dict with safetensors.torch.save_file or torch.save, and give that file"
 
 
 class WeightsError(ExtractorError):
@@ -65,8 +69,13 @@ def read(path: Path, trusted: bool = False) -> State:
         if start[8:] == b"{":
             return dict(safetensors.torch.load_file(path))
         return _tensors(torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is not a readable checkpoint: it holds more than tensors, or is no torch file at all. {REMEDY}"
+        ) from error
     except Exception as error:  # many kinds; every one means that this file is no checkpoint
-        raise WeightsError(f"{path} is not a readable checkpoint: {str(error)[:500]}") from error
+        reason = cache.line_of(error).rstrip(".")
+        raise WeightsError(f"{path} is not a readable checkpoint: {reason}. {REMEDY}") from error
 
 
 def _is_program(path: Path) -> bool:
@@ -77,17 +86,18 @@ def _is_program(path: Path) -> bool:
 
 
 def _tensors(content: Any) -> State:
-    while isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
-        nested = next((content[name] for name in NESTED if isinstance(content.get(name), dict)), None)
-        if nested is None:
-            raise ValueError(f"it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}, and no tensors")
-        content = nested
+    for _ in NESTED:
+        nested = next(
+            (content[k] for k in NESTED if isinstance(content, dict) and isinstance(content.get(k), dict)), None
+        )
+        content = content if nested is None else nested
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not tensors by name")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    if not tensors:
+        raise ValueError(f"it holds {', '.join(map(str, list(content)[:8])) or 'nothing'}, and no tensors")
+    while wrapper := next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), ""):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -115,7 +125,9 @@ def fit(
     own = module.state_dict()
     if by_order:
         if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in own.values()]:
-            raise WeightsError(f"{source} holds another network: the shapes differ from {type(module).__name__}'s")
+            raise WeightsError(
+                f"{source} holds another network: the shapes differ from {type(module).__name__}'s; give its own"
+            )
         state = dict(zip(own, state.values(), strict=True))
     heads = tuple(f"{classifier}." for classifier in classifiers)
     usable = {k: v for k, v in state.items() if not k.startswith(heads) or (k in own and own[k].shape == v.shape)}
@@ -127,7 +139,7 @@ def fit(
         if names:
             raise WeightsError(
                 f"{source} does not fit {type(module).__name__}: it {fault} {len(names)} tensor(s), "
-                f"for instance {names[0]}"
+                f"for instance {names[0]}. Give this model's file, or extractor.prefix=, extractor.ignore= for a part"
             )
     if any(name.startswith(heads) and name not in usable for name in own):
         remove(module, classifiers)

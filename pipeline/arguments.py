@@ -12,7 +12,10 @@ from omegaconf import OmegaConf
 from pipeline.errors import UserError
 from pipeline.networks import CONF
 
-TEXTS = ("dataset.url", "dataset.name", "dataset.description", "catalogue", "ranges", "extractor.weights")
+TEXTS = (
+    *("dataset.url", "dataset.name", "dataset.description", "catalogue", "ranges", "extractor.weights"),
+    *("extractor.pretrained", "extractor.sha256", "extractor.prefix", "extractor.ranges"),
+)
 """Keys whose values are taken from the command line as they are typed."""
 
 

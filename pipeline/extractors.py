@@ -24,6 +24,8 @@ from extractors.sources import SOURCES, names
 from pipeline.errors import UserError
 from pipeline.networks import known_extractors, named_extractor
 
+WIDE = 160
+"""Columns where there is no terminal, so that nothing is cut."""
 LISTED = ("timm", "torchvision", "open_clip")
 
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown.add_argument("name", help=f"a name of conf/extractor, a timm model, or SOURCE:MODEL ({', '.join(SOURCES)})")
     shown.add_argument("--all", action="store_true", help="every module that could be a layer")
     given = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     try:
         if given.command == "show":
             _show(console, given.name, given.all)
@@ -68,7 +70,7 @@ def _show(console: Console, name: str, every: bool) -> None:
     console.print(
         f"{extractor.name}: {config.source} {config.model}, {len(extractor.layers)} layers, "
         f"{sum(extractor.layers.values()):,} neurons; {extractor.preprocess.id}\n"
-        f"weights {published.pretrained}; licence {config.licence or 'not stated'}",
+        f"weights {published.pretrained}; licence {extractor.licence or 'not stated'}",
         soft_wrap=True,
         highlight=False,
     )

@@ -64,12 +64,16 @@ def make_vdna(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(distributions, str):
         raise UserError(f"distributions={distributions!r}: give a list, for instance [{distributions!r}]")
-    for key, value in {"batch_size": batch_size, "threads": threads or cores()}.items():
+    if not isinstance(positions or {}, Mapping):
+        raise UserError(f"positions={positions!r}: give a mapping, for instance {{'gaussian': 'all'}}")
+    for key, value in {"batch_size": batch_size, "threads": cores() if threads is None else threads}.items():
         if type(value) is not int or value < 1:
             raise UserError(f"{key}={value!r}: must be a whole number, at least 1")
     if isinstance(extractor, Extractor):
         if extractor.device.type != device:
             raise UserError(f"device={device}: the extractor is on {extractor.device}")
+        if options or compile or precision != "fp32":
+            raise UserError("options of an extractor go to build(), not to one that was built")
         network = extractor
     else:
         config = replace(named_extractor(extractor, precision, **options), compile=compile)

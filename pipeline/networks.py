@@ -9,9 +9,11 @@ The configuration is checked here, key by key, before anything is built.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,13 @@ def known_extractors() -> list[str]:
     return sorted(path.stem for path in (CONF / "extractor").glob("*.yaml") if path.stem not in SOURCES)
 
 
-def named_extractor(name: str, precision: str = "fp32", **options: Any) -> ExtractorConfig:
+def named_extractor(name: str, /, precision: str = "fp32", **options: Any) -> ExtractorConfig:
     """The configuration of an extractor of conf/extractor, of `SOURCE:MODEL`, or of a timm model, with some keys set
     anew. Raises `UserError` if there is none."""
     content = OmegaConf.load(CONF / "config.yaml").extractor
     source, _, model = name.partition(":")
+    if not isinstance(name, str):
+        raise UserError(f"extractor={name!r}: give a name")
     if name in known_extractors():
         content = OmegaConf.merge(content, OmegaConf.load(CONF / "extractor" / f"{name}.yaml"))
     elif source in SOURCES and model:
@@ -55,7 +59,8 @@ def named_extractor(name: str, precision: str = "fp32", **options: Any) -> Extra
     plain: Any = OmegaConf.to_container(content, resolve=True)
     if isinstance(options.get("preprocess"), Mapping):
         options["preprocess"] = {**plain["preprocess"], **options["preprocess"]}
-    return extractor_config({**plain, **options}, None, precision)
+    layers = options.pop("layers", None)
+    return extractor_config({**plain, **options}, layers, precision)
 
 
 def extractor_config(
@@ -73,8 +78,8 @@ def extractor_config(
     name = str(e["name"]) if e["name"] is not None else re.sub(r"[^\w.-]+", "_", str(e["model"])).strip("_")
     if not NAME.fullmatch(name):
         raise UserError(f"extractor.name={name}: use letters, digits, '.', '_' and '-', it names a folder")
-    if not isinstance(e["seed"], int):
-        raise UserError(f"extractor.seed={e['seed']}: must be a whole number")
+    if type(e["seed"]) is not int or not 0 <= e["seed"] < 2**63:
+        raise UserError(f"extractor.seed={e['seed']}: must be a whole number, not negative")
     if not re.fullmatch(r"|[0-9a-f]{8,64}", str(e["sha256"])):
         raise UserError(f"extractor.sha256={e['sha256']}: give its hexadecimal digits, at least the first 8")
     for key in LISTS:
@@ -86,7 +91,7 @@ def extractor_config(
             **{key: str(e[key]) for key in TEXTS},
             **{key: tuple(e[key]) for key in LISTS},
             "name": name,
-            "layers": _layers(e["layers"] if layers is None else layers),
+            "layers": _layers(e["layers"] if layers is None else layers, e["layers"]),
             "tokens": _tokens(e["tokens"]),
             "preprocess": _preprocess(e["preprocess"]),
             "precision": precision,
@@ -95,12 +100,18 @@ def extractor_config(
     )
 
 
-def _layers(layers: Any) -> Any:
+def _layers(layers: Any, own: Any) -> Any:
+    """`own` are the extractor's, of which some may be asked for by their names."""
+    layers = list(layers) if isinstance(layers, tuple) else layers
     parts = (
         [*layers, *layers.values()] if isinstance(layers, dict) else layers if isinstance(layers, list) else [layers]
     )
     if not parts or not all(isinstance(part, str) for part in parts):
         raise UserError(f"layers={layers}: give default, all, names or patterns [blocks.*,norm], or {{name: module}}")
+    if isinstance(own, dict) and isinstance(layers, list):
+        chosen = {name: own[name] for name in own if any(fnmatchcase(name, part) for part in layers)}
+        if all(any(fnmatchcase(name, part) for name in chosen) for part in layers):
+            return chosen
     return layers
 
 
@@ -123,7 +134,7 @@ def _preprocess(p: Any) -> dict[str, Any]:
         if (
             not isinstance(values, list | tuple)
             or len(values) != 3
-            or not all(isinstance(v, int | float) for v in values)
+            or not all(type(v) in (int, float) and math.isfinite(v) for v in values)
         ):
             raise UserError(f"extractor.preprocess.{key}={values}: give three numbers, for red, green and blue")
         if key == "std" and not all(values):

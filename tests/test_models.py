@@ -118,6 +118,10 @@ class TestTokens:
             random("vit_base_patch16_siglip_224", tokens="cls")
         with pytest.raises(LayerError, match="does not say which tokens are patches"):
             random("resnet18", tokens="patches")
+        with pytest.raises(LayerError, match="has no class token"):
+            random("resnet18", tokens="cls")
+        with pytest.raises(LayerError, match=r"has 196 positions, no square beside 1 token.*may join later"):
+            random("cait_xxs24_224", tokens="cls")
         with pytest.raises(LayerError, match=r"tokens: no layer nrom; there are blocks\.0"):
             random("test_vit", tokens={"nrom": "cls"})
         with pytest.raises(UserError, match=r"extractor\.tokens=class: allowed are all, cls, patches, mean"):
@@ -145,6 +149,84 @@ def test_all_layers() -> None:
 def test_parts_of_an_image_are_no_samples() -> None:
     with pytest.raises(LayerError, match=r"puts out 64 parts of an image; choose a module around it"):
         random("swin_tiny_patch4_window7_224", layers=["layers.0.blocks.0.attn"])
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "neurons"),
+    [
+        ("convnext_atto", "stages.0.blocks.0.mlp.fc1", 160),
+        ("convnext_atto", "stages.0.blocks.0", 40),
+        ("swin_tiny_patch4_window7_224", "patch_embed.proj", 96),
+        ("swin_tiny_patch4_window7_224", "layers.3.blocks.1", 768),
+        ("mambaout_femto", "stages.0.blocks.0.conv", 48),
+    ],
+)
+def test_neurons_are_never_positions(model: str, layer: str, neurons: int) -> None:
+    """Outputs within one network are laid out either way."""
+    assert random(model, layers=[layer]).layers[layer] == neurons
+
+
+def test_a_network_whose_stages_are_not_all_sequences() -> None:
+    assert "level5" in random("dla46x_c").layers
+
+
+class Remembering(nn.Module):
+    """A network that keeps something on itself between two of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 9, padding=4), nn.Conv2d(8, 8, 9, padding=4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.kept = self.first(images)
+        return self.second(self.kept.relu()) + self.kept
+
+
+def test_a_network_that_remembers_runs_one_batch_at_a_time() -> None:
+    sys.modules["remembering"] = type(sys)("remembering")
+    sys.modules["remembering"].make = Remembering  # type: ignore[attr-defined]
+    sizes = {"size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    extractor = random("remembering.make", "python", preprocess=sizes, layers=["second"])
+    assert extractor._turn is not None
+    assert random("test_vit")._turn is None
+    pictures = PICTURES * 8
+    found = {
+        make_vdna(pictures, extractor, ["gaussian"], batch_size=1, threads=threads).gaussian().mean.round(9).tobytes()
+        for threads in (1, 2, 2)
+    }
+    assert len(found) == 1
+
+
+def test_normalised_as_it_was_trained() -> None:
+    assert random("MobileCLIP-S1", "open_clip").preprocess.mean == (0.0, 0.0, 0.0)
+    assert random("ViT-B-32", "open_clip").preprocess.std == (0.26862954, 0.26130258, 0.27577711)
+    ids = {random("test_vit", preprocess={"mean": m, "std": (1, 1, 1)}).preprocess.id for m in ((0, 0, 0), (0.0,) * 3)}
+    assert len(ids) == 1
+
+
+def test_layers_by_the_extractors_own_names() -> None:
+    config = named_extractor("dino_vit_base", layers=["block_11", "last_norm"])
+    assert config.layers == {"block_11": "blocks.11", "last_norm": "norm"}
+    assert named_extractor("dino_vit_base", layers=("blocks.3",)).layers == ["blocks.3"]
+    extractor = build(named_extractor("clip_im_vit_b32", weights="random", layers=["transformer.resblocks.[01]"]))
+    assert len(extractor.layers) == 2, "what the file says of another module's tokens does not hinder"
+
+
+def test_options_that_nobody_would_read_are_refused() -> None:
+    extractor = random("test_vit")
+    for options in ({"tokens": "cls"}, {"precision": "bf16"}, {"compile": True}):
+        with pytest.raises(UserError, match=r"go to build\(\)"):
+            make_vdna(PICTURES, extractor, ["gaussian"], **options)
+    for options, message in (
+        ({"seed": -1}, "not negative"),
+        ({"preprocess": {"mean": (float("nan"),) * 3}}, "give three numbers"),
+        ({"preprocess": {"mean": (True,) * 3}}, "give three numbers"),
+        ({"without": "head"}, "give a list of names"),
+    ):
+        with pytest.raises(UserError, match=message):
+            named_extractor("test_vit", weights="random", **options)
+    with pytest.raises(ExtractorError, match=r"no such tag; there are resnet18\.a1_in1k"):
+        random("resnet18.nosuch")
 
 
 def test_tokens_before_samples() -> None:
@@ -227,6 +309,8 @@ class TestOnesOwn:
             "    if pretrained:\n"
             "        made[0][0].bias.data.fill_(7)\n"
             "    return made\n"
+            "def plain():\n"
+            "    return network()\n"
         )
         options: dict[str, Any] = {"preprocess": {"size": 96, "mean": (0.5,) * 3, "std": (0.5,) * 3}}
         untrained = random(f"{module}/tiny", "hub", **options)
@@ -235,8 +319,11 @@ class TestOnesOwn:
         assert not (untrained.model[0][0].bias == 7).any()
         rebuilt = build(ExtractorConfig("net", f"{module}/tiny", "hub", **options), state=trained.state())
         assert rebuilt.weights_sha256 == trained.weights_sha256
+        assert random(f"{module}/plain", "hub", **options).layers
         with pytest.raises(ExtractorError, match=r"torch\.hub cannot load it"):
             random(f"{module}/large", "hub", **options)
+        with pytest.raises(ExtractorError, match=r"there is no /nowhere/at/all/hubconf\.py"):
+            random("/nowhere/at/all/entry", "hub", **options)
         with pytest.raises(ExtractorError, match="give OWNER/REPOSITORY/ENTRY"):
             random("tiny", "hub", **options)
 

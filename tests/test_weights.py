@@ -135,6 +135,60 @@ def test_what_has_it_is(tmp_path: Path) -> None:
         fetch(str(tmp_path / "mine.pth"), "00000000")
 
 
+def test_a_page_that_asks_to_log_in_is_not_kept(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "good.pth")
+    good = (tmp_path / "good.pth").read_bytes()
+    with serving(lambda h, n: say(h, b"<html>log in</html>" if n == 1 else good)) as (url, requests):
+        config = ExtractorConfig("mine", "test_vit", pretrained=f"{url}/net.pth?token=secret")
+        with pytest.raises(
+            WeightsError, match=rf"^{url}/net\.pth.* is not a readable checkpoint: .*save_file"
+        ) as caught:
+            build(config)
+        assert "\n" not in str(caught.value)
+        build(config)
+    assert len(requests) == 2
+    assert not any(b"secret" in path.read_bytes() for path in (tmp_path / "cache" / "urls").iterdir())
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff\xfe", b"nonsense nowhere"])
+def test_a_note_that_rotted(own_cache: Path, note: bytes) -> None:
+    with serving(lambda handler, n: say(handler, DATA)) as (url, requests):
+        fetch(f"{url}/net.pth")
+        (written,) = (own_cache / "urls").iterdir()
+        assert written.stat().st_mode & 0o777 == 0o644, "others may share the cache"
+        written.write_bytes(note)
+        assert fetch(f"{url}/net.pth").read_bytes() == DATA
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize("after", ["nan", "inf", "soon", "-3"])
+def test_what_a_server_says_of_waiting(after: str) -> None:
+    def answer(handler: BaseHTTPRequestHandler, n: int) -> None:
+        handler.send_response(429 if n == 1 else 200)
+        handler.send_header("Retry-After", after)
+        handler.send_header("Content-Length", "0" if n == 1 else str(len(DATA)))
+        handler.end_headers()
+        if n > 1:
+            handler.wfile.write(DATA)
+
+    with serving(answer) as (url, requests):
+        assert fetch(f"{url}/net.pth").read_bytes() == DATA
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize("source", ["http://[/w.pth", "http://h/a b.pth", "package:nowhere.sub/x.pth", "s3://b/w.pth"])
+def test_what_is_no_place(source: str) -> None:
+    with pytest.raises(WeightsError, match="cannot get the weights from"):
+        fetch(source)
+
+
+def test_a_hash_that_is_given_is_checked_whatever_it_is_of(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"its SHA-256 is .*, not 00000000"):
+        build(ExtractorConfig("mine", "test_vit", weights=str(tmp_path / "w.pth"), sha256="00000000"))
+
+
 def test_a_date_is_no_hash() -> None:
     assert cache.stated("https://host/net-20231105.pth") == ""
     assert cache.stated("https://host/net-2023110a.pth") == "2023110a"
@@ -181,6 +235,16 @@ class TestCheckpoints:
     def test_what_is_none(self, tmp_path: Path, content: object) -> None:
         with pytest.raises(WeightsError, match="not a readable checkpoint: it holds"):
             read(self.saved(tmp_path, content))
+
+    def test_what_contains_itself(self, tmp_path: Path) -> None:
+        endless: dict[str, object] = {}
+        endless["state_dict"] = endless
+        with pytest.raises(WeightsError, match="and no tensors"):
+            read(self.saved(tmp_path, endless))
+
+    def test_what_a_training_leaves_beside(self, tmp_path: Path) -> None:
+        state = {"_orig_mod.module.a": torch.ones(2)}
+        assert list(read(self.saved(tmp_path, {"epoch": torch.tensor(3), "state_dict": state}))) == ["a"]
 
     def test_a_part_of_a_larger_one(self, tmp_path: Path) -> None:
         torch.manual_seed(3)

@@ -20,7 +20,7 @@ def run(settings: Settings) -> None:
     dataset = settings.dataset
     shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
     tasks = group(shards, settings.shards_per_task, dataset.storage)
-    known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": settings.extractor.licence}
+    known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": settings.network.licence}
     known |= {"description": dataset.description, "licence": dataset.licence}
     plan = Plan(known, network_spec(settings.network), tuple(tasks))
     settings.store.put_plan(plan)

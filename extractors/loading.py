@@ -1,0 +1,70 @@
+"""An extractor from its configuration: its network is made, cut to what is wanted, and given its weights.
+
+extractor = build(ExtractorConfig(name="vgg16", model="vgg16", source="torchvision", without=("classifier",)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from extractors import sources, weights
+from extractors.cache import forget, stated
+from extractors.layers import ExtractorError
+from extractors.network import Extractor, ExtractorConfig
+from extractors.sources import Network
+
+
+def build(
+    config: ExtractorConfig, device: torch.device | str = "cpu", state: Mapping[str, torch.Tensor] | None = None
+) -> Extractor:
+    """Make the network and load its weights: from the configured source, or `state` from another process.
+
+    Raises `WeightsError`, `LayerError` or `ExtractorError`, each saying what to change.
+    """
+    published = config.weights == "pretrained" and config.pretrained == "published"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        size = config.preprocess.get("size")
+        tag = config.pretrained.partition(":")[2] if config.pretrained.startswith("published:") else ""
+        network = sources.create(config.source, config.model, size, tag, trained=published and state is None)
+    module = network.module
+    try:
+        weights.remove(module, config.without)
+    except (AttributeError, ValueError) as error:
+        raise ExtractorError(f"extractor.without={list(config.without)}: {error}") from error
+    if state is not None:
+        if set(state) != set(module.state_dict()):
+            weights.remove(module, network.classifiers)
+        module.load_state_dict(dict(state))
+    elif config.weights != "random" and not (published and config.source == "hub"):
+        _load(config, network)
+    return Extractor(config, network, device)
+
+
+def _load(config: ExtractorConfig, network: Network) -> None:
+    pretrained = config.weights == "pretrained"
+    source = config.pretrained if pretrained else config.weights
+    if pretrained and source.partition(":")[0] == "published":
+        tag = source.partition(":")[2]
+        if tag not in network.published:
+            tags = ", ".join(filter(None, network.published))
+            raise weights.WeightsError(
+                f"{config.source} publishes no weights{f' {tag}' if tag else ''} for {config.model}"
+                + (f"; there are {tags}" if tags else "")
+                + "; give extractor.weights=PATH or extractor.weights=random"
+            )
+        source = network.published[tag]
+    sha256 = config.sha256 or (stated(source) if pretrained else "")
+    path = weights.fetch(source, sha256)
+    try:
+        state = weights.read(path, trusted=len(sha256) == 64)
+    except weights.WeightsError as error:
+        forget(source)
+        raise weights.WeightsError(str(error).replace(str(path), source)) from error
+    if config.prefix:
+        state = weights.under(state, config.prefix, source)
+    state = dict(network.adapt(weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])))
+    by_order = config.match == "order" and state.keys() != network.module.state_dict().keys()
+    weights.fit(network.module, state, by_order, network.classifiers, source)
