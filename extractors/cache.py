@@ -19,6 +19,7 @@ import ssl
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -128,7 +129,8 @@ def _download(url: str, sha256: str) -> Path:
         if blob.is_file() and digest(blob) == blob.name and blob.name.startswith(sha256):
             return blob
     blob = _with_tries(url, lambda: _stream(url, sha256, blobs))
-    _put(noted, f"{blob.name} {url.partition('?')[0]}\n".encode())  # what follows may be a password
+    parts = urllib.parse.urlsplit(url)  # without what may be a password
+    _put(noted, f"{blob.name} {parts.scheme}://{parts.hostname}{parts.path}\n".encode())
     return blob
 
 
@@ -156,12 +158,9 @@ def _stream(url: str, sha256: str, blobs: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=blobs, prefix=".") as aside:
         part = Path(aside) / "part"
         with part.open("wb") as file, _answer(url) as answer:
-            try:
-                while block := answer.read(CHUNK):
-                    hashed.update(block)
-                    size += file.write(block)
-            except (OSError, HTTPException) as error:
-                raise _Passing(line_of(error)) from error
+            while block := _read(answer):
+                hashed.update(block)
+                size += file.write(block)
             length = answer.headers.get("Content-Length") or ""
             expected = int(length) if length.isdecimal() else size
         if size != expected:
@@ -169,6 +168,13 @@ def _stream(url: str, sha256: str, blobs: Path) -> Path:
         if not hashed.hexdigest().startswith(sha256):
             raise _Passing(f"its SHA-256 is {hashed.hexdigest()}, not {sha256}…")
         return part.rename(blobs / hashed.hexdigest())
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    try:
+        return answer.read(CHUNK)
+    except (OSError, HTTPException) as error:
+        raise _Passing(line_of(error)) from error
 
 
 def _answer(url: str) -> HTTPResponse:

@@ -24,6 +24,7 @@ from torch import nn
 
 from extractors.layers import HEADS, ExtractorError
 
+SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 
 
@@ -61,9 +62,9 @@ def create(source: str, model: str, size: int | None = None, tag: str = "", trai
         return _hub(model, trained)
     if source == "timm":
         return _timm(model, size)
-    if source == "open_clip":
-        return _open_clip_network(model, tag)
-    return SOURCES[source](model)
+    if source == "python":
+        return _python(model)
+    return (_torchvision if source == "torchvision" else _open_clip_network)(model, tag)
 
 
 def names(source: str) -> list[str]:
@@ -118,7 +119,8 @@ def _timm(model: str, size: int | None = None) -> Network:
     )
 
 
-def _torchvision(model: str) -> Network:
+def _torchvision(model: str, tag: str) -> Network:
+    """A classifier, for images of the size and the normalisation of one of its checkpoints."""
     from torchvision import models
 
     if model not in models.list_models(module=models):
@@ -127,10 +129,12 @@ def _torchvision(model: str) -> Network:
     if model in ("inception_v3", "googlenet"):
         # Their trained forms turn ImageNet's normalisation into their own; `init_weights` takes a minute.
         options = {"transform_input": True, "init_weights": False, "aux_logits": False}
-    module = models.get_model(model, weights=None, **options)
     known = models.get_model_weights(model)
     best = known.DEFAULT
-    transforms = best.transforms()
+    transforms = known.__members__.get(tag, best).transforms()
+    if model.startswith("vit_"):
+        options = {"image_size": transforms.crop_size[0]}
+    module = models.get_model(model, weights=None, **options)
     return Network(
         module,
         transforms.crop_size[0],
@@ -155,7 +159,7 @@ def _of_today(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     return renamed
 
 
-def _open_clip_network(model: str, tag: str = "") -> Network:
+def _open_clip_network(model: str, tag: str) -> Network:
     """The image half of a CLIP, normalised as one of its checkpoints was."""
     library = _open_clip()
     if model not in library.list_models():
@@ -261,15 +265,6 @@ def _open_clip() -> Any:
         return importlib.import_module("open_clip")
     except ImportError as error:
         raise ExtractorError(f"extractor.source=open_clip: {error}; pip install open-clip-torch") from error
-
-
-SOURCES: dict[str, Callable[[str], Network]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "open_clip": _open_clip_network,
-    "hub": lambda model: _hub(model, False),
-    "python": _python,
-}
 
 
 def _unknown(source: str, model: str, known: Sequence[str]) -> str:

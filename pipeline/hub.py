@@ -18,9 +18,12 @@ HUB = "hf:"
 
 
 def local(source: str, endings: Sequence[str] = ()) -> Path:
-    """A path on this machine for a path, or for a file of the hub, which is fetched. With `endings`: of
+    """A path on this machine for a path, or for a file of the hub or the web, which is fetched. With `endings`: of
     files NAME.ending that belong together, the path NAME. Raises `UserError`."""
-    if not source.startswith(HUB):
+    web = source.startswith(("http://", "https://"))
+    if web and endings:
+        raise UserError(f"{source}: fetch NAME.json and NAME.npz first, and give their path; or give hf:")
+    if not web and not source.startswith(HUB):
         return Path(source)
     for ending in endings:
         source = source.removesuffix(f".{ending}")

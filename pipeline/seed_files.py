@@ -172,7 +172,7 @@ def read_ranges(where: str, published: str = "") -> Ranges:
     """The histogram axes in a ranges file, the seed's or ours: a path, a URL or `hf:OWNER/NAME/FILE`; "published"
     stands for `published`, where an extractor's are. Raises `UserError`."""
     if where == "published" and not published:
-        raise UserError("ranges=published: none are stated for this extractor; give ranges=FILE, or auto to calibrate")
+        raise UserError("ranges=published: none are stated for this extractor; give a ranges file")
     try:
         return Ranges.from_json(fetch(published if where == "published" else where).read_text())
     except (OSError, ValueError) as error:

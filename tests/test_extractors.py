@@ -132,7 +132,7 @@ class TestWeights:
         assert loaded.weights_sha256 != random("test_vit").weights_sha256
 
     def test_a_url(self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "cache"))
         config = ExtractorConfig("mine", "test_vit", weights="pretrained", pretrained=str(checkpoint))
         assert (
             build(config).weights_sha256
@@ -173,7 +173,7 @@ class TestWeights:
             build(ExtractorConfig("mine", "test_vit", weights="nowhere.pth"))
 
     def test_no_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        monkeypatch.setenv("VDNA_CACHE", str(tmp_path))
         config = named_extractor("dino_vit_base", pretrained="http://127.0.0.1:9/dino.pth")
         with pytest.raises(WeightsError, match=r"cannot get the weights from http://127.*extractor\.weights=PATH"):
             build(config)

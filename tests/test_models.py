@@ -204,6 +204,15 @@ def test_normalised_as_it_was_trained() -> None:
     assert len(ids) == 1
 
 
+def test_a_checkpoint_of_another_size() -> None:
+    config = ExtractorConfig("net", "vit_b_32", "torchvision", weights="random", preprocess={})
+    assert build(config).preprocess.size == 224
+    from extractors.sources import create
+
+    assert create("torchvision", "vit_b_16", tag="IMAGENET1K_SWAG_E2E_V1").size == 384
+    assert create("torchvision", "resnet50", tag="IMAGENET1K_V1").size == 224
+
+
 def test_layers_by_the_extractors_own_names() -> None:
     config = named_extractor("dino_vit_base", layers=["block_11", "last_norm"])
     assert config.layers == {"block_11": "blocks.11", "last_norm": "norm"}

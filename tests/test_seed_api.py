@@ -193,7 +193,7 @@ def test_options(processor: VDNAProcessor, pictures: Path, tmp_path: Path) -> No
 def test_what_it_cannot_do_it_says(pictures: Path, processor: VDNAProcessor, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither one of .*mugs_vit_base"):
         VDNAProcessor().make_vdna(str(pictures), feat_extractor_name="mugs")
-    with pytest.raises(UserError, match=r"none are stated for this extractor; give ranges=FILE"):
+    with pytest.raises(UserError, match=r"none are stated for this extractor; give a ranges file"):
         VDNAProcessor(weights="random").make_vdna(str(pictures), feat_extractor_name="mugs_vit_small")
     with pytest.raises(UserError, match="there are no images"):
         made(processor, str(tmp_path), "gaussian")

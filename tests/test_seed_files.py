@@ -143,7 +143,7 @@ def test_published_ranges(filled: Callable[..., VDNA], tmp_path: Path, monkeypat
         assert read_ranges("published", "hf:me/models/some/ranges.json").id == ranges.id
         assert read_ranges("hf:me/models/some/ranges.json").id == ranges.id
         for where, published, message in (
-            ("published", "", "none are stated for this extractor; give ranges=FILE, or auto to calibrate"),
+            ("published", "", "none are stated for this extractor; give a ranges file"),
             ("hf:me/models/other.json", "", "not a ranges file"),
             ("hf:me/models/nothing.json", "", "ranges=hf:me/models/nothing.json: "),
             (str(tmp_path / "nothing.json"), "", "no such file"),
