@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeVar, overload
 
@@ -93,8 +93,12 @@ class Spec:
 
     def samples_of(self, distribution: str) -> str:
         """ "all" if every position of an image is a sample of that distribution, "mean" if their mean is."""
-        kind = "histogram" if distribution.startswith("histogram") else distribution
+        kind = _kind(distribution)
         return self.positions.get(kind, POSITIONS[kind])
+
+    def usual(self, distribution: str) -> bool:
+        """Whether its samples are those that `POSITIONS` says."""
+        return self.samples_of(distribution) == POSITIONS[_kind(distribution)]
 
     @property
     def needs_ranges(self) -> bool:
@@ -111,12 +115,9 @@ class Spec:
         """Hash of the network, the distributions and the ranges id."""
         ranges = self.ranges.id if self.ranges and self.needs_ranges else ""
         fields = [self.network, sorted(self.distributions), ranges]
-        others = [name for name in sorted(self.distributions) if not self._usual(name)]
+        others = [name for name in sorted(self.distributions) if not self.usual(name)]
         fields += [others] if others else []
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
-
-    def _usual(self, distribution: str) -> bool:
-        return replace(self, positions={}).samples_of(distribution) == self.samples_of(distribution)
 
 
 class VDNA:
@@ -248,6 +249,10 @@ def bins_of(name: str) -> int | None:
     if not match:
         raise ValueError(f"unknown distribution {name!r}; allowed: {ALLOWED}")
     return int(match[1])
+
+
+def _kind(distribution: str) -> str:
+    return "histogram" if distribution.startswith("histogram") else distribution
 
 
 def has_histogram(distributions: Iterable[str]) -> bool:

@@ -24,6 +24,7 @@ HEADS = ("fc", "classifier", "head", "heads", "last_linear")
 """What libraries call a network's classifier."""
 FUNCTIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
 MANY = 4
+"""Modules with insides that are blocks themselves where there are no sequences."""
 Sink = Callable[[str, torch.Tensor], None]
 
 
@@ -227,16 +228,15 @@ def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tenso
 
 
 class Picked(NamedTuple):
-    """Which positions of a layer count; `first` and `last` as in a slice."""
+    """Which positions of a layer count: a word of `TOKENS`, and how many tokens stand before the patches."""
 
-    first: int | None = None
-    last: int | None = None
-    mean: bool = False
+    word: str
+    prefix: int
 
     @property
     def says(self) -> tuple[str, ...]:
         """For a name of the layer; empty where every position counts."""
-        return (str(tuple(self)),) if any(part not in (None, False) for part in self) else ()
+        return () if self.word == "all" else (f"{self.word} {self.prefix}",)
 
 
 def tokens_of(
@@ -259,20 +259,21 @@ def tokens_of(
         raise LayerError("extractor.tokens=patches: this network does not say which tokens are patches; use all")
     if "cls" in words.values() and not (class_token and prefix_tokens):
         raise LayerError("extractor.tokens=cls: this network has no class token; use all, patches or mean")
-    kinds = {"all": Picked(), "cls": Picked(0, 1), "patches": Picked(prefix_tokens or None), "mean": Picked(mean=True)}
-    return {layer: kinds[word] for layer, word in words.items()}
+    return {layer: Picked(word, prefix_tokens or 0) for layer, word in words.items()}
 
 
 def picked(layer: str, activations: torch.Tensor, which: Picked) -> torch.Tensor:
     """The positions of (samples, positions, neurons) that count."""
-    if which.mean:
+    if which.word == "all":
+        return activations
+    if which.word == "mean":
         return activations.mean(1, keepdim=True)
-    if which.first is not None and activations.shape[1] < 2:
+    patches = activations.shape[1] - which.prefix
+    if activations.shape[1] < 2:
         raise LayerError(f"layer {layer!r} has one position and no tokens to choose from: extractor.tokens=all")
-    prefix = which.first or (which.last or 0)
-    if prefix and math.isqrt(activations.shape[1] - prefix) ** 2 != activations.shape[1] - prefix:
+    if which.prefix and (patches < 0 or math.isqrt(patches) ** 2 != patches):
         raise LayerError(
-            f"layer {layer!r} has {activations.shape[1]} positions, no square beside {prefix} token(s): its class "
-            "token may join later; use extractor.tokens=all for it"
+            f"layer {layer!r} has {activations.shape[1]} positions, no square beside {which.prefix} token(s): its "
+            "class token may join later; use extractor.tokens=all for it"
         )
-    return activations[:, which.first : which.last]
+    return activations[:, :1] if which.word == "cls" else activations[:, which.prefix :]

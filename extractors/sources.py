@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from extractors.cache import line_of
 from extractors.layers import HEADS, ExtractorError
 
 SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")
@@ -229,7 +230,7 @@ def _hub(model: str, trained: bool) -> Network:
         module = torch.hub.load(repository, entry, **where, **({"pretrained": True} if trained else {}))  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever that repository's code raises
         raise ExtractorError(
-            f"extractor.model={model}: torch.hub cannot load it ({type(error).__name__}: {_line(error)}); a folder "
+            f"extractor.model={model}: torch.hub cannot load it ({type(error).__name__}: {line_of(error)}); a folder "
             "that holds the repository needs no network"
         ) from error
     return _own(module, model)
@@ -242,7 +243,7 @@ def _python(model: str) -> Network:
         made = getattr(importlib.import_module(module), function)()
     except Exception as error:
         raise ExtractorError(
-            f"extractor.model={model}: cannot be called ({type(error).__name__}: {_line(error)}); give "
+            f"extractor.model={model}: cannot be called ({type(error).__name__}: {line_of(error)}); give "
             "MODULE.FUNCTION, importable from this folder, that takes no argument and returns a torch module"
         ) from error
     return _own(made, model)
@@ -275,8 +276,3 @@ def _unknown(source: str, model: str, known: Sequence[str]) -> str:
         + (f"; similar: {', '.join(close)}" if close else "")
         + f"; python -m pipeline.extractors list {source}"
     )
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else ""

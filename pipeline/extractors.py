@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from extractors import Extractor, ExtractorError, build
+from extractors import Extractor, ExtractorConfig, ExtractorError, build
 from extractors.sources import SOURCES, names
 from pipeline.errors import UserError
 from pipeline.networks import known_extractors, named_extractor
@@ -64,13 +64,13 @@ def _known() -> Table:
 
 
 def _show(console: Console, name: str, every: bool) -> None:
-    config = replace(named_extractor(name, weights="random"), preprocess=_sized(name))
+    config = named_extractor(name, weights="random")
+    config = replace(config, preprocess=_sized(config))
     extractor = build(replace(config, layers="all", tokens="all") if every else config)
-    published = named_extractor(name)
     console.print(
         f"{extractor.name}: {config.source} {config.model}, {len(extractor.layers)} layers, "
         f"{sum(extractor.layers.values()):,} neurons; {extractor.preprocess.id}\n"
-        f"weights {published.pretrained}; licence {extractor.licence or 'not stated'}",
+        f"weights {config.pretrained}; licence {extractor.licence or 'not stated'}",
         soft_wrap=True,
         highlight=False,
     )
@@ -80,9 +80,8 @@ def _show(console: Console, name: str, every: bool) -> None:
     console.print(table)
 
 
-def _sized(name: str) -> dict[str, object]:
+def _sized(config: ExtractorConfig) -> dict[str, object]:
     """Its preprocessing, with something where a network of one's own does not say what it takes."""
-    config = named_extractor(name)
     said = {key: value for key, value in config.preprocess.items() if value is not None}
     if config.source in LISTED:
         return said

@@ -41,10 +41,10 @@ def known_extractors() -> list[str]:
 def named_extractor(name: str, /, precision: str = "fp32", **options: Any) -> ExtractorConfig:
     """The configuration of an extractor of conf/extractor, of `SOURCE:MODEL`, or of a timm model, with some keys set
     anew. Raises `UserError` if there is none."""
-    content = OmegaConf.load(CONF / "config.yaml").extractor
-    source, _, model = name.partition(":")
     if not isinstance(name, str):
         raise UserError(f"extractor={name!r}: give a name")
+    content = OmegaConf.load(CONF / "config.yaml").extractor
+    source, _, model = name.partition(":")
     if name in known_extractors():
         content = OmegaConf.merge(content, OmegaConf.load(CONF / "extractor" / f"{name}.yaml"))
     elif source in SOURCES and model:

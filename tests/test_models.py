@@ -133,6 +133,9 @@ def test_registers_are_no_patches() -> None:
     found: list[int] = []
     extractor(torch.zeros(1, 3, 56, 56), lambda layer, a: found.append(a.shape[1]))
     assert found == [16]
+    extractor = random("vit_small_patch14_reg4_dinov2", preprocess={"size": 56}, tokens="cls", layers=["norm"])
+    extractor(torch.zeros(1, 3, 56, 56), lambda layer, a: found.append(a.shape[1]))
+    assert found == [16, 1], "the class token, beside which there are registers"
 
 
 def test_all_layers() -> None:

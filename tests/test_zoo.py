@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from extractors import Extractor, WeightsError, build
+from extractors.cache import digest
 from pipeline.networks import named_extractor
 
 with warnings.catch_warnings():
@@ -67,7 +68,6 @@ NEURONS = {
 }
 NEURONS |= {"inception": 3072, "clip_im_vit_b16": 9984, "clip_im_vit_l14": 25600, "clip_im_rn50": 16192}
 BIG = ("mugs_vit_large", "clip_im_vit_l14", "mugs_vit_base", "clip_im_vit_b16")
-BROKEN = "the seed raises ValueError for it"
 CLIPS = {"vit_b32": (512, 224, 12, 768, 32), "vit_b16": (512, 224, 12, 768, 16), "vit_l14": (768, 224, 24, 1024, 14)}
 CLIPS["rn50"] = (1024, 224, (3, 4, 6, 3), 64, None)
 
@@ -163,7 +163,7 @@ def seed_network(tmp_path: Path) -> Callable[[str], tuple[nn.Module, Path]]:
             with patched(inception, hf_hub_download=hub, load_state_dict_from_url=lambda *a, **k: given[0]):
                 import pytorch_fid.inception as fid
 
-                with patched(fid, load_state_dict_from_url=lambda *a, **k: Anything()):
+                with patched(fid, load_state_dict_from_url=lambda *a, **k: {}):
                     network = spread(without_loading(fid.fid_inception_v3))
                 given.append(network.state_dict())
                 torch.save(given[0], weights)
@@ -172,10 +172,6 @@ def seed_network(tmp_path: Path) -> Callable[[str], tuple[nn.Module, Path]]:
         return of_clip(name.removeprefix("clip_im_")), weights
 
     return made
-
-
-class Anything(dict[str, torch.Tensor]):
-    pass
 
 
 def without_loading(make: Callable[[], nn.Module]) -> nn.Module:
@@ -215,7 +211,7 @@ def small(name: str) -> Any:
 @pytest.mark.parametrize("name", [small(name) for name in LAYERS if name != "dino_vit_small"])
 def test_every_layer_is_the_seeds(name: str, seed_network: Callable[[str], tuple[nn.Module, Path]]) -> None:
     theirs, weights = seed_network(name)
-    trust = {"sha256": sha256(weights)} if name.startswith("clip") else {}
+    trust = {"sha256": digest(weights)} if name.startswith("clip") else {}
     ours = build(named_extractor(name, pretrained=str(weights), **trust))
     assert ours.layers == LAYERS[name]
     assert theirs.eval().network_settings.neurons_per_layer == ours.layers
@@ -245,12 +241,6 @@ def test_layers_and_neurons(name: str) -> None:
     assert list(config.layers) == list(LAYERS[name])
     assert NEURONS.get(name, sum(LAYERS[name].values())) == sum(LAYERS[name].values())
     assert config.licence
-
-
-def sha256(path: Path) -> str:
-    from extractors.cache import digest
-
-    return digest(path)
 
 
 def test_a_program_is_not_run_unless_its_hash_is_stated(tmp_path: Path) -> None:

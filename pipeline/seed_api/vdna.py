@@ -9,12 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import torch
 
 from distributions.vdna import bins_of
-from pipeline import seed_files
+from pipeline import hub, seed_files
 from pipeline.errors import UserError
 
 Distribution = torch.Tensor | dict[str, torch.Tensor]
@@ -162,11 +161,8 @@ def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
 
 def load_vdna_from_hub(repo_id: str, file_path: str, device: str = "cpu", repo_type: str = "dataset") -> VDNA:
     """The VDNA in `file_path.json` and `file_path.npz` of a repository of the Hugging Face hub."""
-    described, _ = (
-        huggingface_hub.hf_hub_download(repo_id, f"{file_path}.{ending}", repo_type=repo_type)
-        for ending in ("json", "npz")
-    )
-    return load_vdna_from_files(Path(described).with_suffix(""), device)
+    kind = "datasets/" if repo_type == "dataset" else ""
+    return load_vdna_from_files(f"{hub.local(f'{hub.HUB}{kind}{repo_id}/{file_path}', ('json', 'npz'))}.json", device)
 
 
 def at(device: str) -> str:
