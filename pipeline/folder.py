@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
@@ -159,10 +159,9 @@ def _put_on_disk(path: Path, data: bytes, new: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a machine that loses power has the name without the contents
+        if not _written_nameless(temporary, data):
+            with temporary.open("wb") as file:
+                _write(file, data)
         if new:
             _name_new(temporary, path)
             temporary.unlink()
@@ -171,6 +170,28 @@ def _put_on_disk(path: Path, data: bytes, new: bool = False) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _written_nameless(path: Path, data: bytes) -> bool:
+    """Write a file that gets its name when it is whole: of a writer that is killed meanwhile nothing stays. False, and
+    nothing is there, where the system has no such files."""
+    try:
+        number = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):
+        return False
+    with os.fdopen(number, "wb") as file:
+        _write(file, data)
+        with contextlib.suppress(OSError):
+            # With a folder given, though the paths need none, the link is followed to the file.
+            os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)
+            return True
+    return False
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())  # or a machine that loses power has the name without the contents
 
 
 def _name_new(temporary: Path, path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -22,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.folder import Folder
 from pipeline.objects import StoreFault, filesystem, hide, open_object, patiently, signed, unsigned, whole
 from pipeline.planning import Plan
-from tests.conftest import web_server
+from tests.conftest import ROOT, web_server
 from tests.material import spec
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -297,6 +300,27 @@ def test_what_a_dead_writer_left_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "g" / "b.1.ab.tmp").write_bytes(b"")
     assert folder.get_group("g") == {"a": b"data"}
     assert folder.names("g") == ["a"]
+
+
+def test_a_writer_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from pipeline.folder import Folder; "
+        "os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL); "
+        f"Folder({str(tmp_path)!r}).put('g/a', b'data')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert list((tmp_path / "g").iterdir()) == []
+
+
+def test_without_nameless_files_a_file_still_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    folder = Folder(str(tmp_path))
+    folder.put("g/a", b"old")
+    folder.put("g/a", b"new")
+    assert folder.put_new("g/b", b"first") == folder.put_new("g/b", b"second") == b"first"
+    assert folder.get_group("g") == {"a": b"new", "b": b"first"}
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_an_object_that_changed_since_it_was_planned(tmp_path: Path) -> None:
