@@ -26,8 +26,8 @@ from torchvision.io import decode_jpeg, encode_jpeg
 
 from bench.figures import ROUNDS, Figures, figure, ratios, table
 from distributions import VDNA, ActivationRanges, Ranges, Spec
-from distributions.base import layer_slices
 from distributions.kernels import count_bins, extremes, position_means
+from distributions.spec import layer_slices
 from extractors import Extractor, ExtractorConfig, build
 from extractors.device_decode import decode_jpegs, device_inputs
 from extractors.network import arithmetic

@@ -24,8 +24,9 @@ from torchmetrics.image.fid import _compute_fid
 
 from bench.figures import ROUNDS, VIT_B, Figure, Figures, figure, ratios, seconds, table
 from distributions.distances import Factor, cdf, frechet
-from distributions.kernels import one_thread_each, pairwise_emd
-from distributions.vdna import Moments
+from distributions.kernels import pairwise_emd
+from distributions.kernels.factors import one_thread_each
+from distributions.view import Moments
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

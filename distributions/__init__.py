@@ -1,16 +1,28 @@
 """The mathematics of visual DNA: mergeable distributions of neuron activations, and their distances.
 
-Knows nothing of images, files, Ray or configuration.
+Knows nothing of images, files, Ray or configuration. What reads and compares needs no torch; what counts does, and is
+loaded when it is asked for.
 """
 
-from distributions.base import Distribution, IncompatibleError
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from distributions.distances import emd, fd, nfd
-from distributions.gaussian import Gaussian
-from distributions.histogram import Histogram
-from distributions.layer_gaussian import LayerGaussian
+from distributions.errors import IncompatibleError
 from distributions.ledger import Ledger, ShardRecord
-from distributions.ranges import ActivationRanges, Ranges
-from distributions.vdna import VDNA, Spec
+from distributions.ranges import Ranges
+from distributions.spec import Spec
+from distributions.view import View
+
+if TYPE_CHECKING:
+    from distributions.activation_ranges import ActivationRanges
+    from distributions.base import Distribution
+    from distributions.gaussian import Gaussian
+    from distributions.histogram import Histogram
+    from distributions.layer_gaussian import LayerGaussian
+    from distributions.vdna import VDNA
 
 __all__ = [
     "VDNA",
@@ -24,7 +36,23 @@ __all__ = [
     "Ranges",
     "ShardRecord",
     "Spec",
+    "View",
     "emd",
     "fd",
     "nfd",
 ]
+
+_NEED_TORCH = {
+    "VDNA": "vdna",
+    "ActivationRanges": "activation_ranges",
+    "Distribution": "base",
+    "Gaussian": "gaussian",
+    "Histogram": "histogram",
+    "LayerGaussian": "layer_gaussian",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module 'distributions' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"distributions.{_NEED_TORCH[name]}"), name)

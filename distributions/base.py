@@ -25,14 +25,12 @@ from typing import Self
 import numpy as np
 import torch
 
+from distributions.errors import IncompatibleError
 from distributions.kernels import position_means
+from distributions.spec import arrays_of, layer_slices
 
 State = dict[str, np.ndarray]
 """Plain arrays under the names they have on disk; the first dimension is always `neuron`."""
-
-
-class IncompatibleError(ValueError):
-    """Two things were merged or compared that do not describe the same quantity."""
 
 
 class Batch:
@@ -54,14 +52,13 @@ class Distribution(ABC):
     The neurons of all layers form one axis in network order; `slices[layer]` is a layer's part.
     """
 
-    dims: Mapping[str, tuple[str, ...]]
-    """Dimension names of every array of `state`, for instance `{"histogram": ("neuron", "bin")}`."""
-
     def __init__(self, name: str, layers: Mapping[str, int]) -> None:
         self.name = name
         self.layers = dict(layers)
         self.slices = layer_slices(layers)
         self.neurons = sum(layers.values())
+        self.dims = arrays_of(name)
+        """Dimension names of every array of `state`, for instance `{"histogram": ("neuron", "bin")}`."""
 
     def update(self, layer: str, activations: torch.Tensor) -> None:
         """Fold a batch in. `activations` is `(samples, positions, neurons)`, floating, any strides."""
@@ -77,8 +74,12 @@ class Distribution(ABC):
         """Fold another distribution of the same kind in; `other` is neither changed nor aliased."""
 
     @abstractmethod
+    def rows(self, array: str, part: slice) -> np.ndarray:
+        """A copy of some neurons' rows of one of the arrays that restore this distribution, by its name on disk."""
+
     def state(self) -> State:
-        """Copies of the arrays that restore this distribution, named as on disk."""
+        """Copies of all these arrays, by their names."""
+        return {array: self.rows(array, slice(0, self.neurons)) for array in self.dims}
 
     @abstractmethod
     def load(self, state: Mapping[str, np.ndarray]) -> None:
@@ -113,12 +114,3 @@ class Distribution(ABC):
 
 
 _SIGNED = {"uint64": "int64"}  # torch has no arithmetic on uint64; counts stay far below 2**63
-
-
-def layer_slices(layers: Mapping[str, int]) -> dict[str, slice]:
-    """`{layer: its part of the neuron axis}`, layers laid side by side in the order given."""
-    slices, start = {}, 0
-    for layer, neurons in layers.items():
-        slices[layer] = slice(start, start + neurons)
-        start += neurons
-    return slices

@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
 
-from distributions.base import IncompatibleError
-from distributions.histogram import Histogram
-from distributions.kernels import covariance_factor, cumulative_shares, one_thread_each, root_trace, row_emd
-from distributions.vdna import DECIDING, UNSTATED, VDNA, Moments, difference_between
+from distributions.errors import IncompatibleError
+from distributions.kernels import cumulative_shares, linear_algebra, row_emd
+from distributions.spec import DECIDING, UNSTATED, difference_between, has_histogram
+from distributions.view import Moments, View
+
+if TYPE_CHECKING:
+    import torch
 
 PerNeuron = dict[str, np.ndarray]
 
@@ -32,12 +34,12 @@ UNITS = {"emd": "bins", "nfd": "squared activation", "fd": "squared activation"}
 
 @overload
 def emd(
-    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
+    v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
 ) -> float: ...
 @overload
-def emd(v: VDNA, w: VDNA, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
+def emd(v: View, w: View, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
 def emd(
-    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
+    v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
 ) -> float | PerNeuron:
     """Earth mover's distance between the neurons' histograms, in bins, averaged over the neurons selected.
 
@@ -55,12 +57,12 @@ def emd(
 
 @overload
 def nfd(
-    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
+    v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
 ) -> float: ...
 @overload
-def nfd(v: VDNA, w: VDNA, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
+def nfd(v: View, w: View, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
 def nfd(
-    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
+    v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
 ) -> float | PerNeuron:
     """Fréchet distance between the neurons' Gaussians, averaged over the neurons selected.
 
@@ -77,12 +79,12 @@ def nfd(
 
 @overload
 def fd(
-    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
+    v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: Literal[False] = False
 ) -> float: ...
 @overload
-def fd(v: VDNA, w: VDNA, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
+def fd(v: View, w: View, *, layer: str | None = None, per_neuron: Literal[True]) -> PerNeuron: ...
 def fd(
-    v: VDNA, w: VDNA, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
+    v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
 ) -> float | PerNeuron:
     """Fréchet distance between the layers' multivariate Gaussians, averaged over layers if none is named.
 
@@ -102,7 +104,7 @@ def fd(
     def of_layer(name: str) -> float:
         return frechet(Factor.of(v.layer_gaussian(name)), Factor.of(w.layer_gaussian(name)))
 
-    return float(np.mean(one_thread_each(of_layer, names)))
+    return float(np.mean(linear_algebra().one_thread_each(of_layer, names)))
 
 
 def cdf(histogram: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
@@ -122,36 +124,37 @@ def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
 @dataclass(frozen=True)
 class Factor:
     """A layer's Gaussian as pairs need it, made once per dataset: its mean (neurons), `root` (neurons, rank) with
-    root rootᵀ the covariance, and the covariance's trace; float64. `root` may be moved to a GPU."""
+    root rootᵀ the covariance, and the covariance's trace; float64. `root` is a tensor, perhaps on a GPU, or without
+    torch an array."""
 
     mean: np.ndarray
-    root: torch.Tensor
+    root: Any
     trace: float
 
     @classmethod
     def of(cls, moments: Moments, device: torch.device | str = "cpu") -> Factor:
-        root = covariance_factor(torch.from_numpy(np.ascontiguousarray(moments.spread)))
-        return cls(moments.mean, root.to(device), float(np.trace(moments.spread)))
+        root = linear_algebra().covariance_factor(moments.spread, device)
+        return cls(moments.mean, root, float(np.trace(moments.spread)))
 
 
 def frechet(a: Factor, b: Factor) -> float:
     """Multivariate Fréchet distance, never negative; exactly 0 between equal factors, the same bits either way round.
 
-    Where it has to be the same bits wherever it is computed, call it through `kernels.one_thread_each`.
+    Where it has to be the same bits wherever it is computed, call it through `kernels.factors.one_thread_each`.
     """
     if a.mean.shape != b.mean.shape:
         raise IncompatibleError("the layers have different numbers of neurons")
-    if np.array_equal(a.mean, b.mean) and torch.equal(a.root, b.root):
+    if np.array_equal(a.mean, b.mean) and a.root.shape == b.root.shape and bool((a.root == b.root).all()):
         return 0.0
     first, second = sorted((a, b), key=lambda f: (f.root.shape[1], f.trace, f.mean.tobytes()))
     if np.array_equal(a.mean, b.mean) and a.trace == b.trace:  # rare, and all the order there is left
-        first, second = sorted((a, b), key=lambda f: f.root.cpu().numpy().tobytes())
+        first, second = sorted((a, b), key=lambda f: bytes(np.asarray(f.root.tolist())))
     difference = a.mean - b.mean
-    shared = root_trace(first.root, second.root)
+    shared: float = linear_algebra().root_trace(first.root, second.root)
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
 
 
-def check_comparable(v: VDNA, w: VDNA, layer: str | None, kind: str) -> None:
+def check_comparable(v: View, w: View, layer: str | None, kind: str) -> None:
     """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities in a layer, or
     in all of them, by that kind of distribution. What a file of another program does not state may be anything."""
     a, b = v.spec, w.spec
@@ -164,22 +167,28 @@ def check_comparable(v: VDNA, w: VDNA, layer: str | None, kind: str) -> None:
         raise IncompatibleError(f"these VDNAs cannot be compared ({difference_between(a, b)})")
     if kind != "histogram":
         return
-    for vdna in (v, w):
-        if not vdna.has(Histogram):
-            raise IncompatibleError(f"EMD needs histograms, found {', '.join(vdna.spec.distributions)}")
-    if v.find(Histogram).like() != w.find(Histogram).like():
+    for view in (v, w):
+        if not view.has("histogram"):
+            raise IncompatibleError(f"EMD needs histograms, found {', '.join(view.spec.distributions)}")
+    if _axes(v) != _axes(w):
         raise IncompatibleError(f"these histograms cannot be compared ({difference_between(a, b)})")
+
+
+def _axes(view: View) -> tuple[object, ...]:
+    """The bins and the axes of its histograms."""
+    names = [name for name in view.spec.distributions if has_histogram([name])]
+    return (*names, view.spec.ranges.id if view.spec.ranges else "")
 
 
 def _agree(x: str, y: str) -> bool:
     return UNSTATED in (x, y) or x == y or fnmatchcase(x, y) or fnmatchcase(y, x)
 
 
-def _samples(vdna: VDNA, kind: str) -> str:
+def _samples(view: View, kind: str) -> str:
     """What the samples of that kind are; NFD takes the layers' Gaussians where there are no others."""
-    if kind == "gaussian" and kind not in vdna.spec.distributions:
+    if kind == "gaussian" and not view.has(kind):
         kind = "layer-gaussian"
-    return vdna.spec.samples_of(kind)
+    return view.spec.samples_of(kind)
 
 
 def _marginals(moments: Moments) -> Moments:
@@ -187,7 +196,7 @@ def _marginals(moments: Moments) -> Moments:
 
 
 def _select(
-    v: VDNA, rows: Callable[[str], np.ndarray], layer: str | None, neuron: int | None, per_neuron: bool
+    v: View, rows: Callable[[str], np.ndarray], layer: str | None, neuron: int | None, per_neuron: bool
 ) -> float | PerNeuron:
     """Apply a per-neuron distance to the neurons asked for, as the seed's three selection arguments do."""
     if neuron is not None:

@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.base import Batch, Distribution, State
+from distributions.base import Batch, Distribution
+from distributions.view import Moments, neuron_moments
 
 
 class Gaussian(Distribution):
@@ -24,8 +25,6 @@ class Gaussian(Distribution):
     An image whose mean is NaN or infinite for a neuron is left out for that neuron, so `count` falls
     short of the number of images by exactly the images left out.
     """
-
-    dims = {"count": ("neuron",), "mean": ("neuron",), "m2": ("neuron",)}
 
     def __init__(self, layers: Mapping[str, int], device: torch.device | str = "cpu") -> None:
         super().__init__("gaussian", layers)
@@ -54,17 +53,13 @@ class Gaussian(Distribution):
         self.m2[part] += m2 + delta.square() * (mine * share)
         self.count[part] += count
 
-    def compute(self) -> tuple[np.ndarray, np.ndarray]:
+    def compute(self) -> Moments:
         """Mean and variance, (neurons) float64; the variance of fewer than two images is 0."""
-        variance = self.m2 / (self.count - 1).clamp(min=1)
-        return self.mean.cpu().numpy().copy(), variance.cpu().numpy()
+        return neuron_moments(*self.state().values())
 
-    def state(self) -> State:
-        return {
-            "count": self.count.cpu().numpy().astype(np.uint64),
-            "mean": self.mean.cpu().numpy().copy(),
-            "m2": self.m2.cpu().numpy().copy(),
-        }
+    def rows(self, array: str, part: slice) -> np.ndarray:
+        values: np.ndarray = getattr(self, array)[part].cpu().numpy()
+        return values.astype(np.uint64 if array == "count" else np.float64, copy=True)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         shape = (self.neurons,)

@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.base import Batch, Distribution, IncompatibleError, State
+from distributions.base import Batch, Distribution
+from distributions.errors import IncompatibleError
 from distributions.kernels import count_bins
 from distributions.ranges import Ranges
 
@@ -21,7 +22,8 @@ MOST_RECENT = 2**31 - 1
 """Activations of a neuron that are counted in 32 bits, in half the memory that the processor's caches have to hold,
 before they are taken into 64."""
 
-_FLOWS = ("histogram_below", "histogram_above", "histogram_nan")
+_FLOWS = {"histogram_below": 0, "histogram_above": -2, "histogram_nan": -1}
+"""The slots of what has no bin of its own."""
 
 
 class Histogram(Distribution):
@@ -30,8 +32,6 @@ class Histogram(Distribution):
     Values outside the range are clamped into the first or last bin, as the seed does, and counted in
     `histogram_below` / `histogram_above`. So `histogram.sum(1) + histogram_nan` is images x positions.
     """
-
-    dims = {"histogram": ("neuron", "bin"), **dict.fromkeys(_FLOWS, ("neuron",))}
 
     def __init__(
         self, layers: Mapping[str, int], bins: int, ranges: Ranges, device: torch.device | str = "cpu"
@@ -74,17 +74,17 @@ class Histogram(Distribution):
             if other._room[layer] < MOST_RECENT:
                 self.slots[part] += other._recent[part].to(self.slots.device)
 
-    def counts(self, part: slice = slice(None)) -> np.ndarray:
-        """(neurons, bins) uint64 of a part of the neurons."""
-        return _clamped(self._settled(part))
+    def rows(self, array: str, part: slice) -> np.ndarray:
+        if array in _FLOWS:
+            return self._settled(part, _FLOWS[array]).astype(np.uint64)
+        slots = self._settled(part)
+        counts = slots[:, 1:-2].astype(np.uint64)
+        counts[:, 0] += slots[:, 0].astype(np.uint64)
+        counts[:, -1] += slots[:, -2].astype(np.uint64)
+        return counts
 
-    def _settled(self, part: slice = slice(None)) -> np.ndarray:
-        return (self.slots[part] + self._recent[part]).cpu().numpy()
-
-    def state(self) -> State:
-        slots = self._settled()
-        below, above, nan = (slots[:, slot].astype(np.uint64) for slot in (0, -2, -1))
-        return {"histogram": _clamped(slots), "histogram_below": below, "histogram_above": above, "histogram_nan": nan}
+    def _settled(self, part: slice, slots: int | slice = slice(None)) -> np.ndarray:
+        return (self.slots[part, slots] + self._recent[part, slots]).cpu().numpy()
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         counts = self.checked(state, "histogram", (self.neurons, self.bins), "uint64")
@@ -94,11 +94,3 @@ class Histogram(Distribution):
         self._recent.zero_()
         self._room = dict.fromkeys(self.layers, MOST_RECENT)
         self.slots.copy_(torch.cat([below[:, None], counts, above[:, None], nan[:, None]], dim=1))
-
-
-def _clamped(slots: np.ndarray) -> np.ndarray:
-    """The bins (neurons, bins) uint64 of slots, with what fell beside the axis in the first and the last."""
-    counts = slots[:, 1:-2].astype(np.uint64)
-    counts[:, 0] += slots[:, 0].astype(np.uint64)
-    counts[:, -1] += slots[:, -2].astype(np.uint64)
-    return counts

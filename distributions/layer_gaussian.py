@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.base import Batch, Distribution, State
+from distributions.base import Batch, Distribution
+from distributions.view import Moments, layer_moments
 
 
 class LayerGaussian(Distribution):
@@ -23,8 +24,6 @@ class LayerGaussian(Distribution):
     every neuron of its own layer, padded with zeros to the widest layer. An image with a NaN or
     infinite mean anywhere in a layer is left out of that layer, and `layer_count` falls short by it.
     """
-
-    dims = {"layer_count": ("neuron",), "layer_mean": ("neuron",), "comoment": ("neuron", "other")}
 
     def __init__(self, layers: Mapping[str, int], device: torch.device | str = "cpu") -> None:
         super().__init__("layer-gaussian", layers)
@@ -61,20 +60,26 @@ class LayerGaussian(Distribution):
         self.count[layer] += count
         return between
 
-    def compute(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    def compute(self, layer: str) -> Moments:
         """Mean (neurons) and covariance (neurons, neurons), float64, divisor n - 1; zero for one image."""
-        covariance = self.comoment[layer] / (self.count[layer] - 1).clamp(min=1)
-        covariance = (covariance + covariance.T) / 2  # the matrix product may differ in the last bit
-        return self.mean[layer].cpu().numpy().copy(), covariance.cpu().numpy()
+        return layer_moments(*(self.rows(array, self.slices[layer]) for array in self.dims))
 
-    def state(self) -> State:
-        comoment = np.zeros((self.neurons, self.width))
-        count = np.zeros(self.neurons, dtype=np.uint64)
-        for layer, part in self.slices.items():
-            comoment[part, : self.layers[layer]] = self.comoment[layer].cpu().numpy()
-            count[part] = int(self.count[layer])
-        mean = torch.cat([*self.mean.values()]).cpu().numpy()
-        return {"layer_count": count, "layer_mean": mean, "comoment": comoment}
+    def rows(self, array: str, part: slice) -> np.ndarray:
+        shape = (part.stop - part.start, *([self.width] if array == "comoment" else []))
+        found = np.zeros(shape, np.uint64 if array == "layer_count" else np.float64)
+        values = getattr(self, array.removeprefix("layer_"))
+        for layer, its in self.slices.items():
+            first, last = max(its.start, part.start), min(its.stop, part.stop)
+            if first >= last:
+                continue
+            value, target = values[layer], found[first - part.start : last - part.start]
+            if array == "layer_count":
+                target[:] = int(value)
+            elif array == "layer_mean":
+                target[:] = value[first - its.start : last - its.start].cpu().numpy()
+            else:
+                target[:, : self.layers[layer]] = value[first - its.start : last - its.start].cpu().numpy()
+        return found
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         count = self.checked(state, "layer_count", (self.neurons,), "uint64")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from distributions.base import IncompatibleError
+from distributions.errors import IncompatibleError
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Activation ranges: what each neuron spans, and the histogram axes made from it.
+"""Ranges: the histogram axes of a network's neurons.
 
-`ActivationRanges` is the distribution that observes minima and maxima; `Ranges` is the fixed set
-of histogram axes that every VDNA of a catalogue shares, so that histograms can be compared:
+`ActivationRanges` observes minima and maxima; `Ranges` is the fixed set of histogram axes, made from them, that
+every VDNA of a catalogue shares, so that histograms can be compared. No torch is needed for these:
 
     observed = ActivationRanges({"block_0": 2})
     observed.update("block_0", torch.tensor([[[0.0, -1.0], [5.0, 1.0]]]))
@@ -16,13 +16,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from distributions.base import Batch, Distribution, IncompatibleError, State
-from distributions.kernels import extremes
+from distributions.errors import IncompatibleError
+
+if TYPE_CHECKING:
+    from distributions.activation_ranges import ActivationRanges
 
 SEED_SCALE = 1.2
 """The seed library multiplies the observed minimum and maximum by this (Ramtoula et al., vdna 0.1.1)."""
@@ -33,41 +34,6 @@ about zero that equals the seed's rule, but it does not shrink a range whose min
 
 MAX_JSON = 1 << 28
 """Characters of a ranges file; a million neurons have 60 MB."""
-
-
-class ActivationRanges(Distribution):
-    """Minimum and maximum of every neuron over images and positions, float32; empty is (+inf, -inf)."""
-
-    dims = {"min": ("neuron",), "max": ("neuron",), "range_nonfinite": ("neuron",)}
-
-    def __init__(self, layers: Mapping[str, int], device: torch.device | str = "cpu") -> None:
-        super().__init__("activation-ranges", layers)
-        self.low = torch.full((self.neurons,), torch.inf, device=device)
-        self.high = torch.full((self.neurons,), -torch.inf, device=device)
-        self.nonfinite = torch.zeros(self.neurons, dtype=torch.int64, device=device)
-
-    def fold(self, layer: str, batch: Batch) -> None:
-        part = self.slices[layer]
-        extremes(batch.activations, self.low[part], self.high[part], self.nonfinite[part])
-
-    def merge(self, other: Self) -> None:
-        self.check_mergeable(other)
-        torch.minimum(self.low, other.low.to(self.low.device), out=self.low)
-        torch.maximum(self.high, other.high.to(self.high.device), out=self.high)
-        self.nonfinite += other.nonfinite.to(self.nonfinite.device)
-
-    def state(self) -> State:
-        return {
-            "min": self.low.cpu().numpy().copy(),
-            "max": self.high.cpu().numpy().copy(),
-            "range_nonfinite": self.nonfinite.cpu().numpy().astype(np.uint64),
-        }
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
-        shape = (self.neurons,)
-        self.low.copy_(self.checked(state, "min", shape, "float32"))
-        self.high.copy_(self.checked(state, "max", shape, "float32"))
-        self.nonfinite.copy_(self.checked(state, "range_nonfinite", shape, "uint64"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,7 @@ from rich.table import Table
 
 from distributions import VDNA, IncompatibleError
 from pipeline import fid_files, hub, seed_files
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.store import NAME, Store
 
 COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distributions import Ranges, Spec
-from distributions.vdna import POSITIONS, bins_of, difference_between, has_histogram
+from distributions.spec import POSITIONS, bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build, check_device
 from pipeline.checks import number, one_of, options, several, whole
 from pipeline.errors import UserError

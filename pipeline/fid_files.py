@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
-from distributions.vdna import UNSTATED
+from distributions.spec import UNSTATED
 from pipeline.errors import UserError
 from pipeline.groups import MAX_NUMBER
 from pipeline.seed_files import covariance_fault, npz_array, refuse_unusual
@@ -27,7 +27,7 @@ MOST_NEURONS = 1 << 13
 
 def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
     """Write a layer's mean and covariance (float64) to `path`, which gets the ending `.npz` if it has none."""
-    if not vdna.has(LayerGaussian):
+    if not vdna.has("layer-gaussian"):
         raise UserError(f"--format fid needs layer-gaussian; this VDNA has {', '.join(vdna.distributions)}")
     if layer not in vdna.layers:
         raise UserError(f"--layer {layer}: this VDNA has {', '.join(vdna.layers)}")

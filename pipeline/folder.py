@@ -21,8 +21,7 @@ from typing import IO, Any, Self
 
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, patiently, whole
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)

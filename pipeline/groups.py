@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -23,20 +23,12 @@ import zarr.buffer
 import zarr.codecs
 import zarr.storage
 
-from distributions import (
-    VDNA,
-    ActivationRanges,
-    Distribution,
-    Gaussian,
-    Histogram,
-    IncompatibleError,
-    LayerGaussian,
-    Ledger,
-    Ranges,
-    ShardRecord,
-    Spec,
-)
-from distributions.vdna import bins_of
+from distributions import IncompatibleError, Ledger, Ranges, ShardRecord, Spec
+from distributions.spec import arrays_of, bins_of
+from pipeline.errors import DamagedError
+
+if TYPE_CHECKING:
+    from distributions import VDNA
 
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
@@ -50,25 +42,16 @@ MAX_TEXTS = 64 << 20
 MAX_TEXT = 1 << 16
 MAX_NUMBER = 1 << 53
 TEXT_BYTES = 8
-KINDS: dict[str, type[Distribution]] = {
-    "gaussian": Gaussian,
-    "layer-gaussian": LayerGaussian,
-    "activation-ranges": ActivationRanges,
-}
 ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
 ARRAY_ATTRIBUTES = {"coordinates", "_FillValue", "units"}
 LEDGER_TEXT = ("url", "part", "etag", "sha256", "damage")
 LEDGER_NUMBERS = ("size", "counted", "lost_bytes")
 
 
-class DamagedError(Exception):
-    """A stored object is not what was written: its contents do not have the digest they were stored with."""
-
-
 def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
     """A VDNA as a labelled dataset: dimensions neuron (with its layer), bin, other, shard and reason."""
     spec = vdna.spec
-    dims = {name: d for distribution in vdna.distributions.values() for name, d in distribution.dims.items()}
+    dims = {name: its for distribution in spec.distributions for name, its in arrays_of(distribution).items()}
     variables: dict[str, Any] = {name: (dims[name], array) for name, array in vdna.state().items()}
     if spec.ranges and spec.needs_ranges:
         variables["bin_low"] = ("neuron", spec.ranges.low)
@@ -110,6 +93,8 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
         spec = _spec(dataset)
     if expected is not None and spec.id != expected.id:
         raise IncompatibleError("made with another network, distributions or ranges")
+    from distributions import VDNA  # which needs torch, as nothing else here does
+
     with damage("its contents are not those of a VDNA"):
         state, ledger = _state(dataset, spec), _ledger(dataset)
         vdna = VDNA(spec)
@@ -151,8 +136,8 @@ def _state(dataset: xr.Dataset, spec: Spec) -> dict[str, np.ndarray]:
     sizes = {"neuron": sum(spec.layers.values()), "other": max(spec.layers.values())}
     state: dict[str, np.ndarray] = {}
     for distribution in spec.distributions:
-        bins = sizes["bin"] = bins_of(distribution) or 0
-        for name, dims in (Histogram if bins else KINDS[distribution]).dims.items():
+        sizes["bin"] = bins_of(distribution) or 0
+        for name, dims in arrays_of(distribution).items():
             state[name] = _array(dataset, name, tuple(sizes[dim] for dim in dims))
     return state
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distributions import Ranges, Spec
-from distributions.vdna import DECIDING
+from distributions.spec import DECIDING
 from extractors import Extractor
 from pipeline.data.shards import Shard, Task
 

@@ -19,7 +19,8 @@ from typing import Any
 import numcodecs.blosc  # type: ignore[import-untyped]
 import numpy as np
 
-from pipeline.groups import MAX_METADATA, DamagedError, chunk_sizes, damage, unpacked_size
+from pipeline.errors import DamagedError
+from pipeline.groups import MAX_METADATA, chunk_sizes, damage, unpacked_size
 
 
 def hashes(objects: Mapping[str, bytes]) -> dict[str, str]:

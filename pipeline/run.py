@@ -25,8 +25,7 @@ from extractors import ExtractorError
 from pipeline import report
 from pipeline.arguments import arguments
 from pipeline.config import Settings
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.networks import CONF
 from pipeline.objects import hide
 from pipeline.progress import console

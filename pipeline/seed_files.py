@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
-from distributions import VDNA, ActivationRanges, Gaussian, Histogram, LayerGaussian, Ledger, Ranges, ShardRecord, Spec
-from distributions.vdna import UNSTATED, bins_of
+from distributions import VDNA, Gaussian, Histogram, LayerGaussian, Ledger, Ranges, ShardRecord, Spec
+from distributions.spec import UNSTATED, bins_of
 from extractors.cache import fetch
 from pipeline.errors import UserError
 from pipeline.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
@@ -296,12 +296,12 @@ def _state(vdna: VDNA, arrays: Mapping[str, np.ndarray], images: int) -> dict[st
         return np.concatenate([arrays[f"{prefix}{layer}"] for layer in layers]).astype(dtype)
 
     state = vdna.state()
-    if vdna.has(Histogram):
+    if vdna.has("histogram"):
         state["histogram"] = all_layers("", "uint64")
-    elif vdna.has(Gaussian):
+    elif vdna.has("gaussian"):
         state["count"][:] = images
         state["mean"], state["m2"] = all_layers("mu-", "float64"), all_layers("var-", "float64") * max(images - 1, 0)
-    elif vdna.has(ActivationRanges):
+    elif vdna.has("activation-ranges"):
         state["min"], state["max"] = all_layers("min-", "float32"), all_layers("max-", "float32")
     else:
         gaussians = vdna.find(LayerGaussian)

@@ -29,9 +29,9 @@ import xarray as xr
 
 from distributions import VDNA, IncompatibleError, Ranges, Spec
 from pipeline.data.shards import Work
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError, UserError
 from pipeline.folder import AT_ONCE, Folder
-from pipeline.groups import FORMAT, DamagedError, from_dataset, opened, pack, to_dataset, unzip, zipped
+from pipeline.groups import FORMAT, from_dataset, opened, pack, to_dataset, unzip, zipped
 from pipeline.objects import hide
 from pipeline.planning import Plan
 from pipeline.rows import Rows, hashes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distributions import VDNA, ActivationRanges, Histogram
+from distributions import VDNA
 
 
 def summary(vdna: VDNA) -> dict[str, Any]:
@@ -37,11 +37,13 @@ def summary(vdna: VDNA) -> dict[str, Any]:
 def _flows(vdna: VDNA) -> dict[str, Any]:
     """What the distributions could not take as it was: the share of values clamped, and values not finite."""
     flows: dict[str, Any] = {"clamped_share": 0.0, "not_finite": 0}
-    if vdna.has(Histogram):
-        state = vdna.find(Histogram).state()
-        clamped = int(state["histogram_below"].sum() + state["histogram_above"].sum())
-        flows["clamped_share"] = clamped / max(int(state["histogram"].sum()), 1)
-        flows["not_finite"] = int(state["histogram_nan"].sum())
-    if vdna.has(ActivationRanges):
-        flows["not_finite"] = int(vdna.find(ActivationRanges).nonfinite.sum())
+    if vdna.has("histogram"):
+        everything = vdna.part(None)
+        below, above, nan = (
+            int(vdna.rows(f"histogram_{flow}", everything).sum()) for flow in ("below", "above", "nan")
+        )
+        flows["clamped_share"] = (below + above) / max(int(vdna.histogram().sum()), 1)
+        flows["not_finite"] = nan
+    if vdna.has("activation-ranges"):
+        flows["not_finite"] = int(vdna.rows("range_nonfinite", vdna.part(None)).sum())
     return flows

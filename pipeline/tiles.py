@@ -23,10 +23,12 @@ import torch
 import xarray as xr
 from scipy.spatial.distance import cdist
 
-from distributions import Gaussian, IncompatibleError, LayerGaussian, Spec
+from distributions import IncompatibleError, Spec
 from distributions.distances import Factor, cdf, frechet
-from distributions.kernels import one_thread_each, pairwise_emd
-from distributions.vdna import Moments, bins_of
+from distributions.kernels import pairwise_emd
+from distributions.kernels.factors import one_thread_each
+from distributions.spec import ARRAYS, bins_of
+from distributions.view import Moments, layer_moments, neuron_moments
 from pipeline.folder import AT_ONCE
 from pipeline.groups import CHUNK_BYTES
 from pipeline.rows import Rows
@@ -188,22 +190,16 @@ class _Side:
         parts = _slices(self._layers)
         for layer, shares in self._shares.items():
             cdf(arrays["histogram"][parts[layer]], shares[place])
-        gaussians = None
-        if self.factors:
-            gaussians = LayerGaussian(self._layers)
-            width = max(self._layers.values())
-            gaussians.load({**arrays, "comoment": np.ascontiguousarray(arrays["comoment"][:, :width])})
         neurons = None
         if "gaussian" in self._spec.distributions:
-            gaussian = Gaussian(self._layers)
-            gaussian.load(arrays)
-            neurons = gaussian.compute()
+            neurons = neuron_moments(*(arrays[name] for name in ARRAYS["gaussian"]))
         for layer, part in parts.items():
-            covariance = Moments(*gaussians.compute(layer)) if gaussians else None
-            if covariance:
+            covariance: Moments | None = None
+            if self.factors:
+                covariance = layer_moments(*(arrays[name][part] for name in ARRAYS["layer-gaussian"]))
                 self.factors[layer][place] = Factor.of(covariance, self._device)
             if neurons:
-                mean, variance = neurons[0][part], neurons[1][part]
+                mean, variance = neurons.mean[part], neurons.spread[part]
             elif covariance:
                 mean, variance = covariance.mean, np.diagonal(covariance.spread)
             else:
@@ -252,8 +248,8 @@ def _bins(spec: Spec) -> int:
 def _arrays(spec: Spec) -> list[str]:
     """Arrays of a VDNA that distances are computed from."""
     names = ["histogram"] if _bins(spec) else []
-    names += Gaussian.dims if "gaussian" in spec.distributions else []
-    names += LayerGaussian.dims if "layer-gaussian" in spec.distributions else []
+    names += ARRAYS["gaussian"] if "gaussian" in spec.distributions else []
+    names += ARRAYS["layer-gaussian"] if "layer-gaussian" in spec.distributions else []
     return names
 
 

@@ -27,8 +27,8 @@ from extractors import Extractor, ExtractorConfig, build, device_inputs
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.shards import Shard, Task
 from pipeline.data.streams import ShardReader
+from pipeline.errors import DamagedError
 from pipeline.feed import Feed
-from pipeline.groups import DamagedError
 from pipeline.lanes import Lanes
 from pipeline.objects import PATIENCE
 from pipeline.planning import network_spec

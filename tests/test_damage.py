@@ -21,8 +21,8 @@ from distributions import VDNA, Ranges
 from pipeline.data.decode import MAX_PIXELS, BadImage, decode
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError, from_dataset, opened, pack, to_dataset, zipped
+from pipeline.errors import DamagedError, UserError
+from pipeline.groups import from_dataset, opened, pack, to_dataset, zipped
 from pipeline.seed_files import read, write
 from pipeline.store import Store
 from tests import dirty

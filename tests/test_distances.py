@@ -11,7 +11,7 @@ import torch
 
 from distributions import VDNA, IncompatibleError, Ledger, Ranges, ShardRecord, Spec, emd, fd, nfd
 from distributions.distances import Factor, frechet
-from distributions.vdna import Moments
+from distributions.view import Moments
 from tests.material import LAYERS, activations, spec
 
 DISTANCES = (emd, nfd, fd)
@@ -104,7 +104,7 @@ def test_what_was_measured_otherwise_is_not_compared(filled: Callable[..., VDNA]
         emd(a, filled(2, distributions=("histogram-30",)))
     with pytest.raises(IncompatibleError, match="EMD needs histograms, found gaussian"):
         emd(a, filled(2, distributions=("gaussian",)))
-    with pytest.raises(IncompatibleError, match="no LayerGaussian"):
+    with pytest.raises(IncompatibleError, match="no layer-gaussian"):
         fd(a, filled(2, distributions=("gaussian",)))
     with pytest.raises(IncompatibleError, match="weights: w and v"):
         nfd(a, VDNA(spec(ranges, weights="v")))
@@ -170,7 +170,7 @@ class TestVDNA:
             spec(None, ("histogram-10",))
 
     def test_accessors_name_what_is_missing(self, filled: Callable[..., VDNA]) -> None:
-        with pytest.raises(IncompatibleError, match="no Histogram: it was computed with gaussian"):
+        with pytest.raises(IncompatibleError, match="no histogram: it was computed with gaussian"):
             filled(1, distributions=("gaussian",)).histogram()
 
 

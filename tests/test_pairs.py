@@ -7,15 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from distributions.kernels import (
-    covariance_factor,
-    cumulative_shares,
-    one_thread_each,
-    pairs,
-    pairwise_emd,
-    root_trace,
-    row_emd,
-)
+from distributions.kernels import cumulative_shares, pairs, pairwise_emd, plain, row_emd
+from distributions.kernels.factors import covariance_factor, one_thread_each, root_trace
 
 SHAPES = pytest.mark.parametrize("shape", [(1, 1, 1), (2, 300, 1000), (5, 17, 100), (33, 2, 7), (70, 40, 10)])
 
@@ -43,7 +36,7 @@ def kahan(neurons: int) -> np.ndarray:
 @pytest.mark.parametrize("neurons", [100, 140, 200])
 def test_a_pivoted_factor_with_all_columns(neurons: int) -> None:
     other = np.cov(np.random.default_rng(0).normal(size=(3 * neurons, neurons)).T)
-    first, second = (covariance_factor(torch.from_numpy(matrix)) for matrix in (kahan(neurons), other))
+    first, second = (covariance_factor(matrix) for matrix in (kahan(neurons), other))
     assert first.shape[1] == neurons
     assert not torch.equal(first, first.tril())
     np.testing.assert_allclose(root_trace(first, second), torch.linalg.svdvals(first.T @ second).sum(), rtol=1e-9)
@@ -101,7 +94,7 @@ def test_emd_by_torch_alone(shape: tuple[int, int, int], monkeypatch: pytest.Mon
 def test_on_a_gpu() -> None:
     stack = torch.from_numpy(shares(70, 40, 10))
     np.testing.assert_allclose(pairwise_emd(stack.cuda()), pairwise_emd(stack), rtol=1e-12, atol=1e-12)
-    a, b = (covariance_factor(torch.from_numpy(covariance(96, 200, seed))) for seed in (1, 2))
+    a, b = (covariance_factor(covariance(96, 200, seed)) for seed in (1, 2))
     assert root_trace(a.cuda(), b.cuda()) == pytest.approx(root_trace(a, b), rel=1e-10)
 
 
@@ -137,7 +130,7 @@ def slow_root_trace(a: np.ndarray, b: np.ndarray) -> float:
 def test_factors(images: tuple[int, int], decay: float) -> None:
     """Above and below full rank, also where the eigenvalues fall below rounding."""
     stored = [covariance(200, n, seed, decay) for seed, n in enumerate(images)]
-    factors = [covariance_factor(torch.from_numpy(s)) for s in stored]
+    factors = [covariance_factor(s) for s in stored]
     for covariance_, factor, n in zip(stored, factors, images, strict=True):
         assert factor.shape[1] <= min(n - 1, 199)
         np.testing.assert_allclose(factor @ factor.T, covariance_, atol=1e-13 * np.abs(covariance_).max())
@@ -151,18 +144,18 @@ def test_factors_of_full_rank_are_triangular() -> None:
         whole = covariance(301, 1000, seed)
         whole[5, 5] = 1.0
         stored.append(whole)
-    factors = [covariance_factor(torch.from_numpy(s)) for s in stored]
+    factors = [covariance_factor(s) for s in stored]
     assert all(torch.equal(factor, factor.tril()) and factor.shape == (301, 301) for factor in factors)
     assert root_trace(*factors) == pytest.approx(slow_root_trace(*stored), rel=1e-12)
 
 
 def test_factors_of_nothing() -> None:
     """One image has no covariance; what is not finite is none."""
-    nothing, something = covariance_factor(torch.zeros((4, 4), dtype=torch.float64)), torch.eye(4, dtype=torch.float64)
+    nothing, something = covariance_factor(np.zeros((4, 4))), torch.eye(4, dtype=torch.float64)
     assert nothing.shape == (4, 0)
     assert root_trace(nothing, something) == root_trace(something, nothing) == root_trace(nothing, nothing) == 0
     with pytest.raises(ValueError, match="not finite"):
-        covariance_factor(torch.full((2, 2), torch.nan, dtype=torch.float64))
+        covariance_factor(np.full((2, 2), np.nan))
 
 
 def test_scales_of_neurons_do_not_matter() -> None:
@@ -170,7 +163,25 @@ def test_scales_of_neurons_do_not_matter() -> None:
     small = covariance(20, 100, 1)
     scale = np.ones(20)
     scale[7] = 1e-9
-    assert covariance_factor(torch.from_numpy(small * scale * scale[:, None])).shape[1] == 19
+    assert covariance_factor(small * scale * scale[:, None]).shape[1] == 19
+
+
+@pytest.mark.parametrize(("images", "other"), [(200, 300), (20, 300), (20, 30)])
+def test_without_torch(images: int, other: int) -> None:
+    """NumPy alone gives the same, of full rank and below it, with a neuron that never fires."""
+    stored = [covariance(40, n, seed) for seed, n in enumerate((images, other))]
+    for matrix in stored:
+        matrix[3] = matrix[:, 3] = 0
+    ours = [plain.covariance_factor(matrix) for matrix in stored]
+    for factor, matrix in zip(ours, stored, strict=True):
+        np.testing.assert_allclose(factor @ factor.T, matrix, atol=1e-12 * matrix.max())
+    expected = root_trace(*(covariance_factor(matrix) for matrix in stored))
+    assert plain.root_trace(*ours) == pytest.approx(expected, rel=1e-9)
+    nothing = plain.covariance_factor(np.zeros((40, 40)))
+    assert nothing.shape == (40, 0)
+    assert plain.root_trace(nothing, ours[0]) == 0
+    with pytest.raises(ValueError, match="not finite"):
+        plain.covariance_factor(np.full((2, 2), np.nan))
 
 
 def test_one_thread_each() -> None:

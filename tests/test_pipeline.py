@@ -19,8 +19,7 @@ from distributions import VDNA, ShardRecord, Spec, emd
 from pipeline import make_vdna, open_catalogue, pool
 from pipeline.config import PoolConfig, Settings
 from pipeline.data.shards import Shard, Task
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.stages import calibrate, extract, plan, reduce
 from pipeline.store import Store
 from tests.material import activations, spec

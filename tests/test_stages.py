@@ -20,8 +20,7 @@ from extractors import build
 from pipeline import make_vdna, open_catalogue
 from pipeline import tiles as tiles_module
 from pipeline.config import Settings
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
 from pipeline.stages import calibrate, compare, extract, plan, publish

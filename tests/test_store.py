@@ -16,8 +16,8 @@ import xarray as xr
 
 from distributions import VDNA, Ranges, ShardRecord, Spec
 from pipeline.data.shards import Shard, Task
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.errors import DamagedError, UserError
+from pipeline.groups import from_dataset, pack, to_dataset, unzip, zipped
 from pipeline.planning import Plan
 from pipeline.rows import hashes
 from pipeline.store import Store

@@ -21,8 +21,8 @@ import zarr.buffer
 import zarr.storage
 
 from distributions import VDNA, IncompatibleError, Ranges
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError, from_dataset, opened, pack, to_dataset, unzip, zipped
+from pipeline.errors import DamagedError, UserError
+from pipeline.groups import from_dataset, opened, pack, to_dataset, unzip, zipped
 from pipeline.seed_files import read, write
 from tests.material import LAYERS, spec
 

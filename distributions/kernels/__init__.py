@@ -3,28 +3,29 @@
     count_bins(activations, centre, half_width, slots)
     means = position_means(activations)
 
-`cpu` holds compiled loops, `gpu` the same statistics on a device; both give the same counts, bit for bit.
+`cpu` holds compiled loops, `gpu` the same statistics on a device; both give the same counts, bit for bit. `pairs` and
+`factors` compare; what compares histograms needs no torch, and `plain` stands in for `factors` where there is none.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
-
-from distributions.kernels import cpu, gpu
-from distributions.kernels.factors import covariance_factor, one_thread_each, root_trace
 from distributions.kernels.pairs import cumulative_shares, pairwise_emd, row_emd
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "count_bins",
-    "covariance_factor",
     "cumulative_shares",
     "extremes",
-    "one_thread_each",
+    "linear_algebra",
     "pairwise_emd",
     "position_means",
-    "root_trace",
     "row_emd",
 ]
 
@@ -59,5 +60,14 @@ def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, n
     _home(activations).extremes(activations, low, high, nonfinite)
 
 
+def linear_algebra() -> ModuleType:
+    """Where `covariance_factor`, `root_trace` and `one_thread_each` are: `factors`, or `plain` without torch."""
+    there = importlib.util.find_spec("torch") is not None
+    return importlib.import_module(f"distributions.kernels.{'factors' if there else 'plain'}")
+
+
 def _home(activations: torch.Tensor) -> ModuleType:
+    # Imported here, since those who only compare need not have torch.
+    from distributions.kernels import cpu, gpu
+
     return cpu if activations.device.type == "cpu" else gpu

@@ -1,6 +1,6 @@
 """Covariances as factors, S = F Fᵀ, and the trace of (S1 S2)^½ from two of them.
 
-    first, second = (covariance_factor(torch.from_numpy(s)) for s in (s1, s2))   # (neurons, rank), once per dataset
+    first, second = (covariance_factor(s) for s in (s1, s2))   # (neurons, rank), once per dataset
     root_trace(first, second)                                               # of every pair
 
 tr (S1 S2)^½ is the sum of the singular values of F1ᵀ F2, so a pair costs products of the factors' ranks and not of
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -34,14 +35,18 @@ def one_thread_each(work: Callable[..., T], *arguments: Iterable[object]) -> lis
             torch.set_num_threads(threads)  # it is what threads that start later begin with
 
 
-def covariance_factor(covariance: torch.Tensor) -> torch.Tensor:
-    """F (neurons, rank) with F Fᵀ = `covariance` (neurons, neurons) float64 on the CPU, within its rounding.
+def covariance_factor(covariance: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """F (neurons, rank) with F Fᵀ = `covariance` (neurons, neurons) float64, within its rounding; then on the device.
 
     Of full rank it is Cholesky's, lower triangular. Else (fewer images than neurons, neurons that never fire) the
     pivoted one, which takes whatever neuron has most left to explain and ends when all that is left is rounding
     (Higham, "Analysis of the Cholesky decomposition of a semi-definite matrix", 1990): rank columns, no more.
     Rounding is judged against each neuron's own variance. A covariance that is not finite raises `ValueError`.
     """
+    return _factor(torch.from_numpy(np.ascontiguousarray(covariance))).to(device)
+
+
+def _factor(covariance: torch.Tensor) -> torch.Tensor:
     variance = covariance.diagonal()
     if not bool(covariance.isfinite().all()):
         raise ValueError("a covariance has values that are not finite")

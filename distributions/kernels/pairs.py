@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 SIDE = 4
 """Datasets by datasets whose sums are in registers at once; the loop below is written out for four."""
@@ -62,6 +65,8 @@ def pairwise_emd(a: torch.Tensor, b: torch.Tensor | None = None) -> np.ndarray:
 
 
 def _on_cores(a: np.ndarray, b: np.ndarray, same: bool) -> np.ndarray:
+    import torch
+
     runs = -(-a.shape[1] // RUN)
     partial = np.zeros((runs, len(a), len(b)))
     threads = torch.get_num_threads() if a.size + b.size > SMALL else 1
@@ -77,6 +82,8 @@ def _on_cores(a: np.ndarray, b: np.ndarray, same: bool) -> np.ndarray:
 
 def on_device(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
     """`pairwise_emd` by torch's own kernels, within float64 rounding: their sums have no order of their own."""
+    import torch
+
     step = max(BLOCK * SMALL // max(a.shape[0] * b.shape[0], 1), 1)  # of neurons, whose distances are held at once
     total = torch.zeros((a.shape[0], b.shape[0]), dtype=torch.float64, device=a.device)
     for start in range(0, a.shape[1], step):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from distributions.distances import Factor, cdf, frechet, frechet_rows
-from distributions.kernels import one_thread_each, row_emd
-from distributions.vdna import Moments
+from distributions.kernels import row_emd
+from distributions.kernels.factors import one_thread_each
+from distributions.view import Moments
 from pipeline.seed_api.vdna import VDNA
 
 

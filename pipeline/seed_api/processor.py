@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from distributions import Ranges
-from distributions.vdna import bins_of
+from distributions.spec import bins_of
 from extractors import Extractor, build
 from pipeline import seed_files
 from pipeline.data.decode import BadImage, decode

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distributions.vdna import bins_of
+from distributions.spec import bins_of
 from pipeline import hub, seed_files
 from pipeline.errors import UserError
 

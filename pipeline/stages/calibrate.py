@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from distributions import ActivationRanges, Ranges, Spec
-from distributions.vdna import has_histogram
+from distributions.spec import has_histogram
 from pipeline import pool
 from pipeline.config import Settings
 from pipeline.data.shards import Task, group

@@ -21,11 +21,10 @@ import xarray as xr
 
 from distributions import Spec
 from distributions.distances import UNITS
-from distributions.vdna import DECIDING
+from distributions.spec import DECIDING
 from pipeline import pool
 from pipeline.config import Settings
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.store import Store, now
 from pipeline.tiles import Tile, Tiler, metrics, tiles
 

@@ -18,8 +18,7 @@ from distributions import VDNA, Spec
 from pipeline import pool
 from pipeline.config import Settings
 from pipeline.data.shards import Work
-from pipeline.errors import UserError
-from pipeline.groups import DamagedError
+from pipeline.errors import DamagedError, UserError
 from pipeline.store import Store
 from pipeline.worker import Receipt
 

@@ -1,0 +1,118 @@
+"""What can be read of a VDNA, wherever its arrays lie: in memory, on a disk, or behind a URL. No torch is needed.
+
+    view.layers, view.images                  # {layer: neurons} in network order; images counted
+    view.histogram("block_0")                 # (neurons, bins) uint64
+    emd(view, other)                          # distances.py works on views
+
+A view of a stored VDNA reads just the rows that are asked for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from distributions.errors import IncompatibleError
+from distributions.spec import Spec, kind_of, layer_slices
+
+
+class Moments(NamedTuple):
+    """Mean (neurons) and variance (neurons), or covariance (neurons, neurons); float64, divisor n - 1."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+class Extremes(NamedTuple):
+    """Smallest and largest activation per neuron, (neurons) float32."""
+
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+
+class View(ABC):
+    """A VDNA to be read. `spec` says what was measured, `images` is how many images it counted."""
+
+    spec: Spec
+
+    @property
+    @abstractmethod
+    def images(self) -> int:
+        """Images counted, by the ledger."""
+
+    @abstractmethod
+    def rows(self, array: str, part: slice) -> np.ndarray:
+        """Some neurons' rows of one of its arrays, by the name it has on disk (`spec.ARRAYS`)."""
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """`{layer: neurons}` in network order."""
+        return dict(self.spec.layers)
+
+    def part(self, layer: str | None) -> slice:
+        """The neurons of a layer on the neuron axis, or all of them."""
+        slices = layer_slices(self.spec.layers)
+        if layer is None:
+            return slice(0, sum(self.spec.layers.values()))
+        if layer not in slices:
+            raise ValueError(f"unknown layer {layer!r}; layers: {', '.join(slices)}")
+        return slices[layer]
+
+    def has(self, kind: str) -> bool:
+        """Whether it has `histogram`, `gaussian`, `layer-gaussian` or `activation-ranges`."""
+        return kind in map(kind_of, self.spec.distributions)
+
+    def require(self, kind: str) -> None:
+        """Raise `IncompatibleError` if the VDNA was computed without that kind of distribution."""
+        if not self.has(kind):
+            raise IncompatibleError(
+                f"this VDNA has no {kind}: it was computed with {', '.join(self.spec.distributions)}"
+            )
+
+    def histogram(self, layer: str | None = None) -> np.ndarray:
+        """Counts (neurons, bins) uint64 of a layer, or of all layers in network order."""
+        self.require("histogram")
+        return self.rows("histogram", self.part(layer))
+
+    def gaussian(self, layer: str | None = None) -> Moments:
+        """Mean and variance per neuron; from the layer Gaussians' diagonals if only those were computed."""
+        part = self.part(layer)
+        if self.has("gaussian"):
+            count, mean, m2 = (self.rows(name, part) for name in ("count", "mean", "m2"))
+            return neuron_moments(count, mean, m2)
+        of_layers = [self.layer_gaussian(name) for name in ([layer] if layer is not None else self.layers)]
+        spread = [np.diagonal(moments.spread) for moments in of_layers]
+        return Moments(np.concatenate([moments.mean for moments in of_layers]), np.concatenate(spread))
+
+    @overload
+    def layer_gaussian(self, layer: str) -> Moments: ...
+    @overload
+    def layer_gaussian(self, layer: None = None) -> dict[str, Moments]: ...
+    def layer_gaussian(self, layer: str | None = None) -> Moments | dict[str, Moments]:
+        """Mean vector and covariance matrix of a layer, or of each: `{layer: Moments}`."""
+        self.require("layer-gaussian")
+        if layer is None:
+            return {name: self.layer_gaussian(name) for name in self.layers}
+        part = self.part(layer)
+        count, mean, comoment = (self.rows(name, part) for name in ("layer_count", "layer_mean", "comoment"))
+        return layer_moments(count, mean, comoment)
+
+    def ranges(self, layer: str | None = None) -> Extremes:
+        """Observed minimum and maximum per neuron."""
+        self.require("activation-ranges")
+        part = self.part(layer)
+        return Extremes(self.rows("min", part), self.rows("max", part))
+
+
+def neuron_moments(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> Moments:
+    """Mean and variance (neurons) from the arrays of `gaussian`; the variance of fewer than two images is 0."""
+    return Moments(mean, m2 / np.maximum(count.astype(np.int64) - 1, 1))
+
+
+def layer_moments(count: np.ndarray, mean: np.ndarray, comoment: np.ndarray) -> Moments:
+    """Mean (neurons) and covariance (neurons, neurons) from a layer's rows of `layer-gaussian`, which may be padded;
+    zero for one image."""
+    covariance = comoment[:, : len(mean)] / max(int(count[0]) - 1, 1)
+    return Moments(mean, (covariance + covariance.T) / 2)  # a matrix product may differ in the last bit
