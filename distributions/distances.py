@@ -20,7 +20,7 @@ import numpy as np
 
 from distributions.errors import IncompatibleError
 from distributions.kernels import cumulative_shares, linear_algebra, row_emd
-from distributions.spec import DECIDING, UNSTATED, difference_between, has_histogram
+from distributions.spec import DECIDING, UNSTATED, Spec, difference_between, has_histogram
 from distributions.view import Moments, View
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def emd(
     2000, one dimension); times 2 / bins it is a fraction of the half-range. Raises `IncompatibleError`
     unless both VDNAs have the same network, bins and activation ranges.
     """
-    check_comparable(v, w, layer, "histogram")
+    check_comparable(v.spec, w.spec, layer, "histogram")
 
     def rows(name: str) -> np.ndarray:
         return row_emd(cdf(v.histogram(name)), cdf(w.histogram(name)))
@@ -69,7 +69,7 @@ def nfd(
     (m1 - m2)² + v1 + v2 - 2 sqrt(v1 v2) (Dowson and Landau 1982, one dimension), in squared units of
     the activations. Uses `gaussian`, or the diagonal of `layer-gaussian`.
     """
-    check_comparable(v, w, layer, "gaussian")
+    check_comparable(v.spec, w.spec, layer, "gaussian")
 
     def rows(name: str) -> np.ndarray:
         return frechet_rows(v.gaussian(name), w.gaussian(name))
@@ -92,7 +92,7 @@ def fd(
     it is FID (Heusel et al. 2017). For a single neuron, or `per_neuron`, it is the one-dimensional
     distance between that neuron's marginals.
     """
-    check_comparable(v, w, layer, "layer-gaussian")
+    check_comparable(v.spec, w.spec, layer, "layer-gaussian")
     if per_neuron or neuron is not None:
 
         def rows(name: str) -> np.ndarray:
@@ -154,41 +154,41 @@ def frechet(a: Factor, b: Factor) -> float:
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
 
 
-def check_comparable(v: View, w: View, layer: str | None, kind: str) -> None:
-    """Raise `IncompatibleError`, naming what differs, unless the two VDNAs measure the same quantities in a layer, or
-    in all of them, by that kind of distribution. What a file of another program does not state may be anything."""
-    a, b = v.spec, w.spec
+def check_comparable(a: Spec, b: Spec, layer: str | None, kind: str) -> None:
+    """Raise `IncompatibleError`, naming what differs, unless VDNAs of the two specs measure the same quantities in a
+    layer, or in all of them, by that kind of distribution. What a file of another program does not state may be
+    anything."""
     words = [(getattr(a, name), getattr(b, name)) for name in ("extractor", *DECIDING)]
     in_part = any(x != y for x, y in words)
     same_layers = list(a.layers.items()) == list(b.layers.items()) or (
         in_part and layer is not None and layer in a.layers and a.layers[layer] == b.layers.get(layer)
     )
-    if not (same_layers and all(_agree(x, y) for x, y in words) and _samples(v, kind) == _samples(w, kind)):
+    if not (same_layers and all(_agree(x, y) for x, y in words) and _samples(a, kind) == _samples(b, kind)):
         raise IncompatibleError(f"these VDNAs cannot be compared ({difference_between(a, b)})")
     if kind != "histogram":
         return
-    for view in (v, w):
-        if not view.has("histogram"):
-            raise IncompatibleError(f"EMD needs histograms, found {', '.join(view.spec.distributions)}")
-    if _axes(v) != _axes(w):
+    for spec in (a, b):
+        if not spec.has("histogram"):
+            raise IncompatibleError(f"EMD needs histograms, found {', '.join(spec.distributions)}")
+    if _axes(a) != _axes(b):
         raise IncompatibleError(f"these histograms cannot be compared ({difference_between(a, b)})")
 
 
-def _axes(view: View) -> tuple[object, ...]:
+def _axes(spec: Spec) -> tuple[object, ...]:
     """The bins and the axes of its histograms."""
-    names = [name for name in view.spec.distributions if has_histogram([name])]
-    return (*names, view.spec.ranges.id if view.spec.ranges else "")
+    names = [name for name in spec.distributions if has_histogram([name])]
+    return (*names, spec.ranges.id if spec.ranges else "")
 
 
 def _agree(x: str, y: str) -> bool:
     return UNSTATED in (x, y) or x == y or fnmatchcase(x, y) or fnmatchcase(y, x)
 
 
-def _samples(view: View, kind: str) -> str:
+def _samples(spec: Spec, kind: str) -> str:
     """What the samples of that kind are; NFD takes the layers' Gaussians where there are no others."""
-    if kind == "gaussian" and not view.has(kind):
+    if kind == "gaussian" and not spec.has(kind):
         kind = "layer-gaussian"
-    return view.spec.samples_of(kind)
+    return spec.samples_of(kind)
 
 
 def _marginals(moments: Moments) -> Moments:

@@ -74,6 +74,10 @@ class Spec:
         if self.needs_ranges and self.ranges is None:
             raise ValueError("histograms need activation ranges")
 
+    def has(self, kind: str) -> bool:
+        """Whether it has `histogram`, `gaussian`, `layer-gaussian` or `activation-ranges`."""
+        return kind in map(kind_of, self.distributions)
+
     def samples_of(self, distribution: str) -> str:
         """ "all" if every position of an image is a sample of that distribution, "mean" if their mean is."""
         kind = kind_of(distribution)

@@ -15,7 +15,7 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from distributions.errors import IncompatibleError
-from distributions.spec import Spec, kind_of, layer_slices
+from distributions.spec import Spec, layer_slices
 
 
 class Moments(NamedTuple):
@@ -62,7 +62,7 @@ class View(ABC):
 
     def has(self, kind: str) -> bool:
         """Whether it has `histogram`, `gaussian`, `layer-gaussian` or `activation-ranges`."""
-        return kind in map(kind_of, self.spec.distributions)
+        return self.spec.has(kind)
 
     def require(self, kind: str) -> None:
         """Raise `IncompatibleError` if the VDNA was computed without that kind of distribution."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.catalogue import Catalogue, open_catalogue
+    from pipeline.catalogue.opened import Catalogue, open_catalogue
     from pipeline.make import make_vdna
 
 __all__ = ["Catalogue", "make_vdna", "open_catalogue"]

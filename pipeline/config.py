@@ -24,10 +24,11 @@ from distributions.spec import POSITIONS, bins_of, difference_between, has_histo
 from extractors import Extractor, ExtractorConfig, build, check_device
 from pipeline.checks import number, one_of, options, several, whole
 from pipeline.errors import UserError
+from pipeline.manifests import NAME
 from pipeline.networks import CONF, extractor_config
 from pipeline.planning import OBSERVE, Plan, network_spec
 from pipeline.seed_files import read_ranges
-from pipeline.store import NAME, Store
+from pipeline.store import Store
 from pipeline.worker import Job
 
 STAGES = ("plan", "calibrate", "extract", "reduce", "compare", "publish")

@@ -18,8 +18,8 @@ from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
 from distributions.spec import UNSTATED
 from pipeline.errors import UserError
 from pipeline.groups import MAX_NUMBER
+from pipeline.manifests import NAME
 from pipeline.seed_files import covariance_fault, npz_array, refuse_unusual
-from pipeline.store import NAME
 
 EXTRACTOR, LAYER = "inception", "block_3"
 MOST_NEURONS = 1 << 13

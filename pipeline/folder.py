@@ -8,10 +8,11 @@ folder.get("site/index.html")
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,9 @@ from typing import IO, Any, Self
 
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
+from pipeline import cache
 from pipeline.errors import DamagedError, UserError
-from pipeline.objects import PATIENCE, call, filesystem, hide, is_local, patiently, whole
+from pipeline.objects import BLOCK, PATIENCE, call, filesystem, hide, is_local, patiently, whole
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 TEMPORARY = ".tmp"
@@ -78,6 +80,46 @@ class Folder:
             return Path(full).read_bytes() if self._local else whole(self.fs, full, self.patience)
         return None
 
+    def get_known(self, path: str, sha256: str = "") -> bytes | None:
+        """An object in one request; where its SHA-256 is given, only if it has it, and from this machine's cache if it
+        was read before. None if it is not there, or is another."""
+        if not sha256 or self._local:
+            data = self.at_once(path)
+            return data if not sha256 or _has(data, sha256) else None
+        data = cache.recall(sha256)
+        if data is None:
+            data = self.at_once(path)
+            if not _has(data, sha256):
+                data = self.get(path)  # perhaps it was cut short on its way
+            if data is None or not _has(data, sha256):
+                return None
+            cache.remember(sha256, data)
+        return data
+
+    def at_once(self, path: str) -> bytes | None:
+        """An object's content without asking for its size first."""
+        if self._local:
+            return self.get(path)
+        with self._telling("read"), contextlib.suppress(*ABSENT):
+            data: bytes = self._patiently("cat_file", path, size=BLOCK)
+            return data
+        return None
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every object, by its path; what is being written is none."""
+        self.fs.invalidate_cache()
+        with self._telling("read"), contextlib.suppress(*ABSENT):
+            found = patiently(partial(self.fs.find, self.root, detail=True), self.patience, self.root)
+            start = len(self.fs._strip_protocol(self.root)) + 1
+            return {name[start:]: int(its["size"]) for name, its in found.items() if not name.endswith(TEMPORARY)}
+        return {}
+
+    def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
+        """Write several objects, some at once, each read when its turn has come."""
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for _ in threads.map(lambda pair: self.put(pair[0], pair[1]()), objects):
+                pass
+
     def _patiently(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
         full = f"{self.root}/{path}"
         action = partial(call, self.fs, method, full, *arguments, patience=self.patience, **options)
@@ -92,7 +134,7 @@ class Folder:
             raise UserError(hide(f"catalogue={self.url}: cannot be {done} ({error})")) from None
 
     def put_json(self, path: str, content: Any) -> None:
-        self.put(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        self.put(path, as_json(content))
 
     def get_json(self, path: str) -> Any:
         """What `put_json` wrote, or None; `DamagedError` names an object that is no JSON."""
@@ -152,6 +194,15 @@ class Folder:
             age: timedelta = datetime.now(UTC) - (written if written.tzinfo else written.replace(tzinfo=UTC))
             return age
         return timedelta()
+
+
+def _has(data: bytes | None, sha256: str) -> bool:
+    return data is not None and hashlib.sha256(data).hexdigest() == sha256
+
+
+def as_json(content: Any) -> bytes:
+    """What `put_json` writes."""
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
 
 def _put_on_disk(path: Path, data: bytes, new: bool = False) -> None:

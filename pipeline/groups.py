@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
+TILE_BYTES = 512 << 10
+"""Of a matrix, whose readers ask for a pair or a row."""
 MAX_METADATA = 64 << 20
 MAX_NEURONS = 1 << 22
 MAX_GROUP = 64 << 30
@@ -96,7 +98,7 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
     from distributions import VDNA  # which needs torch, as nothing else here does
 
     with damage("its contents are not those of a VDNA"):
-        state, ledger = _state(dataset, spec), _ledger(dataset)
+        state, ledger = _state(dataset, spec), ledger_of(dataset)
         vdna = VDNA(spec)
         vdna.load(state, ledger)
         digests = {"spec": spec.id, "digest": vdna.digest(), "sources": vdna.ledger.sources_digest()}
@@ -142,7 +144,8 @@ def _state(dataset: xr.Dataset, spec: Spec) -> dict[str, np.ndarray]:
     return state
 
 
-def _ledger(dataset: xr.Dataset) -> Ledger:
+def ledger_of(dataset: xr.Dataset) -> Ledger:
+    """The ledger in a dataset, of which the arrays named `shard_…` and `reason` suffice."""
     shape = dataset.sizes["shard"], dataset.sizes["reason"]
     numbers = {name: _array(dataset, f"shard_{name}", shape[:1]) for name in LEDGER_NUMBERS}
     texts = {name: _texts(dataset, f"shard_{name}") for name in LEDGER_TEXT}
@@ -193,15 +196,21 @@ def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
 
 
 def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
-    """Chunk shape: one layer where all layers are equally wide, else about `CHUNK_BYTES` of whole rows.
+    """Chunk shape: of a VDNA one layer where all layers are equally wide, else about `CHUNK_BYTES` of whole rows; of a
+    matrix squares with all layers, or whole rows, of `TILE_BYTES`.
 
     Zarr's grid is regular, so layers of different widths cannot each be a chunk.
     """
     shape = tuple(max(size, 1) for size in variable.shape)
+    if variable.dims[:2] == ("dataset", "other"):
+        cells = max(TILE_BYTES // (variable.dtype.itemsize * math.prod(shape[2:])), 1)
+        if len(shape) == 2:
+            return min(max(cells // shape[1], 1), shape[0]), shape[1]
+        return (*(min(max(math.isqrt(cells), 1), size) for size in shape[:2]), *shape[2:])
     if variable.ndim < 2 or variable.dims[0] != "neuron":
         return shape
     widths = set(json.loads(dataset.attrs["layers"]).values())
-    rows = max(CHUNK_BYTES // (variable.dtype.itemsize * int(np.prod(shape[1:]))), 1)
+    rows = max(CHUNK_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
     return (min(widths.pop() if len(widths) == 1 else rows, shape[0]), *shape[1:])
 
 

@@ -26,7 +26,7 @@ from extractors.network import PRECISIONS
 from extractors.sources import SOURCES
 from pipeline.checks import one_of, switch
 from pipeline.errors import UserError
-from pipeline.store import NAME
+from pipeline.manifests import NAME
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LISTS = ("ignore", "without")

@@ -27,7 +27,7 @@ from distributions.spec import UNSTATED, bins_of
 from extractors.cache import fetch
 from pipeline.errors import UserError
 from pipeline.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
-from pipeline.store import NAME
+from pipeline.manifests import NAME
 
 SEED_VERSION = "0.1.1"
 KINDS = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}

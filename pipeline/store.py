@@ -1,14 +1,12 @@
-"""Every path of a catalogue, every read and every write.
+"""Everything that is written in a catalogue, and what the stages read of it.
 
     plans/DATASET/EXTRACTOR.json.gz            tasks of the dataset, as last planned
     ranges/NETWORK/ID.json, current            histogram axes of a network; the one in use
     partials/SPEC/TASK.zip                     one immutable partial per task, a Zarr group
     partials/SPEC/tile-ID.zip                  a piece of a matrix, until the whole is there
     failures/SPEC/TASK.json                    why a task has none, though it was tried
-    vdnas/DATASET/EXTRACTOR/DIGEST.zarr/       a dataset's VDNA, a Zarr group
-    vdnas/DATASET/EXTRACTOR/SPEC.json          its manifest, which names the current one; written last
-    distances/EXTRACTOR/SPEC/DIGEST.zarr/, manifest.json      the matrix, likewise
-    site/                                      what people open
+    vdnas/, distances/                         VDNAs and matrices, with manifests: manifests.py
+    catalogue.json, index/, site/              what is published of them: catalogue/index.py
 
 Readers see only what a manifest names, so a writer that dies leaves nothing half-seen.
 """
@@ -18,11 +16,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import logging
-import re
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import xarray as xr
@@ -30,32 +25,23 @@ import xarray as xr
 from distributions import VDNA, IncompatibleError, Ranges, Spec
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import AT_ONCE, Folder
-from pipeline.groups import FORMAT, from_dataset, opened, pack, to_dataset, unzip, zipped
+from pipeline.folder import as_json
+from pipeline.groups import FORMAT, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.manifests import HASH, NAME, Manifests, group_name, group_path, now
 from pipeline.objects import hide
 from pipeline.planning import Plan
-from pipeline.rows import Rows, hashes
+from pipeline.rows import hashes
 from pipeline.summary import summary
 
-log = logging.getLogger(__name__)
-
 STALE = timedelta(hours=1)
-"""Age at which a group that no manifest names was left behind: one being written now is younger."""
+"""Age at which what nothing names was left behind: what is being written now is younger."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Names of datasets and extractors: they become folder names and appear in pages."""
-
-
-STATED = {"fingerprint", "digest", "created", "images", "skipped"}
-"""What every manifest of a VDNA says, among other things."""
-HASH = re.compile(r"[0-9a-f]{16}")
-"""What ranges and groups are named by."""
 TILE = "tile-"
 """What the names of pieces of a matrix begin with."""
 
 
-class Store(Folder):
-    """A catalogue: a folder of objects with these names."""
+class Store(Manifests):
+    """A catalogue, to be written."""
 
     # -- plans and ranges ------------------------------------------------------------------------
 
@@ -166,119 +152,79 @@ class Store(Folder):
     # -- VDNAs and distances -----------------------------------------------------------------------
 
     def put_vdna(self, vdna: VDNA, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Store a dataset's VDNA and make it the current one; returns its manifest."""
+        """Store a dataset's VDNA and make it the current version; returns its manifest.
+
+        Other contents than those of the version before, or from other places, are a new version; the one before stays.
+        """
         for name in (dataset, vdna.spec.extractor):
             if not NAME.fullmatch(name):
                 raise UserError(f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 128)")
-        folder = f"vdnas/{dataset}/{vdna.spec.extractor}"
         manifest = {"format": FORMAT, "dataset": dataset, **summary(vdna), **facts, "created": now()}
         manifest["program"] = f"vdna-catalogue {importlib.metadata.version('vdna-catalogue')}"
-        attributes = {name: manifest[name] for name in ("dataset", "fingerprint", "images", "created", "program")}
+        attributes = {name: manifest[name] for name in ("dataset", "fingerprint", "images", "program")}
         attributes["provenance"] = json.dumps(manifest["provenance"])
         packed = to_dataset(vdna, attributes)
-        manifest["digest"] = packed.attrs["digest"]
-        whole = f"{packed.attrs['digest']}{packed.attrs['sources']}"
-        manifest["group"] = f"{hashlib.sha256(whole.encode()).hexdigest()[:16]}.zarr"
+        manifest |= {"digest": packed.attrs["digest"], "sources": packed.attrs["sources"]}
         objects = pack(packed, consolidated=True)
-        manifest["objects"] = hashes(objects)
-        self.put_group(f"{folder}/{manifest['group']}", objects)
-        self.put_json(f"{folder}/{vdna.spec.id}.json", manifest)
-        return manifest
+        manifest |= {"objects": hashes(objects), "bytes": sum(map(len, objects.values()))}
+        manifest["group"] = group_name(manifest["objects"])
+        self.put_group(group_path(manifest), objects)
+        before = self.manifest(dataset, vdna.spec.extractor, vdna.spec.id)
+        if before is not None:
+            before = self.recorded(before)
+            same = all(before.get(key) == manifest[key] for key in ("digest", "sources"))
+            manifest["version"] = before["version"] + (not same)
+            manifest["versions"] = before["versions"] + ([] if same else [version_of(before)])
+        return self.recorded(manifest)
+
+    def recorded(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Make this manifest the current one, and keep a copy under a name of its own that never changes: the record of
+        its version. One that has its record already stays as it is."""
+        if "record" in manifest:
+            return dict(manifest)
+        folder = f"vdnas/{manifest['dataset']}/{manifest['extractor']}"
+        found = {"version": 1, "versions": [], **manifest}
+        if "objects" not in found:  # of a catalogue of before
+            found["objects"] = hashes(self.whole(group_path(manifest))[1])
+        data = as_json(found)
+        digest = hashlib.sha256(data).hexdigest()
+        record = f"{folder}/versions/{manifest['spec']}-{found['version']}-{digest[:16]}.json"
+        self.put(record, data)
+        found["record"] = {"path": record, "sha256": digest}
+        self.put_json(f"{folder}/{manifest['spec']}.json", found)
+        return found
 
     def put_facts(self, manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Change what is said of a VDNA, such as its description; its numbers stay."""
+        """Change what is said of a VDNA, such as its description; its numbers, and the record of its version, stay."""
         folder = f"vdnas/{manifest['dataset']}/{manifest['extractor']}"
-        self.put_json(f"{folder}/{manifest['spec']}.json", {**manifest, **facts})
-
-    def manifest(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
-        """The manifest of a dataset's VDNA of that spec, or None if there is none; a damaged one is as good as none."""
-        path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
-        try:
-            found = self._manifest(path)
-            said = found and tuple(found.get(key) for key in ("dataset", "extractor", "spec"))
-            if said not in (None, (dataset, extractor, spec_id)) or (found and not found.keys() >= STATED):
-                raise DamagedError(f"{self.url}/{path} is damaged: it is the manifest of something else")
-        except DamagedError as error:
-            log.warning("%s; the dataset counts as not there until it is run again", error)
-            return None
-        return found
-
-    def _manifest(self, path: str) -> dict[str, Any] | None:
-        """A manifest whose group lies where it should."""
-        found = self.get_json(path)
-        if found is None:
-            return None
-        if not isinstance(found, dict) or not isinstance(found.get("format"), int):
-            raise DamagedError(f"{self.url}/{path} is damaged: it is no manifest")
-        if found["format"] > FORMAT:
-            raise UserError(f"{self.url}/{path} was written by a newer version of this program; update it")
-        if not HASH.fullmatch(str(found.get("group")).removesuffix(".zarr")):
-            raise DamagedError(f"{self.url}/{path} is damaged: it names no group")
-        return found
-
-    def manifests(self) -> list[dict[str, Any]]:
-        """The manifest of every VDNA, by dataset, extractor and date."""
-        keys = [
-            (dataset, extractor, spec_id)
-            for dataset in self.names("vdnas")
-            for extractor in self.names(f"vdnas/{dataset}")
-            for spec_id in self.names(f"vdnas/{dataset}/{extractor}", ".json")
-        ]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            found = [
-                manifest for manifest in threads.map(lambda key: self.manifest(*key), keys) if manifest is not None
-            ]
-        return sorted(found, key=lambda m: (m["dataset"], m["extractor"], m["created"]))
-
-    def get_vdna(self, manifest: Mapping[str, Any]) -> VDNA:
-        """The VDNA a manifest names, whole; `DamagedError` if its contents are not those it was stored with."""
-        return self._whole(group_path(manifest))[0]
-
-    def get_rows(self, manifest: Mapping[str, Any]) -> Rows:
-        """A reader of parts of the VDNA a manifest names, which checks each object that it reads."""
-        path = group_path(manifest)
-        # A manifest of before had no hash of each object: those of the whole, found to be what they were.
-        objects = manifest["objects"] if "objects" in manifest else hashes(self._whole(path)[1])
-        return Rows(lambda name: self.get(f"{path}/{name}"), objects, f"{self.url}/{path}")
-
-    def _whole(self, path: str) -> tuple[VDNA, dict[str, bytes]]:
-        try:
-            objects = self.get_group(path)
-            return from_dataset(opened(objects)), objects
-        except (DamagedError, KeyError, ValueError) as error:
-            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
+        self.put_json(f"{folder}/{manifest['spec']}.json", {**self.recorded(manifest), **facts})
 
     def put_distances(self, spec_id: str, extractor: str, distances: xr.Dataset, facts: Mapping[str, Any]) -> None:
-        """Store a matrix and make it the current one. The one before stays for who is reading it; older ones go."""
-        folder, group = f"distances/{extractor}/{spec_id}", f"{facts['digest'][:16]}.zarr"
-        before = self.distances_manifest(extractor, spec_id)
-        self.put_group(f"{folder}/{group}", pack(distances, consolidated=True))
-        self.put_json(f"{folder}/manifest.json", {"format": FORMAT, **facts, "group": group})
-        kept = {group, before["group"] if before else ""}
-        for old in set(self.names(folder, ".zarr")) - {name.removesuffix(".zarr") for name in kept}:
-            path = f"{folder}/{old}.zarr"
-            if self.age(f"{path}/zarr.json") > STALE:
-                self.remove_group(path)
+        """Store a matrix and make it the current one. Those before stay for who is reading them, for a while."""
+        folder, objects = f"distances/{extractor}/{spec_id}", pack(distances, consolidated=True)
+        manifest = {"format": FORMAT, "extractor": extractor, "spec": spec_id, **facts, "objects": hashes(objects)}
+        manifest["group"] = group_name(manifest["objects"])
+        self.put_group(f"{folder}/{manifest['group']}", objects)
+        self._record_distances(folder, manifest)
 
-    def distances_manifest(self, extractor: str, spec_id: str) -> dict[str, Any] | None:
-        return self._manifest(f"distances/{extractor}/{spec_id}/manifest.json")
+    def recorded_distances(self, extractor: str, spec_id: str) -> dict[str, Any] | None:
+        """The manifest of a matrix, with its record; None if there is no matrix."""
+        found = self.distances_manifest(extractor, spec_id)
+        if found is None or "record" in found:
+            return found
+        folder = f"distances/{extractor}/{spec_id}"  # of a catalogue of before
+        return self._record_distances(folder, {**found, "objects": hashes(self.get_group(f"{folder}/{found['group']}"))})
 
-    def get_distances(self, extractor: str, spec_id: str) -> xr.Dataset | None:
-        """All distances between the VDNAs of a spec, or None before the first comparison."""
-        manifest = self.distances_manifest(extractor, spec_id)
-        if manifest is None:
-            return None
-        path = f"distances/{extractor}/{spec_id}/{manifest['group']}"
-        try:
-            return opened(self.get_group(path)).load()
-        except (DamagedError, KeyError, ValueError, RuntimeError) as error:
-            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
+    def _record_distances(self, folder: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        data = as_json(manifest)
+        record = {"path": f"{folder}/{manifest['group']}.json", "sha256": hashlib.sha256(data).hexdigest()}
+        self.put(record["path"], data)
+        found = {**manifest, "record": record}
+        self.put_json(f"{folder}/manifest.json", found)
+        return found
 
 
-def group_path(manifest: Mapping[str, Any]) -> str:
-    """Where the group lies that a manifest names."""
-    return f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['group']}"
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def version_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a version that is no longer the current one."""
+    said = {key: manifest[key] for key in ("version", "created", "images", "digest")}
+    return {**said, "manifest": manifest["record"]}

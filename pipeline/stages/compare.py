@@ -9,8 +9,6 @@ on with the tiles that are missing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +23,8 @@ from distributions.spec import DECIDING
 from pipeline import pool
 from pipeline.config import Settings
 from pipeline.errors import DamagedError, UserError
-from pipeline.store import Store, now
+from pipeline.manifests import contents, now
+from pipeline.store import Store
 from pipeline.tiles import Tile, Tiler, metrics, tiles
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def _compare(settings: Settings, spec: Spec) -> bool:
             ", ".join(k for k in (*DECIDING, "distributions", "ranges") if other[k] != members[0][k]) or "layers",
         )
     matrix = _empty(members, spec)
-    digest = hashlib.sha256(json.dumps([(m["dataset"], m["digest"]) for m in members]).encode()).hexdigest()
+    digest = contents(members)
     known = store.distances_manifest(spec.extractor, spec.id)
     if not matrix.data_vars or (known is not None and known["digest"] == digest):
         return False

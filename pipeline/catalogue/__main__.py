@@ -17,89 +17,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from distributions import VDNA, IncompatibleError
 from pipeline import fid_files, hub, seed_files
 from pipeline.errors import DamagedError, UserError
-from pipeline.store import NAME, Store
-
-COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
-MORE = (
-    *("preprocessing", "precision", "architecture", "weights", "clamped_share", "not_finite"),
-    *("spec", "fingerprint", "digest", "created", "licence"),
-)
-
-
-class Catalogue:
-    """Read-only view of a catalogue."""
-
-    def __init__(self, url: str, **storage: Any) -> None:
-        self._store = Store(url, storage)
-        if not self._store.names("vdnas"):
-            raise UserError(f"catalogue={url}: there is no catalogue here")
-
-    def index(self) -> pd.DataFrame:
-        """A row per VDNA: what it is of, how complete it is and what it was made with."""
-        rows = [{**m, "distributions": " ".join(m["distributions"])} for m in self._store.manifests()]
-        return pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
-
-    def manifest(self, dataset: str, extractor: str, spec: str | None = None) -> dict[str, Any]:
-        """Everything the catalogue says of one VDNA; the newest, where several specs were measured."""
-        found = [m for m in self._store.manifests() if m["dataset"] == dataset and m["extractor"] == extractor]
-        found = [m for m in found if spec in (None, m["spec"])]
-        if not found:
-            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self._known()}")
-        return found[-1]
-
-    def vdna(self, dataset: str, extractor: str, spec: str | None = None) -> VDNA:
-        """The VDNA itself; the newest, where several specs were measured."""
-        return self._store.get_vdna(self.manifest(dataset, extractor, spec))
-
-    def distances(self, extractor: str, metric: str, spec: str | None = None) -> xr.DataArray:
-        """`emd`, `nfd` or `fd` between all datasets, (dataset, other, layer); `.overall` is over all layers.
-
-        Of several specs of an extractor, the one with the most datasets, then the newest.
-        """
-        specs = {
-            m["spec"] for m in self._store.manifests() if m["extractor"] == extractor and spec in (None, m["spec"])
-        }
-        known = [(s, m) for s in specs if (m := self._store.distances_manifest(extractor, s)) is not None]
-        if not known:
-            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self._known()}")
-        largest = max(known, key=lambda pair: (len(pair[1]["datasets"]), pair[1]["created"]))[0]
-        distances = self._store.get_distances(extractor, largest)
-        assert distances is not None  # its manifest was there
-        if metric not in distances:
-            metrics = [str(name) for name in distances.data_vars if not str(name).endswith("_overall")]
-            raise UserError(f"no metric {metric} for {extractor}; there is {', '.join(metrics)}")
-        return distances[metric].assign_coords(overall=distances[f"{metric}_overall"])
-
-    def nearest(self, dataset: str, extractor: str, metric: str = "emd", k: int = 10) -> pd.Series[float]:
-        """The other datasets by distance, the most like first."""
-        self.manifest(dataset, extractor)
-        overall = self.distances(extractor, metric).overall
-        if dataset not in overall["dataset"]:
-            raise UserError(
-                f"{dataset} is not in the matrix of {extractor}: run it again with stages=[compare]; what was "
-                "imported is compared one by one: emd(cat.vdna(…), cat.vdna(…))"
-            )
-        row = overall.sel(dataset=dataset).drop_sel(other=dataset).to_series()
-        ordered: pd.Series[float] = row.sort_values().head(k)
-        return ordered
-
-    def _known(self) -> str:
-        return ", ".join(f"{m['dataset']} · {m['extractor']}" for m in self._store.manifests()[:20]) or "none"
-
-
-def open_catalogue(url: str, **storage: Any) -> Catalogue:
-    """Open a catalogue at a path or fsspec URL; `storage` are fsspec options. `UserError` if there is none."""
-    return Catalogue(url, **storage)
+from pipeline.manifests import NAME
+from pipeline.store import Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,125 @@
+"""The distances between a catalogue's datasets: a matrix on disk, of which parts are read, and one in memory.
+
+stored.row("emd", "demo_digits")                    # {dataset: distance}, a chunk or two
+matrix = stored.among("emd", layers=["norm"])
+matrix.frame                                        # pandas.DataFrame, dataset by other
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipeline.errors import UserError
+from pipeline.folder import AT_ONCE
+from pipeline.manifests import Manifests
+from pipeline.rows import Rows, hashes
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Distances between datasets, over some layers: `array` is (dataset, other) float64."""
+
+    array: xr.DataArray
+    metric: str
+    unit: str
+    extractor: str
+    layers: tuple[str, ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The same as a table: a row and a column for each dataset."""
+        return pd.DataFrame(self.array.to_numpy(), self.array["dataset"].to_index(), self.array["other"].to_index())
+
+
+class StoredMatrix:
+    """The matrix of a spec, as the index lists it. `objects` are its objects' SHA-256, None of catalogues of before."""
+
+    def __init__(
+        self,
+        folder: Manifests,
+        listed: Mapping[str, Any],
+        datasets: Sequence[str],
+        spec: Mapping[str, Any],
+        objects: Mapping[str, str] | None,
+    ) -> None:
+        self.datasets = list(datasets)
+        self._listed, self._layers, self._extractor = listed, dict(spec["layers"]), str(spec["extractor"])
+        path = str(listed["group"])
+        if objects is None:
+            objects = hashes(folder.get_group(path))
+        expected = dict(objects)
+
+        def get(name: str) -> bytes | None:
+            return folder.get_known(f"{path}/{name}", str(expected.get(name, "?")))
+
+        self._rows = Rows(get, expected, f"{folder.url}/{path}")
+
+    def check(self, metric: str) -> None:
+        """Raise `UserError` unless it has this metric."""
+        if metric not in self._listed["metrics"]:
+            raise UserError(f"no metric {metric} for {self._extractor}; there is {', '.join(self._listed['metrics'])}")
+
+    def row(self, metric: str, dataset: str, layers: Sequence[str] | None = None) -> dict[str, float]:
+        """The distances of one dataset from all."""
+        place = self.datasets.index(dataset)
+        values = self._over(metric, layers, slice(place, place + 1))[0]
+        return dict(zip(self.datasets, values.tolist(), strict=True))
+
+    def among(self, metric: str, layers: Sequence[str] | None = None, datasets: Sequence[str] | None = None) -> Matrix:
+        """The distances between all datasets, or some of them."""
+        names = self.datasets if datasets is None else list(datasets)
+        if unknown := [name for name in names if name not in self.datasets]:
+            raise UserError(f"datasets {', '.join(unknown[:5])}: not in the matrix of {', '.join(self.datasets[:20])}")
+        values = self._over(metric, layers, slice(0, len(self.datasets)))
+        if datasets is not None:
+            places = [self.datasets.index(name) for name in names]
+            values = values[np.ix_(places, places)]
+        unit = str(self._listed["units"][metric])
+        coordinates = {"dataset": np.array(names, dtype=object), "other": np.array(names, dtype=object)}
+        array = xr.DataArray(values, coordinates, ("dataset", "other"), metric, {"units": unit})
+        return Matrix(array, metric, unit, self._extractor, tuple(layers or self._layers))
+
+    def whole(self, metric: str) -> xr.DataArray:
+        """(dataset, other, layer), with the distances over all layers as a coordinate `overall`."""
+        everything = slice(0, len(self.datasets))
+        names = np.array(self.datasets, dtype=object)
+        return xr.DataArray(
+            self._read(metric, everything),
+            {
+                "dataset": names,
+                "other": ("other", names),
+                "layer": np.array(list(self._layers), dtype=object),
+                "neurons": ("layer", np.array(list(self._layers.values()))),
+                "overall": (("dataset", "other"), self._read(f"{metric}_overall", everything)),
+            },
+            ("dataset", "other", "layer"),
+            metric,
+            {"units": str(self._listed["units"][metric])},
+        )
+
+    def _over(self, metric: str, layers: Sequence[str] | None, rows: slice) -> np.ndarray:
+        """(rows, datasets) over some layers: of EMD and NFD the mean over their neurons, of FD over them."""
+        if layers is None:
+            return self._read(f"{metric}_overall", rows)
+        known = list(self._layers)
+        if unknown := [layer for layer in layers if layer not in known]:
+            raise UserError(f"layers {', '.join(unknown)}: there are {', '.join(known)}")
+        if not layers:
+            raise UserError("layers=[]: name at least one")
+        values = self._read(metric, rows)[..., [known.index(layer) for layer in layers]]
+        weights = np.array([1 if metric == "fd" else self._layers[layer] for layer in layers], dtype=np.float64)
+        over: np.ndarray = (values * weights).sum(axis=-1) / weights.sum()
+        return over
+
+    def _read(self, array: str, rows: slice) -> np.ndarray:
+        names = self._rows.objects(array, rows)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            fetched = dict(zip(names, threads.map(self._rows.fetch, names), strict=True))
+        return self._rows.read(array, rows, fetched)

@@ -1,0 +1,88 @@
+"""Where a catalogue is published to: a folder, a bucket, or a dataset repository of the Hugging Face hub.
+
+    target("s3://bucket/public").put_all([("index/0123456789abcdef.json.gz", lambda: data)])
+    target("hf:datasets/OWNER/NAME").sizes()
+
+The hub takes several files in a commit, which its readers see at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from pipeline.errors import UserError
+from pipeline.folder import Folder
+
+HUB = "hf:"
+FILES, BYTES = 200, 64 << 20
+"""Of a commit, at most."""
+
+
+class Target(Protocol):
+    """Objects elsewhere."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every object that is there, by its path."""
+
+    def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
+        """Write several objects, each read when its turn has come."""
+
+
+def target(url: str, options: Mapping[str, Any] | None = None) -> Target:
+    """The place that a path or URL names. Raises `UserError` for one that cannot be written to."""
+    if url.startswith(HUB):
+        return Repository(url)
+    if url.startswith(("http://", "https://")):
+        raise UserError(f"{url}: a website cannot be written to; publish to the folder or bucket that it serves")
+    return Folder(url, options)
+
+
+class Repository:
+    """A dataset repository of the hub. The token is the environment's (`hf auth login`, HF_TOKEN)."""
+
+    def __init__(self, url: str) -> None:
+        import huggingface_hub
+
+        kind, _, repository = url.removeprefix(HUB).strip("/").partition("/")
+        if kind != "datasets" or repository.count("/") != 1 or not all(repository.split("/")):
+            raise UserError(f"{url}: give hf:datasets/OWNER/NAME")
+        self._url, self._repository = url, repository
+        self._hub = huggingface_hub.HfApi()
+
+    def sizes(self) -> dict[str, int]:
+        from huggingface_hub.hf_api import RepoFile
+
+        def entries() -> dict[str, int]:
+            its = self._hub.list_repo_tree(self._repository, recursive=True, repo_type="dataset", revision="main")
+            return {entry.path: entry.size for entry in its if isinstance(entry, RepoFile)}
+
+        return self._telling(entries)
+
+    def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
+        commit: dict[str, bytes] = {}
+        for path, read in itertools.chain(objects, [("", bytes)]):  # the last is no object
+            if commit and (not path or len(commit) == FILES or sum(map(len, commit.values())) > BYTES):
+                self._telling(lambda: self._commit(commit))  # noqa: B023
+                commit = {}
+            if path:
+                commit[path] = read()
+
+    def _commit(self, files: Mapping[str, bytes]) -> None:
+        from huggingface_hub import CommitOperationAdd
+
+        operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in files.items()]
+        self._hub.create_commit(
+            self._repository, operations, commit_message=f"VDNA catalogue: {len(files)} files", repo_type="dataset", revision="main"
+        )
+
+    def _telling(self, action: Callable[[], Any]) -> Any:
+        """What the hub refuses, as one line."""
+        try:
+            return action()
+        except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
+            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+            raise UserError(
+                f"{self._url}: {line}; is there a network, a repository of that name, and a token (hf auth login)?"
+            ) from None
