@@ -235,7 +235,7 @@ export class DatasetMap {
     const [ink, paper, accent] = ["--ink", "--panel", "--accent"].map(colour);
     const focus = seen.find(({ i }) => i === this.focus);
     const first = (dot) => (dot === focus ? 1 : 0);
-    const inOrder = [...seen].sort((a, b) => first(b) - first(a) || this.points.radii[b.i] - this.points.radii[a.i] || a.i - b.i);
+    const inOrder = [...seen].sort((a, b) => first(b) - first(a) || this.points.radii[b.i] - this.points.radii[a.i]);
     const taken = [];
     pen.textBaseline = "middle";
     pen.lineJoin = "round";
@@ -243,14 +243,17 @@ export class DatasetMap {
       const { i, at, r } = dot;
       pen.font = `${dot === focus ? "600 13" : "12"}px system-ui, sans-serif`;
       const wide = pen.measureText(this.points.names[i]).width;
-      const left = at[0] + r + 4 + wide > this.width ? at[0] - r - 4 - wide : at[0] + r + 4;
-      const box = [left - 3, at[1] - 8, left + wide + 3, at[1] + 8];
-      const free = taken.every((b) => box[2] < b[0] || box[0] > b[2] || box[3] < b[1] || box[1] > b[3]);
-      const inside = box[0] >= 0 && box[1] >= 0 && box[2] <= this.width && box[3] <= this.height;
+      const sides = [[at[0] + r + 4, at[1]], [at[0] - r - 4 - wide, at[1]], [at[0] - wide / 2, at[1] - r - 9], [at[0] - wide / 2, at[1] + r + 9]];
+      const boxed = ([x, y]) => [x - 3, y - 8, x + wide + 3, y + 8];
+      const inside = (b) => b[0] >= 0 && b[1] >= 0 && b[2] <= this.width && b[3] <= this.height;
+      const free = (b) => taken.every((t) => b[2] < t[0] || b[0] > t[2] || b[3] < t[1] || b[1] > t[3]);
       // Names are to be read beside the dots, not instead of them.
-      const bare = dot === focus || seen.length < 80 || seen.every(({ at: [x, y], i: j }) => j === i || x < box[0] || x > box[2] || y < box[1] || y > box[3]);
-      if (dot !== focus && !(free && inside && bare)) continue;
-      taken.push(box);
+      const bare = (b) => seen.every(({ at: [x, y], i: j }) => j === i || x < b[0] || x > b[2] || y < b[1] || y > b[3]);
+      let side = sides.find((place) => [inside, free, bare].every((test) => test(boxed(place))));
+      if (dot === focus) side ??= sides.find((place) => inside(boxed(place))) ?? sides[0];
+      if (!side) continue;
+      const [left, middle] = side;
+      taken.push(boxed(side));
       if (dot === focus) {
         pen.strokeStyle = accent;
         pen.lineWidth = 2;
@@ -260,9 +263,9 @@ export class DatasetMap {
       }
       pen.strokeStyle = paper;
       pen.lineWidth = 4;
-      pen.strokeText(this.points.names[i], left, at[1]);
+      pen.strokeText(this.points.names[i], left, middle);
       pen.fillStyle = ink;
-      pen.fillText(this.points.names[i], left, at[1]);
+      pen.fillText(this.points.names[i], left, middle);
     }
   }
 }

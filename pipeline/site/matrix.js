@@ -37,6 +37,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const layers = (chosen.layers ?? "").split(",").filter((layer) => known.includes(layer));
     const names = matrix.rows.map((row) => row.dataset);
     const near = matrix.place.has(chosen.near) ? chosen.near : "";
+    const base = near || names[0];
     const order = ["name", "near"].includes(chosen.order) ? chosen.order : "cluster";
     say("Reading the matrix…");
     const [pairs, layout] = await Promise.all([
@@ -55,7 +56,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
       layers: layerChoice(known, layers, again("layers")),
       order: select("Order", [["cluster", "like beside like"], ["name", "by name"], ["near", "by distance to…"]], order, again("order")),
-      near: chooser(order === "near" ? "Distance to" : "Row of", names, near, again("near")),
+      near: chooser(order === "near" ? "Distance to" : "Row of", names, base, again("near")),
     };
     for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
     const open = controls.querySelector("details")?.open;
@@ -71,7 +72,6 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     }
     figure.hidden = false;
     const at = (i, j) => (i === j ? 0 : pairs[pairIndex(i, j, matrix.size)]);
-    const base = near || names[layout.order[0]];
     state = { matrix, metric, layers, names, at, unit: matrix.units[metric], base };
     const places = arranged(order, layout, names, at, matrix.place.get(base));
     const scale = scaled(pairs, metric);
