@@ -1,0 +1,157 @@
+// The first page: a map of all datasets, and below it the table that can be searched.
+
+import { METRICS, short } from "./data.js";
+import { count, day, h, measure, route, select, unique } from "./dom.js";
+import { DatasetMap } from "./map.js";
+import { sortable } from "./table.js";
+
+export async function show(article, { catalogue, parameters, title, keep, say, go, current }) {
+  title("");
+  const chosen = { spec: parameters.spec, metric: parameters.metric, layer: parameters.layer, q: parameters.q, sort: parameters.sort };
+  const drawn = [...catalogue.matrices.values()].filter((matrix) => matrix.drawn.length);
+  const datasets = new Set(catalogue.vdnas.map((row) => row.dataset)).size;
+  const networks = Object.keys(catalogue.specs).length;
+  const images = catalogue.vdnas.reduce((sum, row) => sum + row.images, 0);
+  const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+  const field = search();
+  article.append(
+    h("header", { class: "intro" }, h("h1", {}, "Datasets"),
+      h("p", { class: "muted" }, `${plural(datasets, "dataset")}, ${plural(networks, "network")}, ${plural(images, "image")} measured. Published ${day(catalogue.head.created)}.`)),
+  );
+  const controls = h("div", { class: "controls" });
+  const found = h("p", { class: "muted found" });
+  const stage = h("figure", { class: "map" });
+  article.append(controls);
+  if (drawn.length) article.append(stage);
+  else controls.append(h("p", { class: "muted" }, "No distances are published yet, so there is no map."));
+  const table = listing(catalogue, chosen, (sort) => keep({ ...chosen, sort: (chosen.sort = sort) }));
+  article.append(h("div", { class: "tablehead" }, h("h2", {}, "All datasets"), found), table.element);
+  let map = null;
+  let matrix = null;
+  await choose();
+  filter();
+  return () => map?.destroy();
+
+  function search() {
+    const id = unique("search");
+    const input = h("input", { id, type: "search", value: parameters.q ?? "", autocomplete: "off", spellcheck: "false", placeholder: "name, description, licence…" });
+    let waiting = 0;
+    input.addEventListener("input", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(() => {
+        if (!current()) return;
+        chosen.q = input.value.trim();
+        keep(chosen);
+        filter();
+      }, 80);
+    });
+    return h("div", { class: "field search" }, h("label", { for: id }, "Search"), input);
+  }
+
+  function filter() {
+    const words = (chosen.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    const text = (row) => `${row.dataset} ${catalogue.labels.get(row.spec)} ${row.licence ?? ""} ${row.description ?? ""}`.toLowerCase();
+    const fits = (row) => words.every((word) => text(row).includes(word));
+    const left = table.filter(words.length ? fits : () => true);
+    found.textContent = words.length ? `${plural(left, "entry").replace("entrys", "entries")} found` : "";
+    if (words.length) say(found.textContent);
+    map?.match(words.length ? new Set(matrix.rows.flatMap((row, i) => (fits(row) ? [i] : []))) : null);
+  }
+
+  async function choose() {
+    if (!drawn.length) {
+      controls.append(field);
+      return;
+    }
+    matrix = catalogue.matrices.get(chosen.spec);
+    if (!matrix?.drawn.length) matrix = drawn[0];
+    const metric = matrix.drawn.includes(chosen.metric) ? chosen.metric : matrix.drawn[0];
+    const layers = catalogue.layersOf(matrix.spec, metric);
+    const layer = layers.includes(chosen.layer) ? chosen.layer : "";
+    const again = (name) => async (value) => {
+      chosen[name] = value;
+      keep(chosen);
+      const focused = document.activeElement?.closest(".field")?.querySelector("label")?.textContent;
+      await choose();
+      filter();
+      for (const label of controls.querySelectorAll("label")) if (label.textContent === focused) label.control?.focus();
+    };
+    const layout = await catalogue.layout(matrix.spec, metric, layer);
+    if (!current()) return;
+    controls.replaceChildren(
+      ...(drawn.length > 1 ? [select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec"))] : []),
+      select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
+      select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
+      field,
+    );
+    plot(layout, metric, layer);
+  }
+
+  function plot(layout, metric, layer) {
+    map?.destroy();
+    const names = matrix.rows.map((row) => row.dataset);
+    const what = `Map of ${plural(names.length, "dataset")} by ${short(metric)} in ${layer || "all layers"} of ${catalogue.labels.get(matrix.spec)}. The table below lists the same datasets.`;
+    const canvas = h("canvas", { tabindex: "0", role: "application", "aria-roledescription": "map", "aria-label": what });
+    const readout = h("p", { class: "readout", "aria-live": "polite" });
+    const button = (label, text, act) => h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+    const tools = h("div", { class: "tools", role: "group", "aria-label": "Map" },
+      button("Zoom in", "+", () => map.zoom(1.6)), button("Zoom out", "−", () => map.zoom(1 / 1.6)), button("Whole map", "⤢", () => map.reset()));
+    stage.replaceChildren(h("div", { class: "frame" }, canvas, tools), h("figcaption", {}, readout));
+    map = new DatasetMap(canvas, points(layout, matrix), {
+      focused: (i) => readout.replaceChildren(...(i < 0 ? idle(metric) : about(i))),
+      opened: (i) => go(["dataset", names[i]], { spec: matrix.spec, metric }),
+    });
+    map.draw();
+    readout.replaceChildren(...idle(metric));
+
+    function about(i) {
+      const unit = matrix.units[metric];
+      const near = Array.from({ length: Math.min(3, layout.k) }, (_, rank) => {
+        const far = measure(layout.nearDistance[i * layout.k + rank]);
+        return `${names[layout.near[i * layout.k + rank]]} (${far})`;
+      });
+      return [
+        h("a", { href: route(["dataset", names[i]], { spec: matrix.spec, metric }) }, names[i]),
+        ` · ${plural(matrix.rows[i].images, "image")}`,
+        near.length ? ` · nearest, ${short(metric)} in ${unit}: ${near.join(", ")}` : "",
+      ];
+    }
+  }
+}
+
+function idle(metric) {
+  return [
+    `Datasets that lie close are alike by ${short(metric)} (${METRICS[metric]?.[1] ?? ""}); colours follow the clustering, sizes the number of images. `,
+    h("span", { class: "keys" }, "Arrow keys go from one to the next, with Shift they move the map; + and − zoom; Enter opens."),
+  ];
+}
+
+function points(layout, matrix) {
+  const { xy, order } = layout;
+  const hues = new Float32Array(order.length);
+  order.forEach((i, rank) => (hues[i] = rank / order.length));
+  const sizes = matrix.rows.map((row) => Math.log10(row.images + 1));
+  const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
+  const [small, range] = order.length > 300 ? [3, 3.5] : [4.5, 5];
+  const radii = sizes.map((size) => small + (most > least ? (range * (size - least)) / (most - least) : range / 3));
+  const sides = [0, 1].map((axis) => {
+    const all = Array.from({ length: order.length }, (_, i) => xy[2 * i + axis]);
+    return [Math.min(...all), Math.max(...all)];
+  });
+  const middle = sides.map(([low, high]) => (low + high) / 2);
+  const extent = sides.map(([low, high]) => (high - low) / 2);
+  return { xy, hues, radii, middle, extent, names: matrix.rows.map((row) => row.dataset) };
+}
+
+function listing(catalogue, chosen, sorted) {
+  const columns = [
+    { name: "Name", key: (row) => row.dataset, cell: (row) => h("a", { href: route(["dataset", row.dataset], { spec: row.spec }) }, row.dataset) },
+    { name: "Network", class: "wide", key: (row) => catalogue.labels.get(row.spec), cell: (row) => catalogue.labels.get(row.spec) },
+    { name: "Images", number: true, key: (row) => row.images, cell: (row) => count(row.images) },
+    { name: "Skipped", number: true, class: "wide", key: (row) => row.skipped, cell: (row) => count(row.skipped) },
+    { name: "Licence", class: "wide", key: (row) => row.licence ?? "", cell: (row) => row.licence },
+    { name: "Description", class: "words", key: (row) => row.description ?? "", cell: (row) => row.description },
+    { name: "Measured", class: "wide date", down: true, key: (row) => row.created, cell: (row) => day(row.created) },
+  ];
+  return sortable("All datasets", columns, catalogue.vdnas, { sort: chosen.sort, sorted });
+}

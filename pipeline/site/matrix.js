@@ -1,0 +1,172 @@
+// The matrix of all pairs as a picture: a network, a distance, some layers, an order; a cell opens its pair.
+
+import { METRICS, SiteError, pairIndex, short } from "./data.js";
+import { chooser, count, h, measure, route, select } from "./dom.js";
+import { Heat } from "./heat.js";
+import { RAMP } from "./ramp.js";
+import { sortable } from "./table.js";
+
+const SQUARED = new Set(["nfd", "fd"]);
+
+export async function show(article, { catalogue, parameters, title, keep, say, go, current }) {
+  title("Matrix");
+  const drawn = [...catalogue.matrices.values()].filter((matrix) => matrix.drawn.length);
+  if (!drawn.length) throw new SiteError("No distances are published yet.");
+  const chosen = { ...parameters };
+  const controls = h("div", { class: "controls" });
+  const canvas = h("canvas", { tabindex: "0", role: "application", "aria-roledescription": "matrix" });
+  const readout = h("p", { class: "readout", "aria-live": "polite" });
+  const legend = h("div", { class: "legend" });
+  const numbers = h("section", { class: "numbers" });
+  const button = (label, text, act) => h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+  const tools = h("div", { class: "tools", role: "group", "aria-label": "Matrix" },
+    button("Zoom in", "+", () => heat.zoom(1.6)), button("Zoom out", "−", () => heat.zoom(1 / 1.6)), button("Whole matrix", "⤢", () => heat.reset()));
+  const heading = h("p", { class: "muted" });
+  const figure = h("figure", { class: "matrix" }, h("div", { class: "frame" }, canvas, tools), h("figcaption", {}, readout, legend));
+  article.append(h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading), controls, h("div", { class: "beside" }, figure, numbers));
+  let state = null;
+  const heat = new Heat(canvas, { pointed, opened });
+  await choose();
+  return () => heat.destroy();
+
+  async function choose() {
+    let matrix = catalogue.matrices.get(chosen.spec);
+    if (!matrix?.drawn.length) matrix = drawn[0];
+    const metric = matrix.drawn.includes(chosen.metric) ? chosen.metric : matrix.drawn[0];
+    const known = catalogue.layersOf(matrix.spec, metric);
+    const layers = (chosen.layers ?? "").split(",").filter((layer) => known.includes(layer));
+    const names = matrix.rows.map((row) => row.dataset);
+    const near = matrix.place.has(chosen.near) ? chosen.near : "";
+    const base = near || names[0];
+    const order = ["name", "near"].includes(chosen.order) ? chosen.order : "cluster";
+    say("Reading the matrix…");
+    const [pairs, layout] = await Promise.all([
+      catalogue.pairs(matrix.spec, metric, layers),
+      catalogue.layout(matrix.spec, metric, layers.length === 1 ? layers[0] : ""),
+    ]);
+    if (!current()) return;
+    const focused = document.activeElement?.closest(".controls") && document.activeElement.closest(".field, fieldset")?.dataset.name;
+    const again = (name) => (value) => {
+      chosen[name] = value;
+      keep(chosen);
+      choose();
+    };
+    const fields = {
+      spec: drawn.length > 1 && select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec")),
+      metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
+      layers: layerChoice(known, layers, again("layers")),
+      order: select("Order", [["cluster", "like beside like"], ["name", "by name"], ["near", "by distance to…"]], order, again("order")),
+      near: chooser(order === "near" ? "Distance to" : "Row of", names, base, again("near")),
+    };
+    for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
+    const open = controls.querySelector("details")?.open;
+    controls.replaceChildren(...Object.values(fields).filter(Boolean));
+    if (open && controls.querySelector("details")) controls.querySelector("details").open = true;
+    if (focused && focused !== "layers") controls.querySelector(`[data-name="${focused}"] :is(select, input)`)?.focus();
+    if (!pairs) {
+      figure.hidden = true;
+      heading.textContent = `${count(names.length)} datasets are too many for one picture. Each dataset's page lists the nearest.`;
+      numbers.replaceChildren();
+      say("");
+      return;
+    }
+    figure.hidden = false;
+    const at = (i, j) => (i === j ? 0 : pairs[pairIndex(i, j, matrix.size)]);
+    state = { matrix, metric, layers, names, at, unit: matrix.units[metric], base };
+    const places = arranged(order, layout, names, at, matrix.place.get(base));
+    const scale = scaled(pairs, metric);
+    heat.show({ names, order: places, at, share: scale.share });
+    draw(legend, scale, metric, state.unit);
+    const where = layers.length ? layers.join(", ") : "all layers";
+    heading.textContent = `${count(names.length)} datasets by ${short(metric)}: ${METRICS[metric][1]}; ${where} of ${catalogue.labels.get(matrix.spec)}.`;
+    canvas.setAttribute("aria-label", `Matrix of ${short(metric)} between ${count(names.length)} datasets in ${where}. Arrow keys go from cell to cell, Enter opens the pair; the table that follows has the numbers of a row.`);
+    pointed(null);
+    row(base);
+    say(`Matrix of ${short(metric)} in ${where} is shown.`);
+  }
+
+  function pointed(pair) {
+    if (!pair) {
+      readout.replaceChildren(h("span", { class: "keys" }, "Point at a cell for its numbers; a click, or Enter, opens the pair. Arrow keys move, with Shift by ten; + and − zoom."));
+      return;
+    }
+    const [a, b] = pair.map((i) => state.names[i]);
+    if (a === b) readout.replaceChildren(h("b", {}, a), " with itself");
+    else {
+      readout.replaceChildren(
+        h("b", {}, a), " and ", h("b", {}, b), ": ",
+        h("a", { href: route(["pair", a, b], { spec: state.matrix.spec, metric: state.metric }) }, `${short(state.metric)} ${measure(state.at(...pair))} ${state.unit}`),
+      );
+    }
+  }
+
+  function opened(i, j) {
+    go(["pair", state.names[i], state.names[j]], { spec: state.matrix.spec, metric: state.metric, layer: state.layers.length === 1 ? state.layers[0] : "" });
+  }
+
+  /** The same numbers as a table: one dataset's row. */
+  function row(base) {
+    const { matrix, metric, names, at, unit } = state;
+    const i = matrix.place.get(base);
+    const others = names.map((name, j) => ({ name, value: at(i, j) })).filter(({ name }) => name !== base);
+    const columns = [
+      { name: "Dataset", key: ({ name }) => name, cell: ({ name }) => h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric }) }, name) },
+      { name: `${short(metric)} (${unit})`, number: true, key: ({ value }) => value, cell: ({ value }) => measure(value) },
+    ];
+    const table = sortable(`${short(metric)} from ${base}`, columns, others, { sort: columns[1].name, step: 12 });
+    numbers.replaceChildren(h("h2", {}, "Row of ", h("a", { href: route(["dataset", base], { spec: matrix.spec, metric }) }, base)), table.element);
+  }
+}
+
+function layerChoice(known, layers, changed) {
+  if (!known.length) return null;
+  const boxes = known.map((layer) => {
+    const box = h("input", { type: "checkbox", value: layer, checked: layers.includes(layer) });
+    return h("label", {}, box, " ", layer);
+  });
+  const fieldset = h("fieldset", {}, h("legend", { class: "unseen" }, "Layers; none is all"), boxes,
+    h("button", { type: "button", class: "quiet", onclick: () => changed("") }, "All layers"));
+  fieldset.addEventListener("change", () => {
+    const on = [...fieldset.querySelectorAll("input:checked")].map((box) => box.value);
+    changed(on.length === known.length ? "" : on.join(","));
+  });
+  const words = layers.length === 0 ? "all layers" : layers.length === 1 ? layers[0] : `${layers.length} layers`;
+  return h("div", { class: "field" }, h("span", { class: "label" }, "Layers"), h("details", { class: "drop" }, h("summary", { "aria-label": `Layers: ${words}` }, words), fieldset));
+}
+
+function arranged(order, layout, names, at, base) {
+  const all = names.map((_, i) => i);
+  if (order === "cluster") return [...layout.order];
+  const texts = new Intl.Collator("en", { numeric: true });
+  return all.sort(order === "name" ? (i, j) => texts.compare(names[i], names[j]) : (i, j) => at(base, i) - at(base, j));
+}
+
+/** Colours go evenly with the distance, or with its root where it is in squared units; 0 is the darkest. */
+function scaled(pairs, metric) {
+  const root = SQUARED.has(metric) ? Math.sqrt : (value) => value;
+  const high = pairs.reduce((most, value) => Math.max(most, value), 0);
+  const top = root(high) || 1;
+  return { high, share: (value) => Math.min(root(value) / top, 1) };
+}
+
+function draw(legend, { high, share }, metric, unit) {
+  const bar = h("canvas", { width: 256, height: 1, "aria-hidden": "true" });
+  const image = new ImageData(256, 1);
+  RAMP.forEach((rgb, i) => image.data.set([...rgb, 255], 4 * i));
+  bar.getContext("2d").putImageData(image, 0, 0);
+  const ticks = [0, ...nice(high, SQUARED.has(metric))].map((value) => {
+    const mark = h("span", {}, String(Number(value.toPrecision(3))));
+    mark.style.left = `${100 * share(value)}%`;
+    return mark;
+  });
+  legend.replaceChildren(bar, h("div", { class: "ticks" }, ticks), h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`));
+}
+
+/** Round numbers along the scale. */
+function nice(high, squared) {
+  if (!(high > 0)) return [];
+  const wanted = squared ? [0.06, 0.25, 0.55, 0.9] : [0.25, 0.5, 0.75, 0.97];
+  const step = 10 ** Math.floor(Math.log10(high / 4)) / 2;
+  const found = wanted.map((part) => Math.max(Math.floor((part * high) / step), 1) * step);
+  return [...new Set(found)];
+}
