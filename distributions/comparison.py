@@ -78,6 +78,10 @@ class Comparison:
         ]
         return [(layer, neuron, value) for value, layer, neuron in sorted(flat, key=lambda f: (-f[0], f[1], f[2]))[:k]]
 
+    def save(self, path: str) -> None:
+        """Write a picture of it: path.svg, path.png."""
+        raise NotImplementedError
+
 
 def compare(
     v: View,

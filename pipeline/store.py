@@ -213,7 +213,9 @@ class Store(Manifests):
         if found is None or "record" in found:
             return found
         folder = f"distances/{extractor}/{spec_id}"  # of a catalogue of before
-        return self._record_distances(folder, {**found, "objects": hashes(self.get_group(f"{folder}/{found['group']}"))})
+        return self._record_distances(
+            folder, {**found, "objects": hashes(self.get_group(f"{folder}/{found['group']}"))}
+        )
 
     def _record_distances(self, folder: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
         data = as_json(manifest)

@@ -1,134 +1,216 @@
-"""What consumers open: a catalogue, read-only; no Ray and no Hydra needed.
+"""The command line of consumers and publishers: `python -m pipeline.catalogue --help`.
 
-    cat = open_catalogue("catalogue")         # a folder or any fsspec URL
-    cat.index()                               # pandas.DataFrame, a row per VDNA
-    v = cat.vdna("demo_digits", "efficientnet_lite0")
-    cat.distances("efficientnet_lite0", "emd")          # xarray.DataArray (dataset, other, layer)
-    cat.nearest("demo_digits", "efficientnet_lite0")    # the datasets most like it
-
-On the command line: `python -m pipeline.catalogue {list,show,nearest,export,import,ranges} …`
+What reads and compares needs neither Ray nor torch; images of one's own, imports and exports need the network's part.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distributions import VDNA, IncompatibleError
-from pipeline import fid_files, hub, seed_files
+from distributions import IncompatibleError
+from distributions.comparison import KINDS, Comparison
+from pipeline.catalogue.opened import COLUMNS, address, open_catalogue
 from pipeline.errors import DamagedError, UserError
-from pipeline.manifests import NAME
-from pipeline.store import Store
+from pipeline.manifests import Manifests
+
+console = Console()
+DAMAGED = 1
+"""Exit code of `verify` when something is damaged; 2 is that of a mistake."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        return int(given.run(given) or 0)
+    except (UserError, IncompatibleError, DamagedError, OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: this needs {error.name}: pip install 'vdna-catalogue[images]'\n")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.catalogue", description="Ask a catalogue.")
     parser.add_argument("--catalogue", default="catalogue", help="folder or URL (default: ./catalogue)")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="every VDNA in it")
-    for name, text in (("show", "everything known of one VDNA"), ("nearest", "the datasets most like one")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("dataset")
-        command.add_argument("extractor", nargs="?", default="efficientnet_lite0")
-        if name == "nearest":
-            command.add_argument("--metric", default="emd", choices=("emd", "nfd", "fd"))
-            command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
-    export = commands.add_parser("export", help="write a VDNA as files of the seed library, or as FID statistics")
-    export.add_argument("dataset")
-    export.add_argument("extractor")
-    export.add_argument("out", help="path and name of the files, without an ending; or hf:[datasets/]OWNER/NAME/FILE")
-    export.add_argument("--format", default="vdna", choices=("vdna", "fid"))
-    export.add_argument("--distribution", default="histogram-1000", help="of format vdna")
-    export.add_argument("--layer", default=fid_files.LAYER, help="of format fid")
-    bring = commands.add_parser("import", help="add a VDNA from files of the seed library, or from FID statistics")
-    bring.add_argument("file", help="NAME.json beside NAME.npz, or an .npz with mu and sigma; or hf:…")
-    bring.add_argument("--name", required=True, help="the dataset's name in the catalogue")
-    bring.add_argument("--format", default="vdna", choices=("vdna", "fid"))
-    bring.add_argument("--ranges", help="the ranges file that a histogram was made with: a path, a URL or hf:…")
-    bring.add_argument("--images", type=int, help="of format fid: how many images the statistics are of")
-    bring.add_argument("--extractor", default=fid_files.EXTRACTOR, help="of format fid: which network made them")
-    bring.add_argument("--layer", default=fid_files.LAYER, help="of format fid")
-    axes = commands.add_parser("ranges", help="write an extractor's activation ranges, as the seed library has them")
-    axes.add_argument("dataset", help="any dataset that was measured on them")
-    axes.add_argument("extractor")
-    axes.add_argument("out", type=Path)
-    given = parser.parse_args(arguments)
-    console = Console()
-    try:
-        if given.command == "import":
-            _import(given)
-            return 0
-        cat = open_catalogue(given.catalogue)
-        if given.command == "export":
-            for written in _export(cat.vdna(given.dataset, given.extractor), given):
-                console.print(written, soft_wrap=True)
-        elif given.command == "ranges":
-            _write_ranges(cat.vdna(given.dataset, given.extractor), given.out)
-        elif given.command == "list":
-            console.print(_table(cat.index()[[*COLUMNS]]))
-        elif given.command == "show":
-            said = cat.manifest(given.dataset, given.extractor)
-            console.print_json(json.dumps({key: value for key, value in said.items() if key != "objects"}))
-        else:
-            near = cat.nearest(given.dataset, given.extractor, given.metric, given.k)
-            console.print(_table(near.rename("distance").reset_index().rename(columns={"other": "dataset"})))
-    except (UserError, IncompatibleError, DamagedError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    command = commands.add_parser("list", help="every VDNA in it")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("show", help="everything known of one VDNA")
+    _dataset(command)
+    command.add_argument("--version", type=int, help="an earlier one than the current")
+    command.set_defaults(run=_show)
+
+    command = commands.add_parser("nearest", help="the datasets most like one, or most like images of your own")
+    command.add_argument("dataset", help="a dataset's name; or a folder, tar, zip, image or URL of images")
+    command.add_argument("extractor", nargs="?")
+    command.add_argument("--metric", default="emd", choices=tuple(KINDS))
+    command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
+    command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
+    command.set_defaults(run=_nearest)
+
+    command = commands.add_parser("compare", help="two datasets: in which layers and neurons they differ most")
+    command.add_argument("a", help="a dataset's name, or a path or URL of images")
+    command.add_argument("b", help="a dataset's name")
+    command.add_argument("extractor", nargs="?")
+    command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
+    command.add_argument("-k", type=int, default=5, choices=range(1, 10_001), metavar="1..10000")
+    command.add_argument("--save", metavar="FILE", help="a picture of it: FILE.svg or FILE.png")
+    command.set_defaults(run=_compare)
+
+    command = commands.add_parser("images", help="single images against a dataset: those least like it first")
+    command.add_argument("images", help="a folder, tar, zip, image or URL")
+    _dataset(command)
+    command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
+    command.set_defaults(run=_images)
+
+    command = commands.add_parser("verify", help="read all that was published and say what is damaged")
+    command.add_argument("url", nargs="?", help="instead of --catalogue")
+    command.set_defaults(run=_verify)
+
+    command = commands.add_parser("publish", help="copy what was published to a folder, a bucket or hf:datasets/…")
+    command.add_argument("target")
+    command.set_defaults(run=_publish)
+
+    command = commands.add_parser("export", help="write a VDNA as files of the seed library, or as FID statistics")
+    command.add_argument("dataset")
+    command.add_argument("extractor")
+    command.add_argument("out", help="path and name of the files, without an ending; or hf:[datasets/]OWNER/NAME/FILE")
+    command.add_argument("--format", default="vdna", choices=("vdna", "fid"))
+    command.add_argument("--distribution", default="histogram-1000", help="of format vdna")
+    command.add_argument("--layer", default="block_3", help="of format fid")
+    command.set_defaults(run=_export)
+
+    command = commands.add_parser("import", help="add a VDNA from files of the seed library, or from FID statistics")
+    command.add_argument("file", help="NAME.json beside NAME.npz, or an .npz with mu and sigma; or hf:…")
+    command.add_argument("--name", required=True, help="the dataset's name in the catalogue")
+    command.add_argument("--format", default="vdna", choices=("vdna", "fid"))
+    command.add_argument("--ranges", help="the ranges file that a histogram was made with: a path, a URL or hf:…")
+    command.add_argument("--images", type=int, help="of format fid: how many images the statistics are of")
+    command.add_argument("--extractor", default="inception", help="of format fid: which network made them")
+    command.add_argument("--layer", default="block_3", help="of format fid")
+    command.set_defaults(run=_import)
+
+    command = commands.add_parser("ranges", help="write an extractor's activation ranges, as the seed library has them")
+    command.add_argument("dataset", help="any dataset that was measured on them")
+    command.add_argument("extractor")
+    command.add_argument("out")
+    command.set_defaults(run=_ranges)
+    return parser
 
 
-def _export(vdna: VDNA, given: argparse.Namespace) -> list[str]:
-    """Write a VDNA as another program's files, here or in a repository of the hub; where."""
-    with tempfile.TemporaryDirectory() as folder:
-        afar = given.out.startswith(hub.HUB)
-        path = Path(folder) / (given.out.rpartition("/")[2] or "nameless") if afar else Path(given.out)
-        if given.format == "fid":
-            files = [fid_files.write(vdna, path, given.layer)]
-        else:
-            files = seed_files.write(vdna, path, given.distribution)
-        return hub.publish(files, given.out) if afar else list(map(str, files))
+def _dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataset")
+    command.add_argument("extractor", nargs="?", help="needed where it was measured with several")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _list(given: argparse.Namespace) -> None:
+    console.print(_table(open_catalogue(given.catalogue).index()[[*COLUMNS]]))
+
+
+def _show(given: argparse.Namespace) -> None:
+    cat = open_catalogue(given.catalogue)
+    said = cat.manifest(given.dataset, given.extractor or cat.extractor_of(given.dataset), version=given.version)
+    console.print_json(json.dumps({key: value for key, value in said.items() if key != "objects"}))
+
+
+def _nearest(given: argparse.Namespace) -> None:
+    cat = open_catalogue(given.catalogue)
+    options = {"metric": given.metric, "k": given.k, "layers": given.layers}
+    if cat.has(given.dataset):
+        near = cat.nearest(given.dataset, given.extractor, **options)
+    else:
+        from pipeline.images import measured
+
+        near = cat.nearest(measured(cat, given.dataset, given.extractor), **options)
+    console.print(_table(near.rename("distance").reset_index()))
+
+
+def _compare(given: argparse.Namespace) -> None:
+    cat = open_catalogue(given.catalogue)
+    a = given.a
+    if not cat.has(a):
+        from pipeline.images import measured
+
+        a = measured(cat, given.a, given.extractor, given.b)
+    found = cat.compare(a, given.b, given.extractor, given.layers)
+    _say(found, given.k)
+    if given.save:
+        found.save(given.save)
+        console.print(given.save, soft_wrap=True)
+
+
+def _say(found: Comparison, k: int) -> None:
+    """The layers and the neurons that differ most."""
+    order = sorted(found.layers[found.metric], key=lambda layer: -found.layers[found.metric][layer])
+    rows = [[layer, *(found.layers[metric][layer] for metric in found.metrics)] for layer in order]
+    rows.append(["all layers", *(found.overall[metric] for metric in found.metrics)])
+    console.print(_table(pd.DataFrame(rows, columns=["layer", *found.metrics])))
+    if found.neurons:
+        console.print(_table(pd.DataFrame(found.most(k), columns=["layer", "neuron", next(iter(found.neurons))])))
+
+
+def _images(given: argparse.Namespace) -> None:
+    from pipeline.images import against
+
+    cat = open_catalogue(given.catalogue)
+    console.print(_table(against(cat, given.images, given.dataset, given.extractor).head(given.k)))
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from pipeline.catalogue.publishing import verify
+
+    folder = Manifests(*address(given.url or given.catalogue, {}))
+    objects, size, damaged = verify(folder, lambda number: console.print(f"{number} objects read"))
+    for words in damaged:
+        sys.stderr.write(f"{words}\n")
+    verdict = f"{len(damaged)} damaged" if damaged else "all as they were written"
+    console.print(f"{objects} objects, {size / 2**20:.1f} MiB: {verdict}")
+    return DAMAGED if damaged else 0
+
+
+def _publish(given: argparse.Namespace) -> None:
+    from pipeline.catalogue.publishing import copy
+    from pipeline.catalogue.targets import target
+
+    objects, size = copy(Manifests(*address(given.catalogue, {})), target(given.target))
+    console.print(f"{given.target}: {objects} objects and {size / 2**20:.1f} MiB were new", soft_wrap=True)
+
+
+def _export(given: argparse.Namespace) -> None:
+    from pipeline.exchange import export
+
+    vdna = open_catalogue(given.catalogue).vdna(given.dataset, given.extractor).load()
+    for written in export(vdna, given.out, given.format, given.distribution, given.layer):
+        console.print(written, soft_wrap=True)
 
 
 def _import(given: argparse.Namespace) -> None:
-    if not NAME.fullmatch(given.name):
-        raise UserError(f"--name {given.name}: use letters, digits, '.', '_' and '-' (at most 128), it names a folder")
-    if given.format == "fid":
-        if given.ranges:
-            raise UserError("--ranges: statistics of FID have no histograms")
-        if given.images is None:
-            raise UserError("--format fid: the file does not say of how many images it is; give --images N")
-        vdna = fid_files.read(hub.local(given.file), given.images, given.extractor, given.layer)
-    else:
-        if given.images is not None:
-            raise UserError("--images: these files say it themselves; with --format fid they do not")
-        axes = seed_files.read_ranges(given.ranges) if given.ranges else None
-        vdna = seed_files.read(hub.local(given.file, ("json", "npz")), axes)
-    facts = {
-        "fingerprint": vdna.digest()[:16],
-        "url": given.file,
-        "description": f"imported from {given.file.rpartition('/')[2]}",
-        "licence": "",
-        "extractor_licence": "",
-        "provenance": {"imported": [f"{given.format} files"]},
-    }
-    Store(given.catalogue).put_vdna(vdna, given.name, facts)
+    from pipeline.exchange import bring
+
+    bring(given)
 
 
-def _write_ranges(vdna: VDNA, path: Path) -> None:
-    if vdna.spec.ranges is None:
-        raise UserError("this VDNA has no histogram, whose axes these would be")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(vdna.spec.ranges.to_seed_json())
+def _ranges(given: argparse.Namespace) -> None:
+    from pipeline.exchange import write_ranges
+
+    write_ranges(open_catalogue(given.catalogue).vdna(given.dataset, given.extractor), given.out)
 
 
 def _table(frame: pd.DataFrame) -> Table:

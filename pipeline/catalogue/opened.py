@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,13 +33,14 @@ MORE = (
 CHANGING = ("description", "licence", "url", "extractor_licence", "versions")
 """What is said of a VDNA without being part of a version's record."""
 HUB = "hf:"
+USUAL = "efficientnet_lite0"
 
 
 class Catalogue:
     """Read-only view of a catalogue, as it was when it was opened."""
 
     def __init__(self, url: str, **storage: Any) -> None:
-        self._folder = Manifests(*_address(url, storage))
+        self._folder = Manifests(*address(url, storage))
         found = published.read(self._folder)
         self._manifests: list[dict[str, Any]] = []
         if found is None:  # nothing was published yet: what its manifests say, one by one
@@ -68,7 +70,7 @@ class Catalogue:
         found = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
         found = [row for row in found if spec in (None, row["spec"])]
         if not found:
-            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self._known()}")
+            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self.known()}")
         newest = max(found, key=lambda row: str(row["created"]))
         if version in (None, newest["version"]):
             return self._manifest(newest)
@@ -121,7 +123,7 @@ class Catalogue:
             if self._index["specs"][matrix["spec"]]["extractor"] == extractor and spec in (None, matrix["spec"])
         ]
         if not known:
-            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self._known()}")
+            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self.known()}")
         found = self._stored(max(known, key=lambda m: (len(m["members"]), m["created"])))
         found.check(metric)
         return found
@@ -157,7 +159,7 @@ class Catalogue:
         if isinstance(of, View):
             found = self._nearest_to(of, metric, k, layers)
         else:
-            found = self._nearest_of(of, str(extractor or self._only_extractor(of)), metric, k, layers, spec)
+            found = self._nearest_of(of, str(extractor or self.extractor_of(of)), metric, k, layers, spec)
         return pd.Series(found, dtype=float, name=metric).rename_axis("dataset")
 
     def _nearest_of(
@@ -226,7 +228,7 @@ class Catalogue:
         names = tuple(str(of) if isinstance(of, str) else _name(of) for of in (a, b))
         spec = None
         if isinstance(a, str) and isinstance(b, str):
-            extractor = extractor or self._only_extractor(a)
+            extractor = extractor or self.extractor_of(a)
             mine, theirs = ([r for r in self._rows if (r["dataset"], r["extractor"]) == (n, extractor)] for n in names)
             both = [row for row in mine if row["spec"] in {other["spec"] for other in theirs}]
             spec = max(both, key=lambda row: str(row["created"]))["spec"] if both else None
@@ -246,14 +248,31 @@ class Catalogue:
                 return str(found[-1])
         return None
 
-    def _only_extractor(self, dataset: str) -> str:
-        names = {row["extractor"] for row in self._rows if row["dataset"] == dataset}
-        if len(names) != 1:
-            by = f"measured with {', '.join(sorted(names))}: say with which"
-            raise UserError(f"dataset {dataset} is {by if names else f'not among {self._known()}'}")
-        return str(next(iter(names)))
+    def has(self, dataset: str) -> bool:
+        """Whether there is a VDNA of a dataset of that name."""
+        return any(row["dataset"] == dataset for row in self._rows)
 
-    def _known(self) -> str:
+    def example(self, extractor: str | None = None, dataset: str | None = None) -> StoredVDNA:
+        """A VDNA to measure others like: of a dataset, or any of the spec with the most datasets."""
+        if dataset is not None:
+            return self.vdna(dataset, extractor or self.extractor_of(dataset))
+        rows = [row for row in self._rows if extractor in (None, row["extractor"])]
+        if not rows:
+            raise UserError(f"no VDNA with extractor {extractor}; there are {self.known()}")
+        number = Counter(row["spec"] for row in rows)
+        row = max(rows, key=lambda row: (number[row["spec"]], str(row["created"])))
+        return StoredVDNA(self._folder, self._manifest(row))
+
+    def extractor_of(self, dataset: str) -> str:
+        """The extractor a dataset was measured with; of several the usual one."""
+        names = {row["extractor"] for row in self._rows if row["dataset"] == dataset}
+        if len(names) == 1 or USUAL in names:
+            return USUAL if USUAL in names else str(*names)
+        by = f"measured with {', '.join(sorted(names))}: say with which"
+        raise UserError(f"dataset {dataset} is {by if names else f'not among {self.known()}'}")
+
+    def known(self) -> str:
+        """What is there, in words, for an error's line."""
         names = [f"{row['dataset']} · {row['extractor']}" for row in self._rows[:20]]
         return ", ".join(names) + (f" and {len(self._rows) - 20} more" if len(self._rows) > 20 else "")
 
@@ -261,12 +280,12 @@ class Catalogue:
 def open_catalogue(url: str, **storage: Any) -> Catalogue:
     """Open a catalogue at a path or URL (fsspec's, or `hf:datasets/OWNER/NAME`); `storage` are fsspec options.
 
-    Takes two requests of what was published. Raises `UserError` if there is none, `DamagedError` if its index is damaged.
+    Two requests of what was published. Raises `UserError` if there is none, `DamagedError` if its index is damaged.
     """
     return Catalogue(url, **storage)
 
 
-def _address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Where to read. A repository of the hub is read as the website it is: a request for each object, and no more."""
     if not url.startswith(HUB):
         return url, storage

@@ -14,6 +14,7 @@ import hashlib
 import importlib.resources
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,6 +32,8 @@ from pipeline.store import STALE, Store
 
 log = logging.getLogger(__name__)
 
+DRAWN = 1
+"""Format of what the site draws."""
 SITE = "site"
 PAGE = f"{SITE}/index.html"
 
@@ -85,7 +88,7 @@ def _site(store: Store, index: Mapping[str, Any], before: Mapping[str, Any] | No
     if before and "site" in before:
         try:
             found = published.unpacked(store, before["site"])
-            known = {its["group"]: its for its in found["matrices"].values() if found["format"] == layouts.FORMAT}
+            known = {its["group"]: its for its in found["matrices"].values() if found["format"] == DRAWN}
         except DamagedError as error:
             log.warning("publish: %s, it is made anew", error)
     matrices = {}
@@ -100,24 +103,18 @@ def _site(store: Store, index: Mapping[str, Any], before: Mapping[str, Any] | No
             for path, data in files.items():
                 store.put(path, data)
         matrices[matrix["spec"]] = {**drawn, "group": matrix["group"]}
-    return _put_new(store, f"{SITE}/data", ".json.gz", published.packed({"format": layouts.FORMAT, "matrices": matrices}))
+    return _put_new(store, f"{SITE}/data", ".json.gz", published.packed({"format": DRAWN, "matrices": matrices}))
 
 
 def _app() -> tuple[bytes, dict[str, bytes]]:
-    """The page, and what it loads: in a folder named by its contents, so that no page mixes two programs."""
-    root = importlib.resources.files("pipeline").joinpath("site")
-    files = {f"{folder}{file.name}": file.read_bytes() for folder, file in _files(root, "") if file.name != "index.html"}
-    digest = hashlib.sha256(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()[:16]
-    page = root.joinpath("index.html").read_text().replace("./app/", f"./app-{digest}/")
-    return page.encode(), {f"{SITE}/app-{digest}/{name}": data for name, data in files.items()}
-
-
-def _files(folder: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _files(entry, f"{prefix}{entry.name}/")
-        else:
-            yield prefix, entry
+    """The page, and what it loads: in a folder named by its contents, so that no reader mixes two programs."""
+    root = Path(str(importlib.resources.files("pipeline").joinpath("site")))
+    files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.*")) if path.is_file()}
+    page = files.pop("index.html").decode()
+    digest = hashlib.sha256(b"".join(name.encode() + data for name, data in files.items())).hexdigest()
+    folder = f"app-{digest[:16]}"
+    page = re.sub(r'(href|src)="(?=[\w/]+\.(?:css|js)")', rf'\1="{folder}/', page)
+    return page.encode(), {f"{SITE}/{folder}/{name}": data for name, data in files.items()}
 
 
 def _sweep(store: Store, before: Mapping[str, Any] | None) -> None:
@@ -177,13 +174,15 @@ def _ranges(folder: Manifests, pointer: Mapping[str, Any], damaged: Collection[s
     if any(pointer["index"]["path"] in words for words in damaged):
         return {}
     specs = published.unpacked(folder, pointer["index"])["specs"].values()
-    paths = {f"ranges/{s['network']}/{name}" for s in specs if s["ranges"] for name in (f"{s['ranges']}.json", "current")}
+    paths = {
+        f"ranges/{s['network']}/{name}" for s in specs if s["ranges"] for name in (f"{s['ranges']}.json", "current")
+    }
     return {path: data for path in sorted(paths) if (data := folder.at_once(path)) is not None}
 
 
 def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> tuple[int, int, list[str]]:
-    """Read a published catalogue whole and hash it: how many objects and bytes, and what is damaged, in words. `told` is
-    called with the number of objects now and then."""
+    """Read a published catalogue whole and hash it: how many objects and bytes, and what is damaged, in words. `told`
+    hears the number of objects now and then."""
     damaged: list[str] = []
     try:
         pointer = published.read_pointer(folder)
@@ -196,7 +195,9 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
     def check(path: str) -> int:
         data = folder.at_once(path)
         if data is None or not hashlib.sha256(data).hexdigest().startswith(found[path]):
-            damaged.append(f"{folder.url}/{path} is damaged: it is not {'there' if data is None else 'what was written'}")
+            damaged.append(
+                f"{folder.url}/{path} is damaged: it is not {'there' if data is None else 'what was written'}"
+            )
         return len(data or b"")
 
     size, number = 0, 0
@@ -233,9 +234,11 @@ def walk(
         damaged.append(str(error))
         return
     records = [(matrix["manifest"], matrix["group"].rpartition("/")[0]) for matrix in index["matrices"]]
-    for row in index["vdnas"] if vdnas else ():
-        for record in (row["manifest"], *(version["manifest"] for version in row["versions"])):
-            records.append((record, row["group"].rpartition("/")[0]))
+    records += [
+        (record, row["group"].rpartition("/")[0])
+        for row in (index["vdnas"] if vdnas else ())
+        for record in (row["manifest"], *(version["manifest"] for version in row["versions"]))
+    ]
 
     def group(record: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
         found = [(record["path"], record["sha256"])]

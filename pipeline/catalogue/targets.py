@@ -58,7 +58,8 @@ class Repository:
             its = self._hub.list_repo_tree(self._repository, recursive=True, repo_type="dataset", revision="main")
             return {entry.path: entry.size for entry in its if isinstance(entry, RepoFile)}
 
-        return self._telling(entries)
+        found: dict[str, int] = self._telling(entries)
+        return found
 
     def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
         commit: dict[str, bytes] = {}
@@ -73,8 +74,9 @@ class Repository:
         from huggingface_hub import CommitOperationAdd
 
         operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in files.items()]
+        message = f"VDNA catalogue: {len(files)} files"
         self._hub.create_commit(
-            self._repository, operations, commit_message=f"VDNA catalogue: {len(files)} files", repo_type="dataset", revision="main"
+            self._repository, operations, commit_message=message, repo_type="dataset", revision="main"
         )
 
     def _telling(self, action: Callable[[], Any]) -> Any:

@@ -1,0 +1,104 @@
+"""Images of one's own beside a catalogue: measured by its network and on its axes, as a set or one by one.
+
+    v = measured(cat, "photos/")                        # a VDNA that the catalogue's can be compared with
+    cat.nearest(v, k=3)
+    against(cat, "photos/", "demo_faces")               # a row per image: how unlike the dataset it is, and where
+
+Needs torch and the network's weights; neither Ray nor Hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distributions import VDNA
+from distributions.distances import cdf
+from distributions.kernels import row_emd
+from distributions.spec import difference_between
+from extractors import Extractor, build
+from pipeline.catalogue.opened import Catalogue
+from pipeline.catalogue.stored import StoredVDNA
+from pipeline.data.decode import BadImage, decode
+from pipeline.data.sources import find
+from pipeline.data.streams import ShardReader, in_turn
+from pipeline.errors import UserError
+from pipeline.make import make_vdna
+from pipeline.networks import named_extractor
+from pipeline.planning import network_spec
+
+
+def measured(cat: Catalogue, source: str, extractor: str | None = None, beside: str | None = None) -> VDNA:
+    """The VDNA of a folder, tar, zip, Parquet file, image or URL, as the catalogue's VDNAs of that extractor were made:
+    with the same network, layers, distributions and histogram axes. `beside` names a dataset it is meant for.
+
+    Raises `UserError` if there is nothing at `source`, or if the catalogue's network cannot be made from its name.
+    """
+    _look(cat, source)
+    example = cat.example(extractor, beside)
+    spec = example.spec
+    return make_vdna(source, _network(example), spec.distributions, ranges=_axes(example), positions=spec.positions)
+
+
+def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = None) -> pd.DataFrame:
+    """Every image by itself against a dataset: EMD between its histograms and the dataset's, in bins, over all neurons,
+    and the layer where it is largest. Those least like the dataset come first. Images that cannot be read have NaN, and
+    the reason instead of a layer."""
+    _look(cat, source)
+    example = cat.example(extractor, dataset)
+    example.require("histogram")
+    network = _network(example)
+    name = next(n for n in example.spec.distributions if n.startswith("histogram"))
+    spec = replace(example.spec, distributions=(name,), ranges=_axes(example))
+    example.fetch("histogram")
+    shares = {layer: cdf(example.histogram(layer)) for layer in spec.layers}
+    rows: list[tuple[str, float, str]] = []
+    with torch.inference_mode():
+        for _, key, data in in_turn([ShardReader(shard, {}) for shard in find(source)]):
+            try:
+                if isinstance(data, BadImage):
+                    raise data
+                image = network.preprocess(decode(data, network.preprocess.least_side), key)
+            except BadImage as bad:
+                rows.append((key, np.nan, bad.reason))
+                continue
+            alone = VDNA(spec)
+            network(image[None].to(network.device), lambda layer, values: alone.update(layer, values.cpu()))  # noqa: B023
+            each = {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
+            most = max(each, key=lambda layer: float(each[layer].mean()))
+            rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
+    found = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
+    return found.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
+
+
+def _look(cat: Catalogue, source: str) -> None:
+    if "://" not in source and not any(sign in source for sign in "*{") and not Path(source).exists():
+        raise UserError(f"{source}: neither a dataset of this catalogue nor a path; there are {cat.known()}")
+
+
+def _axes(example: StoredVDNA) -> Any:
+    """The catalogue's histogram axes, read."""
+    ranges = example.spec.ranges
+    if ranges is not None:
+        _ = ranges.minimum, ranges.maximum
+    return ranges
+
+
+def _network(example: StoredVDNA) -> Extractor:
+    """The network that a VDNA was made with, made from its extractor's name and found to be the same."""
+    spec = example.spec
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build(named_extractor(spec.extractor, spec.precision), device)
+    its = network_spec(network)
+    if its.network != spec.network:
+        raise UserError(
+            f"extractor {spec.extractor}: this catalogue was made with another network of that name "
+            f"({difference_between(its, replace(spec, distributions=its.distributions, ranges=None))}); "
+            "build that one, and pass make_vdna(…, extractor=…, ranges=cat.vdna(…).spec.ranges) to cat.nearest"
+        )
+    return network
