@@ -34,7 +34,7 @@ lint: .venv/dev.stamp
 	@touch $@
 
 .venv/dev.stamp: .venv/demo.stamp
-	$(PIP) install --quiet -c constraints.txt -e ".[demo,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
 clean:

@@ -16,7 +16,8 @@ from PIL import Image
 from distributions import VDNA, LayerGaussian, ShardRecord, Spec, fd
 from extractors import build
 from pipeline import fid_files, make_vdna
-from pipeline.catalogue import main, open_catalogue
+from pipeline.catalogue import open_catalogue
+from pipeline.catalogue.__main__ import main
 from pipeline.errors import UserError
 from pipeline.networks import named_extractor
 from pipeline.store import Store

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from distributions import VDNA, IncompatibleError, Ranges, emd, fd, nfd
-from pipeline.catalogue import main, open_catalogue
+from pipeline.catalogue import open_catalogue
+from pipeline.catalogue.__main__ import main
 from pipeline.errors import UserError
 from pipeline.seed_files import read, read_ranges, write
 from pipeline.store import Store

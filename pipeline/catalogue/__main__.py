@@ -174,7 +174,7 @@ def _images(given: argparse.Namespace) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from pipeline.catalogue.publishing import verify
+    from pipeline.catalogue.copies import verify
 
     folder = Manifests(*address(given.url or given.catalogue, {}))
     objects, size, damaged = verify(folder, lambda number: console.print(f"{number} objects read"))
@@ -186,7 +186,7 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _publish(given: argparse.Namespace) -> None:
-    from pipeline.catalogue.publishing import copy
+    from pipeline.catalogue.copies import copy
     from pipeline.catalogue.targets import target
 
     objects, size = copy(Manifests(*address(given.catalogue, {})), target(given.target))

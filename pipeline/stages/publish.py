@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.catalogue.publishing import PAGE, publish
+from pipeline.catalogue.copies import PAGE
+from pipeline.catalogue.publishing import publish
 from pipeline.config import Settings
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,166 @@
+"""A published catalogue as a whole: what it consists of, a copy of it elsewhere, and whether it is as it was written.
+
+    copy(Manifests("catalogue"), target("s3://bucket/public"))
+    copy(Manifests("catalogue"), target("hf:datasets/OWNER/NAME"))
+    objects, size, damaged = verify(Manifests("https://host/catalogue"))
+
+Whatever is published has a name that only its own contents get, and the pointer is written last: a reader sees the old
+catalogue or the new one. What the target has already is not written again, so a copy that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from distributions import Ranges
+from pipeline.catalogue import index as published
+from pipeline.catalogue.targets import Target
+from pipeline.errors import DamagedError, UserError
+from pipeline.folder import AT_ONCE, as_json
+from pipeline.manifests import Manifests
+
+SITE = "site"
+PAGE = f"{SITE}/index.html"
+
+
+def copy(source: Manifests, target: Target) -> tuple[int, int]:
+    """Copy what was published, what the target lacks of it, and the pointer last; objects and bytes that were copied.
+
+    Raises `DamagedError` if anything is not as it was written: then the target's readers see what they saw before.
+    """
+    pointer = published.read_pointer(source)
+    if pointer is None:
+        raise UserError(f"catalogue={source.url}: nothing was published there yet: run with publish in stages=[...]")
+    damaged: list[str] = []
+    wanted = dict(walk(source, pointer, damaged))
+    if damaged:
+        raise DamagedError(f"nothing was copied: {'; '.join(damaged[:5])}")
+    there, copied = target.sizes(), [0, 0]
+
+    def read(path: str, sha256: str) -> bytes:
+        data = source.at_once(path)
+        if data is None or not hashlib.sha256(data).hexdigest().startswith(sha256):
+            raise DamagedError(f"{source.url}/{path} is damaged: it is not what was written")
+        copied[0] += 1
+        copied[1] += len(data)
+        return data
+
+    target.put_all((path, partial(read, path, sha256)) for path, sha256 in wanted.items() if path not in there)
+    page, files = app()
+    more = {**files, f"index/schema-{published.FORMAT}.json": published.schema(), **_ranges(source, pointer, damaged)}
+    target.put_all((path, partial(bytes, data)) for path, data in more.items() if there.get(path) != len(data))
+    target.put_all([(PAGE, lambda: page), (published.POINTER, lambda: as_json(pointer))])
+    return copied[0], copied[1]
+
+
+def _ranges(folder: Manifests, pointer: Mapping[str, Any], damaged: Collection[str]) -> dict[str, bytes]:
+    """The histogram axes of the networks, for those who measure images of their own on them."""
+    if any(pointer["index"]["path"] in words for words in damaged):
+        return {}
+    specs = published.unpacked(folder, pointer["index"])["specs"].values()
+    paths = {
+        f"ranges/{s['network']}/{name}" for s in specs if s["ranges"] for name in (f"{s['ranges']}.json", "current")
+    }
+    return {path: data for path in sorted(paths) if (data := folder.at_once(path)) is not None}
+
+
+def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> tuple[int, int, list[str]]:
+    """Read a published catalogue whole and hash it: how many objects and bytes, and what is damaged, in words. `told`
+    hears the number of objects now and then."""
+    damaged: list[str] = []
+    try:
+        pointer = published.read_pointer(folder)
+    except DamagedError as error:
+        return 1, 0, [str(error)]
+    if pointer is None:
+        raise UserError(f"catalogue={folder.url}: nothing was published there, so nothing says what it should hold")
+    found = dict(walk(folder, pointer, damaged))
+
+    def check(path: str) -> int:
+        data = folder.at_once(path)
+        if data is None or not hashlib.sha256(data).hexdigest().startswith(found[path]):
+            damaged.append(
+                f"{folder.url}/{path} is damaged: it is not {'there' if data is None else 'what was written'}"
+            )
+        return len(data or b"")
+
+    size, number = 0, 0
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for number, its in enumerate(threads.map(check, found), start=1):
+            size += its
+            if number % 1000 == 0:
+                told(number)
+    for path, data in _ranges(folder, pointer, damaged).items():
+        number, size = number + 1, size + len(data)
+        try:
+            sound = path.endswith("current") or Ranges.from_json(data.decode()).id == Path(path).stem
+        except ValueError:
+            sound = False
+        if not sound:
+            damaged.append(f"{folder.url}/{path} is damaged: its contents are other ranges")
+    return number, size, sorted(set(damaged))
+
+
+def walk(
+    folder: Manifests, pointer: Mapping[str, Any], damaged: list[str], vdnas: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Every object that a published catalogue consists of, and its SHA-256, or as much of that as its name says. What
+    leads to others and is not as it was written is told to `damaged`, and the others are not found."""
+    for part in ("index", "site"):
+        yield pointer[part]["path"], pointer[part]["sha256"]
+    try:
+        yield from _drawn(published.unpacked(folder, pointer["site"])["matrices"])
+    except DamagedError as error:
+        damaged.append(str(error))
+    try:
+        index = published.unpacked(folder, pointer["index"])
+    except DamagedError as error:
+        damaged.append(str(error))
+        return
+    records = [(matrix["manifest"], matrix["group"].rpartition("/")[0]) for matrix in index["matrices"]]
+    records += [
+        (record, row["group"].rpartition("/")[0])
+        for row in (index["vdnas"] if vdnas else ())
+        for record in (row["manifest"], *(version["manifest"] for version in row["versions"]))
+    ]
+
+    def group(record: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
+        found = [(record["path"], record["sha256"])]
+        try:
+            manifest = folder.checked(json.loads(published.checked(folder, record)), record["path"])
+            found += [(f"{path}/{manifest['group']}/{name}", sha256) for name, sha256 in manifest["objects"].items()]
+        except DamagedError as error:
+            damaged.append(str(error))
+        return found
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for objects in threads.map(lambda pair: group(*pair), records):
+            yield from objects
+
+
+def _drawn(part: Any) -> Iterator[tuple[str, str]]:
+    """The files that the site draws, wherever its data name them; their names begin their SHA-256."""
+    if isinstance(part, Mapping):
+        for value in part.values():
+            yield from _drawn(value)
+    elif isinstance(part, str) and part.startswith(f"{SITE}/data/"):
+        yield part, part.rpartition("/")[2].partition(".")[0]
+
+
+def app() -> tuple[bytes, dict[str, bytes]]:
+    """The page, and what it loads: in a folder named by its contents, so that no reader mixes two programs."""
+    root = Path(str(importlib.resources.files("pipeline").joinpath("site")))
+    files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.*")) if path.is_file()}
+    page = files.pop("index.html").decode()
+    digest = hashlib.sha256(b"".join(name.encode() + data for name, data in files.items())).hexdigest()
+    folder = f"app-{digest[:16]}"
+    page = re.sub(r'(href|src)="(?=[\w/]+\.(?:css|js)")', rf'\1="{folder}/', page)
+    return page.encode(), {f"{SITE}/{folder}/{name}": data for name, data in files.items()}
