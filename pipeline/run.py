@@ -36,6 +36,10 @@ from pipeline.progress import console
 
 log = logging.getLogger(__name__)
 
+REPORTED = {"reduce", "compare"}
+"""Stages after which there is something to tell of a dataset."""
+SITE = "site"
+
 finished: list[Settings] = []
 failures: list[tuple[str, str]] = []
 """What failed (nothing is said where there is only one thing that could have), and why."""
@@ -70,7 +74,7 @@ def batch(recipe: Sequence[Sequence[Settings]]) -> None:
             if done:
                 run(done[-1], ("compare",))
     if finished:
-        with _noting("site"):
+        with _noting(SITE):
             run(finished[-1], ("publish",))
 
 
@@ -86,7 +90,7 @@ def _measured(jobs: Sequence[Settings], network: Extractor | None) -> list[Setti
             if "calibrate" in job.stages:
                 _stage("calibrate").run(job, strict=False)
             run(job, ("extract", "reduce"))
-            if "compare" in job.stages:
+            if REPORTED & set(job.stages):
                 job.spec()  # says what is missing, where the stages before were not asked for
             done.append(job)
         job.share(None)  # or the report at the end would hold the networks of all extractors in memory
@@ -137,12 +141,13 @@ def command() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what is done is kept, the same command goes on from here\n")
         sys.exit(130)
-    reduced = [settings for settings in finished if {"reduce", "compare", "publish"} & set(settings.stages)]
+    reduced = [settings for settings in finished if REPORTED & set(settings.stages)]
     if reduced:
         report.counted(reduced, console)
         for settings in {settings.extractor.name: settings for settings in reduced}.values():
             report.compared(settings, console)
-        report.published(reduced[-1], console)
+    if finished and SITE not in dict(failures):
+        report.published(finished[-1], console)
     if failures:
         report.failed([(what, why) for what, why in failures if what], console)
         sys.exit(2)
