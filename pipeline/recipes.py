@@ -96,7 +96,7 @@ def read(name: str, files: Mapping[str, Path]) -> Recipe:
 def settings_of(recipe: Recipe, given: Sequence[str]) -> list[list[Settings]]:
     """For each extractor the settings of every dataset, when the command line says `given`; all is checked before
     anything runs. Datasets without a url are named and left out."""
-    asked: Any = OmegaConf.to_container(composed(given).catalogue_recipe)
+    asked: Any = OmegaConf.to_container(composed(given).catalogue_recipe, resolve=True)
     urls = dict(str(url).split("=", 1) for url in asked["urls"])
     only = _list(asked["only"])
     for key, names in (("catalogue_recipe.datasets", urls), ("catalogue_recipe.only", only)):
@@ -118,9 +118,7 @@ def settings_of(recipe: Recipe, given: Sequence[str]) -> list[list[Settings]]:
     result = [list(_jobs(recipe, entry, given, chosen, datasets)) for entry in recipe.extractors]
     names = [jobs[0].extractor.name for jobs in result]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise _wrong(
-            recipe.path, "extractors", f"two are called {twice[0]}; name one of them: extractor.name: {twice[0]}_2"
-        )
+        raise _wrong(recipe.path, "extractors", f"two are called {twice[0]}; give one another extractor.name")
     return result
 
 

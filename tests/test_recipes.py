@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
+import shlex
+import shutil
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,9 +22,9 @@ from pipeline.arguments import arguments
 from pipeline.config import DatasetConfig, Settings, choices
 from pipeline.errors import UserError
 from pipeline.networks import CONF
-from pipeline.store import Store
-from tests.conftest import command
+from tests.conftest import ROOT, command
 from tests.runs import SMALL
+from tests.test_k8s import kubectl, one, ray_parts
 
 SHIPPED = sorted(path.stem for path in (CONF / "catalogue_recipe").glob("*.yaml"))
 ONE = "{extractor: timm, extractor.model: test_vit, extractor.weights: random}"
@@ -150,7 +153,7 @@ class TestCommandLine:
     def two(self, tmp_path: Path) -> recipes.Recipe:
         return recipe(
             f"extractors: [{{extractor: dino_vit_base, batch_size: 4, precision: bf16}}, {OTHER}]\n"
-            "datasets: [{name: a, url: a.tar}, {name: b, url: ???}, {name: 2024.c, url: [c.tar, d.tar]}]\n"
+            "datasets: [{name: a, url: a.tar}, {name: b, url: '???'}, {name: 2024.c, url: [c.tar, d.tar]}]\n"
             "calibration: {max_tasks: 2}\n"
             "settings: {batch_size: 8, max_bad_fraction: 0.5, positions: {gaussian: all}, storage: {anon: true}}\n",
             tmp_path,
@@ -271,7 +274,7 @@ class TestBatch:
         caplog.clear()
         assert do(text, tmp_path) == []
         assert partials(tmp_path / "catalogue") == before
-        assert "to do" not in caplog.text
+        assert "task(s) to do" not in caplog.text
         assert caplog.text.count("is complete, nothing to do") == 4
 
         caplog.clear()
@@ -283,21 +286,15 @@ class TestBatch:
         assert caplog.text.count("publish: ") == 1
         assert sorted(set(cat.index()["dataset"])) == ["a", "b", "c"]
 
-    @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-    def test_the_axes_are_of_all_datasets(self, text: str, tmp_path: Path, order: Sequence[str]) -> None:
-        for name in order:
-            only = f"catalogue_recipe.only=[{name}]"
-            assert do(text, tmp_path, only) == []
-        store = Store(str(tmp_path / "catalogue"))
-        for extractor in ("test_vit", "other"):
-            specs = {m["ranges"] for m in store.manifests() if m["extractor"] == extractor}
-            assert len(specs) == 1
-        (used,) = {m["ranges"] for m in store.manifests() if m["extractor"] == "test_vit"}
+    def test_the_axes_are_of_all_datasets_whichever_comes_first(self, text: str, tmp_path: Path) -> None:
+        text = text.replace(f", {OTHER}", "")
+        for name in "ba":
+            assert do(text, tmp_path, f"catalogue_recipe.only=[{name}]") == []
         cat = open_catalogue(str(tmp_path / "catalogue"))
-        spans = [cat.vdna(name, "test_vit") for name in "ab"]
-        both = spans[0].find(ActivationRanges)
-        both.merge(spans[1].find(ActivationRanges))
-        assert type(spans[0].spec.ranges).calibrated(both).id == used
+        a, b = (cat.vdna(name, "test_vit") for name in "ab")
+        both = a.find(ActivationRanges)
+        both.merge(b.find(ActivationRanges))
+        assert set(cat.index()["ranges"]) == {type(a.spec.ranges).calibrated(both).id}
 
     def test_one_that_fails_stops_no_other(
         self, text: str, tars: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -307,13 +304,13 @@ class TestBatch:
             member.size = 5000
             tar.addfile(member, io.BytesIO(b"\xff\xd8" + bytes(4998)))
         bad = "  - {name: gone, url: /nowhere/*.tar}\n" + f"  - {{name: broken, url: {tmp_path / 'broken.tar'}}}\n"
-        failed = do(text.replace("datasets:\n", f"datasets:\n{bad}"), tmp_path)
-        assert [what for what, _ in failed] == [f"{d}, {e}" for e in ("test_vit", "other") for d in ("gone", "broken")]
-        assert all("pattern matches nothing" in why for what, why in failed if what.startswith("gone"))
-        assert all("had a usable image" in why for what, why in failed if what.startswith("broken"))
-        assert caplog.text.count("calibrate: gone is left out of the axes for good") == 2
+        gone, broken = do(text.replace(f", {OTHER}", "").replace("datasets:\n", f"datasets:\n{bad}"), tmp_path)
+        assert (gone[0], broken[0]) == ("gone, test_vit", "broken, test_vit")
+        assert "pattern matches nothing" in gone[1]
+        assert "none of 1 task(s) had a usable image" in broken[1]
+        assert "calibrate: gone is left out of the axes for good" in caplog.text
         cat = open_catalogue(str(tmp_path / "catalogue"))
-        assert cat.distances("other", "emd")["dataset"].to_numpy().tolist() == ["a", "b"]
+        assert cat.distances("test_vit", "emd")["dataset"].to_numpy().tolist() == ["a", "b"]
         assert (tmp_path / "catalogue" / "site" / "datasets" / "b.html").exists()
 
     def test_a_network_that_cannot_be_stops_no_other(self, text: str, tmp_path: Path) -> None:
@@ -323,14 +320,16 @@ class TestBatch:
         assert set(open_catalogue(str(tmp_path / "catalogue")).index()["extractor"]) == {"other"}
 
     def test_stages_alone(self, text: str, tmp_path: Path, builds: list[str]) -> None:
+        text = text.replace(f", {OTHER}", "")
         assert do(text, tmp_path, "stages=[plan,calibrate,extract,reduce]") == []
         assert not (tmp_path / "catalogue" / "distances").exists()
-        builds.clear()
+        assert builds == ["test_vit"]
         assert do(text, tmp_path, "stages=[compare,publish]") == []
-        assert builds == []
-        assert len(list((tmp_path / "catalogue" / "distances").rglob("manifest.json"))) == 2
-        (what, why), *_ = do(f"{text}  - {{name: c, url: c.tar}}\n", tmp_path, "stages=[compare]")
-        assert (what, "no plan for dataset c" in why) == ("c, test_vit", True)
+        assert builds == ["test_vit"]
+        assert (tmp_path / "catalogue" / "site" / "index.html").exists()
+        ((what, why),) = do(f"{text}  - {{name: c, url: c.tar}}\n", tmp_path, "stages=[compare]")
+        assert what == "c, test_vit"
+        assert "no plan for dataset c" in why
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -359,3 +358,30 @@ def test_the_command(tmp_path: Path) -> None:
 def test_datasets_are_equal_to_those_of_a_plain_command() -> None:
     (group,) = jobs(recipes.read("demo", choices("catalogue_recipe")))
     assert [s.dataset for s in group] == [DatasetConfig.named(s.dataset.name) for s in group]
+
+
+def test_the_readme_s_recipe_is_there() -> None:
+    """As it is typed; tests/test_cli.py reads the other commands."""
+    (line,) = re.findall(r"^python -m pipeline.run (catalogue_recipe=.*)$", (ROOT / "README.md").read_text(), re.M)
+    name, *given = shlex.split(line)
+    group, *_ = jobs(recipes.read(name.partition("=")[2], choices("catalogue_recipe")), *given)
+    assert group[0].pool.actors == 8
+
+
+def test_a_nightly_recipe_as_the_guide_says(tmp_path: Path) -> None:
+    """docs/cluster.md: a patch of the entrypoint and of where the ConfigMap is mounted."""
+    at = "/spec/rayClusterSpec/headGroupSpec/template/spec/containers/0/volumeMounts/0/mountPath"
+    assert f"`{at}`" in (ROOT / "docs" / "cluster.md").read_text()
+    patches = [
+        {"op": "replace", "path": "/spec/entrypoint", "value": "python -m pipeline.run catalogue_recipe=nightly"},
+        {"op": "replace", "path": at, "value": "/etc/vdna/catalogue_recipe"},
+    ]
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    ours = tmp_path / "k8s" / "overlays" / "ours"
+    ours.mkdir()
+    patch = {"target": {"kind": "RayJob"}, "patch": json.dumps(patches)}
+    (ours / "kustomization.yaml").write_text(json.dumps({"resources": ["../gpu"], "patches": [patch]}))
+    head = ray_parts(one(kubectl(ours), "RayJob"))["head"]["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in head["containers"][0]["volumeMounts"]}
+    (volume,) = [v for v in head["volumes"] if v["name"] == mounts["/etc/vdna/catalogue_recipe"]]
+    assert volume["configMap"] == {"name": "vdna-experiment"}
