@@ -97,7 +97,7 @@ def settings_of(recipe: Recipe, given: Sequence[str]) -> list[list[Settings]]:
     """For each extractor the settings of every dataset, when the command line says `given`; all is checked before
     anything runs. Datasets without a url are named and left out."""
     asked: Any = OmegaConf.to_container(composed(given).catalogue_recipe, resolve=True)
-    urls = dict(str(url).split("=", 1) for url in asked["urls"])
+    urls = dict(str(url).partition("=")[::2] for url in asked["urls"])
     only = _list(asked["only"])
     for key, names in (("catalogue_recipe.datasets", urls), ("catalogue_recipe.only", only)):
         if unknown := [name for name in names if name not in recipe.datasets]:
