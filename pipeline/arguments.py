@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from omegaconf import OmegaConf
 
@@ -17,6 +17,7 @@ TEXTS = (
     *("extractor.pretrained", "extractor.sha256", "extractor.prefix", "extractor.ranges"),
 )
 """Keys whose values are taken from the command line as they are typed."""
+RECIPE = "catalogue_recipe"
 
 
 def arguments(given: Sequence[str]) -> list[str]:
@@ -35,7 +36,7 @@ def arguments(given: Sequence[str]) -> list[str]:
             "put it in quotes: 'dataset.url=s3://bucket/{00000..00127}.tar'"
         )
     result = []
-    for argument in given:
+    for argument in _recipe(given):
         key, equals, value = argument.partition("=")
         top = re.split(r"[./@]", key.lstrip("+~"))[0]
         if equals and not argument.startswith("-") and top not in (*known, "hydra"):
@@ -44,9 +45,38 @@ def arguments(given: Sequence[str]) -> list[str]:
             raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(known))}")
         plain = value[:1] not in ("'", '"', "[", "") and not (several and "," in value)
         result.append(f'{key}="{_escaped(value)}"' if key in TEXTS and plain else argument)
-    if "--help" in given and not any(argument.startswith("dataset=") for argument in given):
-        result.append("dataset=images")  # Hydra composes the configuration to print it, and would ask for one
+    if (RECIPE in keys or "--help" in given) and "dataset" not in keys:
+        result.append("dataset=images")  # Hydra composes the configuration in any case, and would ask for one
     return result
+
+
+def _recipe(given: Sequence[str]) -> Iterator[str]:
+    """What is said of a recipe, as keys of conf/config.yaml; the rest as it is.
+
+    Raises `UserError` if something beside the recipe says what to measure.
+    """
+    names = [argument.partition("=")[2] for argument in given if argument.startswith(f"{RECIPE}=")]
+    urls = []
+    for argument in given:
+        key, _, value = argument.partition("=")
+        parts = key.lstrip("+~").split(".")
+        if parts[0] == RECIPE and not names:
+            raise UserError(f"{key}: which recipe? add {RECIPE}=NAME")
+        if names and (parts[0] in ("dataset", "extractor") or key in ("-m", "--multirun")):
+            raise UserError(
+                f"{argument}: leave it out, {RECIPE}={names[0]} says what is measured; only some of its datasets: "
+                f"{RECIPE}.only=[NAME,NAME]"
+            )
+        if key == RECIPE:
+            yield f'{RECIPE}.name="{_escaped(value)}"'
+        elif parts[:2] == [RECIPE, "datasets"]:
+            if len(parts) < 4 or parts[-1] != "url":
+                raise UserError(f"{key}: of a recipe's dataset its url can be given: {RECIPE}.datasets.NAME.url=URL")
+            urls.append(f'"{_escaped(".".join(parts[2:-1]) + "=" + value)}"')
+        else:
+            yield argument
+    if urls:
+        yield f"{RECIPE}.urls=[{','.join(urls)}]"
 
 
 def _escaped(value: str) -> str:

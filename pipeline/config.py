@@ -7,15 +7,18 @@ Stages and workers see `Settings` and what it holds, never Hydra.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,10 +50,10 @@ class DatasetConfig:
     @classmethod
     def named(cls, name: str) -> DatasetConfig:
         """A dataset of `conf/dataset`, or of `--config-dir`, by its file name."""
-        known = {path.stem: path for folder in _folders() for path in (folder / "dataset").glob("*.yaml")}
+        known = choices("dataset")
         if name not in known:
             raise UserError(f"calibration.datasets: no dataset {name}; there are {', '.join(sorted(known))}")
-        return dataset_config(_plain(OmegaConf.load(known[name])))
+        return dataset_config(plain(OmegaConf.load(known[name])))
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,12 @@ class Settings:
         """The plan of the dataset: the one that this run made, or else the stored one."""
         return self.store.get_plan(self.dataset.name, self.extractor.name, self.dataset.storage)
 
+    def share(self, network: Extractor | None) -> None:
+        """Go on with a network that another run of the same extractor has made; None: let go of it."""
+        self.__dict__.pop("network", None)
+        if network is not None:
+            self.__dict__["network"] = network
+
     def use(self, plan: Plan) -> None:
         """Go on with this plan, whatever another run of the same dataset may store meanwhile."""
         self.__dict__["plan"] = plan
@@ -141,7 +150,7 @@ class Settings:
     @classmethod
     def from_config(cls, cfg: DictConfig) -> Settings:
         """Check every key; raise `UserError` at the first that cannot be."""
-        c = _plain(cfg)
+        c = plain(cfg)
         dataset = dataset_config(c["dataset"])
         distributions = several(c, "distributions")
         for name in distributions:
@@ -213,6 +222,29 @@ class SweptDatasets(Callback):
                 type(self).names = [str(name) for name in override.sweep_string_iterator()]
 
 
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of another command line, from where this command's is."""
+    try:
+        return compose("config", overrides=list(overrides))
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
+def given() -> list[str]:
+    """What this command was given, as KEY=VALUE."""
+    overrides = HydraConfig.get().overrides
+    return [*(key for key in overrides.hydra if key.startswith("hydra.searchpath=")), *overrides.task]
+
+
+def is_multirun() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def choices(group: str) -> dict[str, Path]:
+    """The files of a group of the configuration, by name."""
+    return {path.stem: path for folder in _folders() for path in sorted((folder / group).glob("*.yaml"))}
+
+
 def _folders() -> list[Path]:
     """Where this command's configuration is looked for; a later one counts before an earlier one."""
     if not HydraConfig.initialized():
@@ -243,7 +275,7 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
     )
 
 
-def _plain(cfg: Any) -> dict[str, Any]:
+def plain(cfg: Any) -> dict[str, Any]:
     try:
         content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import xarray as xr
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import Settings
 
@@ -16,22 +17,24 @@ MOST = 12
 
 def counted(runs: Sequence[Settings], console: Console) -> None:
     """Every dataset of the command: images counted and skipped, with the reasons."""
+    several = len({settings.extractor.name for settings in runs}) > 1
     table = Table(box=None, pad_edge=False)
-    for column in ("dataset", "images", "skipped", "reasons", "damaged", "fingerprint"):
+    for column in ("dataset", *["extractor"] * several, "images", "skipped", "reasons", "damaged", "fingerprint"):
         number = column in ("images", "skipped", "damaged")
         table.add_column(column, overflow="fold", header_style="dim", justify="right" if number else "left")
     for settings in runs:
         m = settings.store.manifest(settings.dataset.name, settings.extractor.name, settings.spec().id)
         if m is not None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
-            cells = (m["dataset"], m["images"], m["skipped"], reasons or "–", m["damaged_shards"], m["fingerprint"])
+            names = (m["dataset"], *[m["extractor"]] * several)
+            cells = (*names, m["images"], m["skipped"], reasons or "–", m["damaged_shards"], m["fingerprint"])
             table.add_row(*map(str, cells))
     if table.row_count:
         console.print(table)
 
 
 def compared(settings: Settings, console: Console) -> None:
-    """All datasets of the extractor: the matrices, and the site."""
+    """All datasets of the extractor: the matrices."""
     distances = settings.store.get_distances(settings.extractor.name, settings.spec().id)
     if distances is not None and "compare" in settings.stages:
         for metric in ("emd", "fd"):
@@ -39,8 +42,24 @@ def compared(settings: Settings, console: Console) -> None:
                 console.print()
                 console.print(f"{metric.upper()} ({distances[metric].attrs['units']}), {settings.extractor.name}")
                 console.print(matrix(distances, metric, settings.dataset.name))
+
+
+def published(settings: Settings, console: Console) -> None:
+    """Where the site is."""
     if "publish" in settings.stages:
         console.print(f"\nsite: {settings.catalogue.rstrip('/')}/site/index.html", soft_wrap=True)
+
+
+def failed(failures: Sequence[tuple[str, str]], console: Console) -> None:
+    """What failed of a batch, and why."""
+    if failures:
+        table = Table(box=None, pad_edge=False, title=f"{len(failures)} failed", title_justify="left")
+        for column in ("failed", "reason"):
+            table.add_column(column, overflow="fold", header_style="dim")
+        for what, why in failures:
+            table.add_row(Text(what), Text(why))
+        console.print()
+        console.print(table)
 
 
 def matrix(distances: xr.Dataset, metric: str, reference: str) -> Table:

@@ -228,7 +228,7 @@ def test_the_readme_is_true() -> None:
     assert set(named) <= files
     assert all((ROOT / folder).is_dir() for folder in re.findall(r"^(\w+)/", tree, re.MULTILINE))
     for line in text.splitlines():
-        if line.startswith("python -m pipeline.run ") and "--help" not in line:
+        if line.startswith("python -m pipeline.run ") and "catalogue_recipe=" not in line:
             words = [word.partition(",")[0] if word.startswith("dataset=") else word for word in shlex.split(line)[3:]]
             assert isinstance(settings(*arguments([word for word in words if word != "-m"])), Settings), line
 

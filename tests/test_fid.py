@@ -18,6 +18,7 @@ from extractors import build
 from pipeline import fid_files, make_vdna
 from pipeline.catalogue import open_catalogue
 from pipeline.catalogue.__main__ import main
+from pipeline.catalogue.publishing import publish
 from pipeline.errors import UserError
 from pipeline.networks import named_extractor
 from pipeline.store import Store
@@ -194,7 +195,9 @@ def test_on_the_command_line(
         np.testing.assert_allclose(back["sigma"], first["sigma"], rtol=1e-12)
     assert main([*catalogue, "export", "published", "inception", out, "--format", "fid"]) == 2
     assert "--layer block_3: this VDNA has b" in capsys.readouterr().err
-    Store(catalogue[1]).put_vdna(filled(1, distributions=("gaussian",), ranges=None), "mine", FACTS)
+    store = Store(catalogue[1])
+    store.put_vdna(filled(1, distributions=("gaussian",), ranges=None), "mine", FACTS)
+    publish(store)
     assert main([*catalogue, "export", "mine", "net", out, "--format", "fid"]) == 2
     assert "--format fid needs layer-gaussian" in capsys.readouterr().err
 

@@ -59,6 +59,8 @@ class TestRanges:
             emd(cat.vdna("faces", "test_vit"), cat.vdna("other", "test_vit"))
         # by its id, the first set is still there to use
         do(of(tars / "00.tar", tmp_path / "catalogue", f"ranges={quiet.spec().ranges.id}", name="third"))
+        assert cat.distances("test_vit", "emd").sizes["dataset"] == 1  # what was opened stays as it was
+        cat = open_catalogue(s.catalogue)
         assert set(cat.distances("test_vit", "emd")["dataset"].to_numpy().tolist()) == {"faces", "third"}
 
     def test_unknown_ranges_are_refused(self, quiet: Settings, tars: Path) -> None:
@@ -127,8 +129,6 @@ class TestCompare:
         assert cat.distances("test_vit", "emd", spec=s.spec().id).sizes["dataset"] == 1
         assert cat.manifest("faces", "test_vit")["precision"] == "bf16"  # the newest
         assert cat.manifest("faces", "test_vit", quiet.spec().id)["precision"] == "fp32"
-        page = (tmp_path / "catalogue" / "site" / "index.html").read_text()
-        assert f"test_vit \\u00b7 {s.spec().id}" in page or f"test_vit · {s.spec().id}" in page
 
     def test_the_order_of_distributions_does_not_matter(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
         shutil.copytree(quiet.catalogue, tmp_path / "catalogue")

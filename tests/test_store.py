@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,18 +236,6 @@ def test_what_was_clamped_is_said(tmp_path: Path, filled: Callable[..., VDNA]) -
     clamped = state["histogram_below"].sum() + state["histogram_above"].sum()
     assert manifest["clamped_share"] == clamped / state["histogram"].sum() > 0
     assert manifest["not_finite"] == 0
-
-
-def test_old_matrices_go_but_for_the_one_before(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    for i in range(4):
-        matrix = xr.Dataset({"emd": (("dataset",), np.array([float(i)]))}, attrs={"layers": "{}"})
-        store.put_distances("spec", "net", matrix, {"digest": f"{i}" * 64})
-        if i == 1:
-            os.utime(tmp_path / f"distances/net/spec/{'0' * 16}.zarr/zarr.json", (1, 1))
-    # Old and unnamed goes; young and unnamed may be another run's, which has not named it yet.
-    assert store.names("distances/net/spec", ".zarr") == ["1" * 16, "2" * 16, "3" * 16]
-    assert float(store.get_distances("net", "spec")["emd"][0]) == 3.0
 
 
 def test_options_stay_out_of_everything_stored(tmp_path: Path, filled: Callable[..., VDNA]) -> None:

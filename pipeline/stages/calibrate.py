@@ -8,46 +8,74 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from distributions import ActivationRanges, Ranges, Spec
 from distributions.spec import has_histogram
 from pipeline import pool
-from pipeline.config import Settings
+from pipeline.config import DatasetConfig, Settings
 from pipeline.data.shards import Task, group
 from pipeline.data.sources import find
 from pipeline.errors import UserError
+from pipeline.objects import hide
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
-    """Make sure that the ranges this run's histograms need are in the catalogue."""
+def run(settings: Settings, strict: bool = True) -> None:
+    """Make sure that the ranges this run's histograms need are in the catalogue.
+
+    Of several datasets each has to be readable; if not `strict`, one at least: the others are named and left out.
+    """
     if not has_histogram(settings.distributions):
         return
     network, store = settings.plan.network, settings.store
     ranges = settings.ranges_of(network.network)
     if ranges is None:
-        ranges = _observe(settings, network)
-        log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(settings.calibration))
+        datasets = settings.calibration
+        try:
+            ranges = _observe(settings, network, datasets)
+        except UserError:
+            datasets = () if strict or len(datasets) == 1 else _readable(settings, network)
+            if not datasets:
+                raise
+            ranges = _observe(settings, network, datasets)
+        log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(datasets))
     if dict(ranges.layers) != dict(network.layers):
         raise UserError(f"ranges={settings.ranges}: made for other layers than {network.extractor} has")
     store.put_ranges(network.network, ranges)
 
 
-def _observe(settings: Settings, spec: Spec) -> Ranges:
-    store = settings.store
-    tasks: list[Task] = []
+def _readable(settings: Settings, spec: Spec) -> tuple[DatasetConfig, ...]:
+    """The datasets that can be observed when each is by itself; what is done of them already is not done again."""
+    found = []
     for dataset in settings.calibration:
+        try:
+            _partials(settings, spec, (dataset,))
+            found.append(dataset)
+        except UserError as error:
+            log.warning("%s", hide(f"calibrate: {dataset.name} is left out of the axes for good, it failed: {error}"))
+    return tuple(found)
+
+
+def _partials(settings: Settings, spec: Spec, datasets: Sequence[DatasetConfig]) -> list[Task]:
+    """Have in the store what every neuron spans over these datasets; the tasks whose partials say it."""
+    tasks: list[Task] = []
+    for dataset in datasets:
         shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
         its = group(shards, settings.shards_per_task, dataset.storage)
         tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
     tasks = [replace(task, index=index) for index, task in enumerate(tasks)]
-    names = ", ".join(dataset.name for dataset in settings.calibration)
-    pool.run(settings, spec, tasks, f"calibrating on {names}")
+    pool.run(settings, spec, tasks, f"calibrating on {_names(datasets)}")
+    return tasks
+
+
+def _observe(settings: Settings, spec: Spec, datasets: Sequence[DatasetConfig]) -> Ranges:
+    tasks, names = _partials(settings, spec, datasets), _names(datasets)
     total, skipped = ActivationRanges(spec.layers), Counter[str]()
     for task in tasks:
-        partial = store.get_partial(spec, task.id)
+        partial = settings.store.get_partial(spec, task.id)
         if partial is None:
             raise UserError(f"calibrating on {names}: a partial has vanished; the same command makes it again")
         total.merge(partial[0].find(ActivationRanges))
@@ -57,3 +85,7 @@ def _observe(settings: Settings, spec: Spec) -> Ranges:
     except ValueError as error:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "there are no images"
         raise UserError(f"cannot calibrate on {names}: {error} ({reasons})") from None
+
+
+def _names(datasets: Sequence[DatasetConfig]) -> str:
+    return ", ".join(dataset.name for dataset in datasets)
