@@ -1,7 +1,7 @@
 // The matrix of all pairs as a picture: a network, a distance, some layers, an order; a cell opens its pair.
 
 import { METRICS, SiteError, pairIndex, short } from "./data.js";
-import { chooser, count, h, measure, route, select } from "./dom.js";
+import { chooser, count, h, measure, refill, route, select } from "./dom.js";
 import { Heat } from "./heat.js";
 import { RAMP } from "./ramp.js";
 import { sortable } from "./table.js";
@@ -22,9 +22,10 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   const tools = h("div", { class: "tools", role: "group", "aria-label": "Matrix" },
     button("Zoom in", "+", () => heat.zoom(1.6)), button("Zoom out", "−", () => heat.zoom(1 / 1.6)), button("Whole matrix", "⤢", () => heat.reset()));
   const heading = h("p", { class: "muted" });
-  const figure = h("figure", { class: "matrix" }, h("div", { class: "frame" }, canvas, tools), h("figcaption", {}, readout, legend));
-  article.append(h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading), controls, h("div", { class: "beside" }, figure, numbers));
+  const figure = h("figure", { class: "matrix" }, h("div", { class: "frame" }, canvas, tools));
+  article.append(h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading), controls, h("div", { class: "beside" }, figure, h("div", {}, readout, legend, numbers)));
   let state = null;
+  let turn = 0;
   const heat = new Heat(canvas, { pointed, opened });
   await choose();
   return () => heat.destroy();
@@ -39,30 +40,25 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const near = matrix.place.has(chosen.near) ? chosen.near : "";
     const base = near || names[0];
     const order = ["name", "near"].includes(chosen.order) ? chosen.order : "cluster";
+    const mine = ++turn;
     say("Reading the matrix…");
     const [pairs, layout] = await Promise.all([
       catalogue.pairs(matrix.spec, metric, layers),
       catalogue.layout(matrix.spec, metric, layers.length === 1 ? layers[0] : ""),
     ]);
-    if (!current()) return;
-    const focused = document.activeElement?.closest(".controls") && document.activeElement.closest(".field, fieldset")?.dataset.name;
+    if (!current() || mine !== turn) return;
     const again = (name) => (value) => {
       chosen[name] = value;
       keep(chosen);
       choose();
     };
-    const fields = {
+    refill(controls, {
       spec: drawn.length > 1 && select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec")),
       metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
       layers: layerChoice(known, layers, again("layers")),
       order: select("Order", [["cluster", "like beside like"], ["name", "by name"], ["near", "by distance to…"]], order, again("order")),
       near: chooser(order === "near" ? "Distance to" : "Row of", names, base, again("near")),
-    };
-    for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
-    const open = controls.querySelector("details")?.open;
-    controls.replaceChildren(...Object.values(fields).filter(Boolean));
-    if (open && controls.querySelector("details")) controls.querySelector("details").open = true;
-    if (focused && focused !== "layers") controls.querySelector(`[data-name="${focused}"] :is(select, input)`)?.focus();
+    });
     if (!pairs) {
       figure.hidden = true;
       heading.textContent = `${count(names.length)} datasets are too many for one picture. Each dataset's page lists the nearest.`;
@@ -87,7 +83,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 
   function pointed(pair) {
     if (!pair) {
-      readout.replaceChildren(h("span", { class: "keys" }, "Point at a cell for its numbers; a click, or Enter, opens the pair. Arrow keys move, with Shift by ten; + and − zoom."));
+      readout.replaceChildren("Point at a cell for its numbers, click to open the pair. ", h("span", { class: "keys" }, "Arrow keys go from cell to cell, with Shift by ten; + and − zoom; Enter opens."));
       return;
     }
     const [a, b] = pair.map((i) => state.names[i]);
