@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from bench.figures import Figures, table
+from bench.figures import Figures, figure, table
 from pipeline.store import Store
 from tests.conftest import web_server
 from tests.synthetic import make, publish_for_tests
@@ -60,9 +59,9 @@ def _measure(url: str, names: list[str]) -> Figures:
             found = [_visit(browser, f"{url}/site/{route.format(names[0], names[-1])}", there) for _ in range(REPEATS)]
             seconds, requests, size = zip(*found, strict=True)
             name = f"site, {len(names)} datasets, {page}"
-            figures[f"{name}, seconds"] = _figure(seconds)
-            figures[f"{name}, requests"] = _figure(requests)
-            figures[f"{name}, bytes"] = _figure(size)
+            figures[f"{name}: until it can be used"] = figure(seconds, "s")
+            figures[f"{name}: requests"] = figure(requests, "")
+            figures[f"{name}: transferred"] = figure([n / 1000 for n in size], "kB")
         browser.close()
     return figures
 
@@ -85,10 +84,6 @@ def _visit(browser: Any, url: str, there: str) -> tuple[float, int, int]:
 def _sizes(request: Any) -> tuple[int, int]:
     said = request.sizes()
     return said["responseHeadersSize"], said["responseBodySize"]
-
-
-def _figure(values: tuple[float, ...]) -> Any:
-    return [statistics.median(values), min(values), max(values)]
 
 
 if __name__ == "__main__":
