@@ -1,7 +1,7 @@
 """What opening the site costs with a thousand datasets: a minute to make them, then one browser.
 
-    python -m bench.site                      # seconds, requests and bytes of the first view, the matrix and a pair
-    python -m bench.site 1000 FOLDER          # keeps the catalogue there, and uses it if it is there
+python -m bench.site                      # seconds, requests and bytes of the first view, the matrix and a pair
+python -m bench.site 1000 FOLDER          # keeps the catalogue there, and uses it if it is there
 """
 
 from __future__ import annotations

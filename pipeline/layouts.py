@@ -61,9 +61,9 @@ def _files(matrix: np.ndarray, metric: str, objects: dict[str, bytes]) -> dict[s
         values = _add(objects, codes(pairs, low, high).astype("<u2").tobytes())
     indices, near = nearest(matrix)
     straight = np.sqrt(matrix) if metric in SQUARED else matrix
-    parts = (order(pairs, len(matrix)).astype("<u4"), places(straight).astype("<f4"))
-    parts += (indices.astype("<u4"), near.astype("<f4"))
-    layout = _add(objects, b"".join(part.tobytes() for part in parts))
+    parts = {"<u4": [order(pairs, len(matrix)), indices], "<f4": [places(straight), near]}
+    (leaves, others), (spots, far) = ([part.astype(kind).tobytes() for part in its] for kind, its in parts.items())
+    layout = _add(objects, leaves + spots + others + far)
     return {"layout": layout, "values": values, "low": low, "high": high}
 
 

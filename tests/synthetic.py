@@ -30,7 +30,7 @@ from distributions.distances import UNITS
 from pipeline import groups, layouts
 from pipeline.stages import compare
 from pipeline.store import Store, group_path, now
-from pipeline.tiles import Tiler, metrics, tiles
+from pipeline.tiles import Tiler, tiles
 
 LAYERS = {"block_0": 16, "block_1": 16, "norm": 24}
 FULL = ("histogram-100", "gaussian", "layer-gaussian", "activation-ranges")
@@ -61,9 +61,9 @@ def names(count: int) -> list[tuple[str, int]]:
     """Names of datasets, each with the kind it is of."""
     found: dict[str, int] = {}
     generator = np.random.default_rng(3)
-    weights = generator.gamma(1.5, size=len(KINDS))
+    weights = generator.dirichlet(np.full(len(KINDS), 1.5))
     while len(found) < count:
-        kind = len(found) if len(found) < min(count, 4) else int(generator.choice(len(KINDS), p=weights / weights.sum()))
+        kind = len(found) if len(found) < min(count, 4) else int(generator.choice(len(KINDS), p=weights))
         name = f"{KINDS[kind]}-{generator.choice(SOURCES)}-{generator.integers(2011, 2026)}"
         if name in found:
             name += f"-{generator.choice(PLACES)}"
@@ -129,7 +129,9 @@ def _put_all(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]]) -> N
 
 def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
     """Square tiles with all layers, as the matrix will be stored."""
-    return tuple(min(n, SIDE) if dim in ("dataset", "other") else n for n, dim in zip(variable.shape, variable.dims, strict=True))
+    return tuple(
+        min(n, SIDE) if dim in ("dataset", "other") else n for n, dim in zip(variable.shape, variable.dims, strict=True)
+    )
 
 
 # -- what the real publishing does instead -----------------------------------------------------------
@@ -182,12 +184,21 @@ def _spec_entry(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _row(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     keys = ("dataset", "spec", "description", "licence", "url", "images", "skipped", "skipped_by_reason")
-    keys += ("damaged_shards", "shards", "clamped_share", "not_finite", "fingerprint", "digest", "created", "provenance")
+    keys += (
+        "damaged_shards",
+        "shards",
+        "clamped_share",
+        "not_finite",
+        "fingerprint",
+        "digest",
+        "created",
+        "provenance",
+    )
     path = f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['spec']}.json"
     named = {"path": path, "sha256": hashlib.sha256(store.get(path) or b"").hexdigest()}
     version = {"version": 1, "manifest": named, **{key: manifest[key] for key in ("digest", "created", "images")}}
     more = {"version": 1, "bytes": 40_000, "group": group_path(manifest), "manifest": named, "versions": [version]}
-    return {**{key: manifest[key] for key in keys}, **more}
+    return {**{key: manifest[key] for key in (*keys, "provenance")}, **more}
 
 
 def _put(store: Store, folder: str, content: Any) -> dict[str, Any]:

@@ -236,7 +236,7 @@ export class DatasetMap {
     const focus = seen.find(({ i }) => i === this.focus);
     const first = (dot) => (dot === focus ? 1 : 0);
     const inOrder = [...seen].sort((a, b) => first(b) - first(a) || this.points.radii[b.i] - this.points.radii[a.i]);
-    const taken = [];
+    const taken = [[this.width - 132, 0, this.width, 54]]; // the buttons
     pen.textBaseline = "middle";
     pen.lineJoin = "round";
     for (const dot of inOrder.slice(0, 400)) {

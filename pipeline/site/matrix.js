@@ -1,5 +1,6 @@
 // The matrix of all pairs as a picture: a network, a distance, some layers, an order; a cell opens its pair.
 
+import { ticks } from "./charts.js";
 import { METRICS, SiteError, pairIndex, short } from "./data.js";
 import { chooser, count, h, measure, refill, route, select } from "./dom.js";
 import { Heat } from "./heat.js";
@@ -150,19 +151,21 @@ function draw(legend, { high, share }, metric, unit) {
   const image = new ImageData(256, 1);
   RAMP.forEach((rgb, i) => image.data.set([...rgb, 255], 4 * i));
   bar.getContext("2d").putImageData(image, 0, 0);
-  const ticks = [0, ...nice(high, SQUARED.has(metric))].map((value) => {
+  const marks = [0, ...nice(high, SQUARED.has(metric))].map((value) => {
     const mark = h("span", {}, String(Number(value.toPrecision(3))));
     mark.style.left = `${100 * share(value)}%`;
     return mark;
   });
-  legend.replaceChildren(bar, h("div", { class: "ticks" }, ticks), h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`));
+  legend.replaceChildren(bar, h("div", { class: "ticks" }, marks), h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`));
 }
 
-/** Round numbers along the scale. */
+/** Round numbers along the scale: evenly, or evenly in their roots. */
 function nice(high, squared) {
   if (!(high > 0)) return [];
-  const wanted = squared ? [0.06, 0.25, 0.55, 0.9] : [0.25, 0.5, 0.75, 0.97];
-  const step = 10 ** Math.floor(Math.log10(high / 4)) / 2;
-  const found = wanted.map((part) => Math.max(Math.floor((part * high) / step), 1) * step);
-  return [...new Set(found)];
+  if (!squared) return ticks(0, high, 5).slice(1);
+  const rounded = [0.3, 0.55, 0.8, 1].map((share) => {
+    const power = 10 ** Math.floor(Math.log10(share * share * high));
+    return Math.floor((share * share * high) / power) * power;
+  });
+  return [...new Set(rounded)];
 }
