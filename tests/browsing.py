@@ -7,6 +7,7 @@ The tests' modules take these fixtures under their names.
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from http.server import SimpleHTTPRequestHandler
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline.store import Store
 from tests import synthetic
@@ -32,7 +34,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(str(tmp_path_factory.mktemp("site")))
     synthetic.fill(store, synthetic.spec_of(), synthetic.names(12))
     synthetic.fill(store, synthetic.spec_of("plain_net", ("gaussian",)), synthetic.names(3))
-    first = store.manifests()[0]
+    first, second, *_ = store.manifests()
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(picture, "JPEG")
+    store.put("thumbnails/one.jpg", picture.getvalue())
+    store.put_facts(
+        second, {"thumbnails": ["thumbnails/one.jpg", "thumbnails/../../elsewhere.jpg", "//elsewhere/x.jpg"]}
+    )
     store.put_facts(first, {"description": HOSTILE, "url": "javascript:alert(1)", "licence": HOSTILE})
     synthetic.publish_for_tests(store)
     return store

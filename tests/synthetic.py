@@ -45,6 +45,7 @@ PLACES = ("north", "coast", "alps", "delta", "harbour", "plateau", "island", "va
 LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", "MIT", "research only", "")
 WORDS = ("as collected, without filtering", "the validation split", "resized copies", "one image per scene", "")
 MANY = 200
+IMAGES = 48
 SIDE = 71
 """Datasets along a tile of the matrix as it is stored: the integrator's chunk."""
 
@@ -71,7 +72,7 @@ def names(count: int) -> list[tuple[str, int]]:
     return list(found.items())
 
 
-def filled(spec: Spec, name: str, kind: int, images: int = 48, positions: int = 4) -> VDNA:
+def filled(spec: Spec, name: str, kind: int, images: int, positions: int = 4) -> VDNA:
     """The VDNA of a dataset of that kind."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     own, kinds = np.random.default_rng(seed), np.random.default_rng(kind)
@@ -104,14 +105,14 @@ def facts_of(name: str, kind: int) -> dict[str, Any]:
     }
 
 
-def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]]) -> None:
+def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]], images: int = IMAGES) -> None:
     """Store VDNAs and their matrix with the real machinery."""
 
     if len(datasets) < MANY:
-        _put_all(store, spec, datasets)
+        _put_all(store, spec, images, datasets)
     else:  # packing is Python's own work, so threads would not help
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-            list(processes.map(partial(_put_all, store, spec), (datasets[::2], datasets[1::2])))
+            list(processes.map(partial(_put_all, store, spec, images), (datasets[::2], datasets[1::2])))
     members = [m for m in store.manifests() if m["spec"] == spec.id]
     matrix = compare._empty(members, spec)
     todo, tiler = tiles(spec, members, range(len(members))), Tiler(spec, members)
@@ -122,9 +123,9 @@ def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]]) -> None:
         store.put_distances(spec.id, spec.extractor, matrix, facts)
 
 
-def _put_all(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]]) -> None:
+def _put_all(store: Store, spec: Spec, images: int, datasets: Sequence[tuple[str, int]]) -> None:
     for name, kind in datasets:
-        store.put_vdna(filled(spec, name, kind), name, facts_of(name, kind))
+        store.put_vdna(filled(spec, name, kind, images), name, facts_of(name, kind))
 
 
 def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
@@ -197,7 +198,14 @@ def _row(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
     path = f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['spec']}.json"
     named = {"path": path, "sha256": hashlib.sha256(store.get(path) or b"").hexdigest()}
     version = {"version": 1, "manifest": named, **{key: manifest[key] for key in ("digest", "created", "images")}}
-    more = {"version": 1, "bytes": 40_000, "group": group_path(manifest), "manifest": named, "versions": [version]}
+    more: dict[str, Any] = {
+        "version": 1,
+        "bytes": 40_000,
+        "group": group_path(manifest),
+        "manifest": named,
+        "versions": [version],
+    }
+    more |= {key: manifest[key] for key in ("thumbnails",) if key in manifest}
     return {**{key: manifest[key] for key in (*keys, "provenance")}, **more}
 
 
@@ -209,13 +217,13 @@ def _put(store: Store, folder: str, content: Any) -> dict[str, Any]:
     return {"path": path, "sha256": digest, "bytes": len(data)}
 
 
-def make(folder: Path | str, count: int) -> Store:
+def make(folder: Path | str, count: int, images: int = IMAGES) -> Store:
     """A catalogue of that many datasets under one spec, published. Of many there is no FD, which takes minutes."""
     store = Store(str(folder))
-    fill(store, spec_of(distributions=FULL if count < MANY else FAST), names(count))
+    fill(store, spec_of(distributions=FULL if count < MANY else FAST), names(count), images)
     publish_for_tests(store)
     return store
 
 
 if __name__ == "__main__":
-    make(sys.argv[2], int(sys.argv[1]))
+    make(sys.argv[2], int(sys.argv[1]), *map(int, sys.argv[3:4]))

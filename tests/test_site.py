@@ -157,6 +157,14 @@ def test_a_dataset_says_everything_and_is_shown_as_text(visit: Callable[..., Any
     assert "taken" not in page.title()
 
 
+def test_pictures_of_the_catalogue_are_shown_and_no_others(visit: Callable[..., Any], store: Store) -> None:
+    second = store.manifests()[1]
+    page = visit(f"#/dataset/{second['dataset']}?spec={second['spec']}")
+    page.locator(".near h2").wait_for()
+    assert page.locator(".thumbnails img").count() == 1
+    until(page, "document.querySelector('.thumbnails img').naturalWidth === 8")
+
+
 def test_the_nearest_are_those_of_the_matrix(visit: Callable[..., Any], store: Store) -> None:
     a, _, _, _ = pair_of(store)
     spec = synthetic.spec_of()

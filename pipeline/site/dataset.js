@@ -1,6 +1,6 @@
 // A dataset: everything the catalogue says of it, the datasets nearest to it, and how to open it.
 
-import { METRICS, ROOT, SiteError, short } from "./data.js";
+import { METRICS, ROOT, SiteError, address, short } from "./data.js";
 import { bytes, count, day, h, measure, refill, route, select, source } from "./dom.js";
 
 const SHOWN = new Set(["dataset", "spec", "description", "licence", "url", "images", "skipped", "skipped_by_reason", "damaged_shards",
@@ -78,7 +78,7 @@ function thumbnails(row) {
   // Pictures of the catalogue itself, never of elsewhere.
   const safe = (row.thumbnails ?? []).filter((path) => /^thumbnails\/[\w./-]+$/.test(path) && !path.includes(".."));
   if (!safe.length) return null;
-  const pictures = safe.slice(0, 12).map((path, i) => h("img", { src: new URL(path, ROOT).href, alt: `Sample ${i + 1} of ${row.dataset}`, loading: "lazy", width: 112, height: 112 }));
+  const pictures = safe.slice(0, 12).map((path, i) => h("img", { src: address(path), alt: `Sample ${i + 1} of ${row.dataset}`, loading: "lazy", width: 112, height: 112 }));
   return h("div", { class: "thumbnails" }, pictures);
 }
 
@@ -88,7 +88,7 @@ function opening(row, spec) {
   const shell = `python -m pipeline.catalogue --catalogue ${root} show ${row.dataset} ${spec.extractor}`;
   return [
     code("In Python", python), code("On the command line", shell),
-    h("p", { class: "muted" }, "Its arrays are a Zarr group that any reader of Zarr opens: ", h("a", { href: new URL(`${row.group}/zarr.json`, ROOT).href }, row.group), row.bytes ? `, ${bytes(row.bytes)}.` : "."),
+    h("p", { class: "muted" }, "Its arrays are a Zarr group that any reader of Zarr opens: ", h("a", { href: address(`${row.group}/zarr.json`) }, row.group), row.bytes ? `, ${bytes(row.bytes)}.` : "."),
   ];
 }
 
@@ -154,7 +154,7 @@ function versions(row) {
   const lines = [...(row.versions ?? [])].reverse().map((version) =>
     h("tr", {}, h("th", { scope: "row" }, String(version.version)), h("td", {}, day(version.created)), h("td", { class: "number" }, count(version.images)),
       h("td", { class: "digest" }, h("code", {}, version.digest)),
-      h("td", {}, version.manifest ? h("a", { href: new URL(version.manifest.path, ROOT).href, "aria-label": `Manifest of version ${version.version}` }, "manifest") : "")));
+      h("td", {}, version.manifest ? h("a", { href: address(version.manifest.path), "aria-label": `Manifest of version ${version.version}` }, "manifest") : "")));
   if (!lines.length) return "";
   const head = ["Version", "Measured", "Images", "Digest", ""].map((text) => (text ? h("th", { scope: "col", class: text === "Images" ? "number" : null }, text) : h("td")));
   return h("section", { class: "versions" }, h("h2", {}, "Versions"), h("p", { class: "muted" }, "The digest names a version's numbers exactly: cite it."),
