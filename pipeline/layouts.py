@@ -27,6 +27,8 @@ MOST_LAYERS = 60_000
 """Datasets times layers up to which layers have files of their own: 1000 datasets and 60 layers are 65 MB a metric."""
 SQUARED = {"nfd", "fd"}
 """Distances in squared units: their roots are what lies along a line on a map."""
+FEW = 500
+"""Datasets up to which the best is worth its time: all eigenvectors, and the best order of a clustering's leaves."""
 CODES = 65534
 """Steps of the logarithmic scale from the smallest to the largest distance; at a ratio of 1e12 one is 0.04 %."""
 
@@ -59,9 +61,9 @@ def _files(matrix: np.ndarray, metric: str, objects: dict[str, bytes]) -> dict[s
         values = _add(objects, codes(pairs, low, high).astype("<u2").tobytes())
     indices, near = nearest(matrix)
     straight = np.sqrt(matrix) if metric in SQUARED else matrix
-    parts = (order(pairs, len(matrix)).astype("<u4"), places(straight).astype("<f4"))
-    parts += (indices.astype("<u4"), near.astype("<f4"))
-    layout = _add(objects, b"".join(part.tobytes() for part in parts))
+    parts = {"<u4": [order(pairs, len(matrix)), indices], "<f4": [places(straight), near]}
+    (leaves, others), (spots, far) = ([part.astype(kind).tobytes() for part in its] for kind, its in parts.items())
+    layout = _add(objects, leaves + spots + others + far)
     return {"layout": layout, "values": values, "low": low, "high": high}
 
 
@@ -87,8 +89,7 @@ def order(pairs: np.ndarray, size: int) -> np.ndarray:
     """Leaves of an average-linkage clustering, ordered so that neighbours are alike; `pairs` is the upper triangle."""
     if size < 3:
         return np.arange(size)
-    # The best order of the leaves takes a time that grows with the cube of their number.
-    tree = scipy.cluster.hierarchy.linkage(pairs, "average", optimal_ordering=size <= 500)
+    tree = scipy.cluster.hierarchy.linkage(pairs, "average", optimal_ordering=size <= FEW)
     return np.asarray(scipy.cluster.hierarchy.leaves_list(tree))
 
 
@@ -99,7 +100,9 @@ def places(matrix: np.ndarray) -> np.ndarray:
     squares = matrix**2
     rows = squares.mean(axis=1)
     products = -0.5 * (squares - rows[:, None] - rows[None, :] + rows.mean())
-    if size < 4:
+    if not products.any():
+        return found
+    if size <= FEW:
         values, vectors = np.linalg.eigh(products)
     else:  # two of a thousand eigenvectors; a start that is always the same, so that the map is
         start = np.random.default_rng(0).standard_normal(size)

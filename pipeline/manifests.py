@@ -129,6 +129,12 @@ def group_name(objects: Mapping[str, str]) -> str:
     return f"{hashlib.sha256(json.dumps(sorted(objects.items())).encode()).hexdigest()[:16]}.zarr"
 
 
+def version_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a version in the list of them."""
+    said = {key: manifest[key] for key in ("version", "created", "images", "digest")}
+    return {**said, "manifest": manifest["record"]}
+
+
 def contents(members: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 over the contents of VDNAs: what a matrix between them is of."""
     return hashlib.sha256(json.dumps([(m["dataset"], m["digest"]) for m in members]).encode()).hexdigest()

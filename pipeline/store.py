@@ -27,7 +27,7 @@ from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import as_json
 from pipeline.groups import FORMAT, from_dataset, pack, to_dataset, unzip, zipped
-from pipeline.manifests import HASH, NAME, Manifests, group_name, group_path, now
+from pipeline.manifests import HASH, NAME, Manifests, group_name, group_path, now, version_of
 from pipeline.objects import hide
 from pipeline.planning import Plan
 from pipeline.rows import hashes
@@ -224,9 +224,3 @@ class Store(Manifests):
         found = {**manifest, "record": record}
         self.put_json(f"{folder}/manifest.json", found)
         return found
-
-
-def version_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of a version that is no longer the current one."""
-    said = {key: manifest[key] for key in ("version", "created", "images", "digest")}
-    return {**said, "manifest": manifest["record"]}

@@ -8,28 +8,23 @@ A dataset's activations are drawn around one of a few latent centres, so dataset
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import multiprocessing
-import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
-import xarray as xr
 
 from distributions import VDNA, Ranges, ShardRecord, Spec
-from distributions.distances import UNITS
-from pipeline import groups, layouts
+from pipeline.catalogue.publishing import publish
+from pipeline.manifests import contents, now
 from pipeline.stages import compare
-from pipeline.store import Store, group_path, now
+from pipeline.store import Store
 from pipeline.tiles import Tiler, tiles
 
 LAYERS = {"block_0": 16, "block_1": 16, "norm": 24}
@@ -45,6 +40,7 @@ PLACES = ("north", "coast", "alps", "delta", "harbour", "plateau", "island", "va
 LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", "MIT", "research only", "")
 WORDS = ("as collected, without filtering", "the validation split", "resized copies", "one image per scene", "")
 MANY = 200
+IMAGES = 48
 SIDE = 71
 """Datasets along a tile of the matrix as it is stored: the integrator's chunk."""
 
@@ -61,11 +57,9 @@ def names(count: int) -> list[tuple[str, int]]:
     """Names of datasets, each with the kind it is of."""
     found: dict[str, int] = {}
     generator = np.random.default_rng(3)
-    weights = generator.gamma(1.5, size=len(KINDS))
+    weights = generator.dirichlet(np.full(len(KINDS), 1.5))
     while len(found) < count:
-        kind = (
-            len(found) if len(found) < min(count, 4) else int(generator.choice(len(KINDS), p=weights / weights.sum()))
-        )
+        kind = len(found) if len(found) < min(count, 4) else int(generator.choice(len(KINDS), p=weights))
         name = f"{KINDS[kind]}-{generator.choice(SOURCES)}-{generator.integers(2011, 2026)}"
         if name in found:
             name += f"-{generator.choice(PLACES)}"
@@ -73,7 +67,7 @@ def names(count: int) -> list[tuple[str, int]]:
     return list(found.items())
 
 
-def filled(spec: Spec, name: str, kind: int, images: int = 48, positions: int = 4) -> VDNA:
+def filled(spec: Spec, name: str, kind: int, images: int, positions: int = 4) -> VDNA:
     """The VDNA of a dataset of that kind."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     own, kinds = np.random.default_rng(seed), np.random.default_rng(kind)
@@ -106,118 +100,34 @@ def facts_of(name: str, kind: int) -> dict[str, Any]:
     }
 
 
-def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]]) -> None:
+def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]], images: int = IMAGES) -> None:
     """Store VDNAs and their matrix with the real machinery."""
 
     if len(datasets) < MANY:
-        _put_all(store, spec, datasets)
+        _put_all(store, spec, images, datasets)
     else:  # packing is Python's own work, so threads would not help
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-            list(processes.map(partial(_put_all, store, spec), (datasets[::2], datasets[1::2])))
+            list(processes.map(partial(_put_all, store, spec, images), (datasets[::2], datasets[1::2])))
     members = [m for m in store.manifests() if m["spec"] == spec.id]
     matrix = compare._empty(members, spec)
     todo, tiler = tiles(spec, members, range(len(members))), Tiler(spec, members)
     compare._fill(matrix, todo, lambda tile: tiler.distances(tile, store))
-    digest = hashlib.sha256(json.dumps([m["digest"] for m in members]).encode()).hexdigest()
-    facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
-    with mock.patch.object(groups, "_chunks", _chunks):
-        store.put_distances(spec.id, spec.extractor, matrix, facts)
+    facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
+    store.put_distances(spec.id, spec.extractor, matrix, facts)
 
 
-def _put_all(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]]) -> None:
+def _put_all(store: Store, spec: Spec, images: int, datasets: Sequence[tuple[str, int]]) -> None:
     for name, kind in datasets:
-        store.put_vdna(filled(spec, name, kind), name, facts_of(name, kind))
+        store.put_vdna(filled(spec, name, kind, images), name, facts_of(name, kind))
 
 
-def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
-    """Square tiles with all layers, as the matrix will be stored."""
-    return tuple(
-        min(n, SIDE) if dim in ("dataset", "other") else n for n, dim in zip(variable.shape, variable.dims, strict=True)
-    )
-
-
-# -- what the real publishing does instead -----------------------------------------------------------
-
-
-def publish_for_tests(store: Store) -> None:
-    """Write catalogue.json, index, site data and the site's files."""
-    manifests = store.manifests()
-    specs = {m["spec"]: _spec_entry(m) for m in manifests}
-    matrices, site, objects = [], {}, {}
-    for spec, entry in specs.items():
-        distances = store.get_distances(entry["extractor"], spec)
-        manifest = store.distances_manifest(entry["extractor"], spec)
-        if distances is None or manifest is None:
-            continue
-        rows = {m["dataset"]: i for i, m in enumerate(manifests) if m["spec"] == spec}
-        kinds = [metric for metric in UNITS if metric in distances]
-        matrices.append(
-            {
-                "spec": spec,
-                "members": [rows[name] for name in distances["dataset"].to_numpy().tolist()],
-                "group": f"distances/{entry['extractor']}/{spec}/{manifest['group']}",
-                "metrics": kinds,
-                "units": {metric: UNITS[metric] for metric in kinds},
-                "created": manifest["created"],
-            }
-        )
-        site[spec], more = layouts.files(distances, kinds)
-        objects |= more
-    for path, data in objects.items():
-        store.put(path, data)
-    index = {"format": 2, "created": now(), "program": "vdna-catalogue 0.1.0", "specs": specs}
-    index |= {"vdnas": [_row(store, m) for m in manifests], "matrices": matrices}
-    catalogue = {
-        "format": 2,
-        "created": now(),
-        "index": _put(store, "index", index),
-        "site": _put(store, "site/data", {"format": 1, "matrices": site}),
-        "digest": hashlib.sha256(json.dumps(manifests).encode()).hexdigest(),
-    }
-    source = Path(layouts.__file__).with_name("site")
-    shutil.copytree(source, Path(store.root) / "site", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.j2"))
-    store.put_json("catalogue.json", catalogue)
-
-
-def _spec_entry(manifest: dict[str, Any]) -> dict[str, Any]:
-    keys = ("extractor", "architecture", "weights", "preprocessing", "precision", "distributions", "positions")
-    return {key: manifest[key] for key in (*keys, "ranges", "network", "layers", "extractor_licence")}
-
-
-def _row(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
-    keys = ("dataset", "spec", "description", "licence", "url", "images", "skipped", "skipped_by_reason")
-    keys += (
-        "damaged_shards",
-        "shards",
-        "clamped_share",
-        "not_finite",
-        "fingerprint",
-        "digest",
-        "created",
-        "provenance",
-    )
-    path = f"vdnas/{manifest['dataset']}/{manifest['extractor']}/{manifest['spec']}.json"
-    named = {"path": path, "sha256": hashlib.sha256(store.get(path) or b"").hexdigest()}
-    version = {"version": 1, "manifest": named, **{key: manifest[key] for key in ("digest", "created", "images")}}
-    more = {"version": 1, "bytes": 40_000, "group": group_path(manifest), "manifest": named, "versions": [version]}
-    return {**{key: manifest[key] for key in keys}, **more}
-
-
-def _put(store: Store, folder: str, content: Any) -> dict[str, Any]:
-    data = gzip.compress(json.dumps(content, ensure_ascii=False).encode(), mtime=0)
-    digest = hashlib.sha256(data).hexdigest()
-    path = f"{folder}/{digest[:16]}.json.gz"
-    store.put(path, data)
-    return {"path": path, "sha256": digest, "bytes": len(data)}
-
-
-def make(folder: Path | str, count: int) -> Store:
+def make(folder: Path | str, count: int, images: int = IMAGES) -> Store:
     """A catalogue of that many datasets under one spec, published. Of many there is no FD, which takes minutes."""
     store = Store(str(folder))
-    fill(store, spec_of(distributions=FULL if count < MANY else FAST), names(count))
-    publish_for_tests(store)
+    fill(store, spec_of(distributions=FULL if count < MANY else FAST), names(count), images)
+    publish(store)
     return store
 
 
 if __name__ == "__main__":
-    make(sys.argv[2], int(sys.argv[1]))
+    make(sys.argv[2], int(sys.argv[1]), *map(int, sys.argv[3:4]))

@@ -25,7 +25,7 @@ from typing import Any
 from distributions.distances import UNITS
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import Folder
-from pipeline.manifests import contents, group_path, now
+from pipeline.manifests import contents, group_path, now, version_of
 
 FORMAT = 2
 """Of the index. Catalogues of before, which have none, count as 1: they are read by listing their manifests."""
@@ -39,7 +39,7 @@ SPEC = (
 FACTS = (
     *("dataset", "spec", "version", "description", "licence", "url", "images", "skipped", "skipped_by_reason"),
     *("damaged_shards", "shards", "clamped_share", "not_finite", "fingerprint", "digest", "created", "bytes"),
-    *("versions", "provenance", "program"),
+    *("versions", "provenance", "program", "thumbnails"),
 )
 
 
@@ -64,8 +64,10 @@ def make(manifests: Sequence[Mapping[str, Any]], matrices: Sequence[Mapping[str,
 
 def _of_vdna(manifest: Mapping[str, Any]) -> dict[str, Any]:
     row = {"version": 1, "versions": [], "bytes": None, **manifest}
+    record = manifest.get("record")
+    versions = [*row["versions"], *([version_of(manifest)] if record else [])]
     row = {key: row[key] for key in FACTS if key in row}
-    return {**row, "group": group_path(manifest), "manifest": manifest.get("record")}
+    return {**row, "versions": versions, "group": group_path(manifest), "manifest": record}
 
 
 def _of_matrix(matrix: Mapping[str, Any], members: list[int]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Catalogue:
             return self._manifest(newest)
         versions = {row["version"]: row for row in newest["versions"]}
         if version not in versions:
-            there = ", ".join(map(str, [*versions, newest["version"]]))
+            there = ", ".join(map(str, versions)) or "1"
             raise UserError(f"{dataset} · {extractor}: there is no version {version}; there are {there}")
         return self._record(versions[version]["manifest"])
 

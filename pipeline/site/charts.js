@@ -9,7 +9,7 @@ export function ticks(low, high, most = 6) {
   const rough = (high - low) / most;
   if (!(rough > 0) || !Number.isFinite(rough)) return [low];
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= rough);
   const found = [];
   for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) found.push(i * step);
   return found;
@@ -34,7 +34,7 @@ export function overlay({ kind, edges, columns, each, hidden, normals }, names) 
   const area = (column) => `${line(column)}L${at(edges.length - 1, 0)}L${at(0, 0)}Z`;
   const share = (value) => (binned ? `${plain(100 * value)} %` : plain(value));
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${binned ? "Histograms" : "Normal curves"} of ${names.join(" and ")}; the table below has the numbers.` },
-    ticks(0, most, 4).map((value) => [
+    ticks(0, most, 5).map((value) => [
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
       svg("text", { x: left - 7, y: y(value) + 3.5, "text-anchor": "end" }, share(value)),
     ]).flat(),

@@ -23,11 +23,19 @@ export class SiteError extends Error {
   }
 }
 
+/** Where an object of the catalogue lies; what an index names elsewhere is not followed. */
+export function address(path) {
+  const found = new URL(path, ROOT);
+  if (!found.href.startsWith(ROOT.href)) throw new SiteError(`${path} does not lie in this catalogue.`);
+  return found.href;
+}
+
 /** An object's bytes; null where there is none and `optional`. */
 export async function get(path, { optional = false, cache = "default", sha256 = "" } = {}) {
+  const where = address(path);
   let answer;
   try {
-    answer = await fetch(new URL(path, ROOT), { cache });
+    answer = await fetch(where, { cache });
   } catch {
     throw new SiteError(
       `${path} cannot be fetched.`,

@@ -1,7 +1,7 @@
 // A dataset: everything the catalogue says of it, the datasets nearest to it, and how to open it.
 
-import { METRICS, ROOT, SiteError, short } from "./data.js";
-import { bytes, count, day, h, measure, route, select, source } from "./dom.js";
+import { METRICS, ROOT, SiteError, address, short } from "./data.js";
+import { bytes, count, day, h, measure, refill, route, select, source } from "./dom.js";
 
 const SHOWN = new Set(["dataset", "spec", "description", "licence", "url", "images", "skipped", "skipped_by_reason", "damaged_shards",
   "shards", "clamped_share", "not_finite", "fingerprint", "digest", "created", "bytes", "group", "manifest", "versions", "version", "provenance", "thumbnails"]);
@@ -23,36 +23,38 @@ export async function show(article, { catalogue, parameters, names: [name], titl
   if (networks) article.append(h("div", { class: "controls" }, networks));
   const pictures = thumbnails(row);
   if (pictures) article.append(pictures);
-  const near = h("section", { class: "near" });
+  const [controls, list] = [h("div", { class: "controls" }), h("div", { class: "list" })];
+  const near = h("section", { class: "near" }, h("h2", {}, "Nearest datasets"), controls, list);
   article.append(h("div", { class: "beside even" }, near, h("section", {}, h("h2", {}, "Open it"), ...opening(row, spec))), facts(row, spec), versions(row));
   if (row.provenance && Object.keys(row.provenance).length) {
     article.append(h("details", { class: "more" }, h("summary", {}, "Provenance"), h("pre", { tabindex: "0" }, JSON.stringify(row.provenance, null, 2))));
   }
   const chosen = { spec: parameters.spec, metric: parameters.metric, layer: parameters.layer };
+  let turn = 0;
   await nearest();
 
   async function nearest() {
     const matrix = catalogue.matrices.get(row.spec);
     const i = matrix?.place.get(name);
     if (i === undefined || !matrix.drawn.length || matrix.size < 2) {
-      near.replaceChildren(h("h2", {}, "Nearest datasets"), h("p", { class: "muted" }, "It has not been compared with others yet."));
+      list.replaceChildren(h("p", { class: "muted" }, "It has not been compared with others yet."));
       return;
     }
     const metric = matrix.drawn.includes(chosen.metric) ? chosen.metric : matrix.drawn[0];
     const layers = catalogue.layersOf(row.spec, metric);
     const layer = layers.includes(chosen.layer) ? chosen.layer : "";
+    const mine = ++turn;
     const { near: places, nearDistance, k } = await catalogue.layout(row.spec, metric, layer);
-    if (!current()) return;
+    if (!current() || mine !== turn) return;
     const again = (key) => (value) => {
       chosen[key] = value;
       keep(chosen);
-      nearest().then(() => near.querySelector(`[data-name="${key}"] select`)?.focus());
+      nearest();
     };
-    const fields = {
+    refill(controls, {
       metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
       layer: select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
-    };
-    for (const [key, field] of Object.entries(fields)) field.dataset.name = key;
+    });
     const most = nearDistance[i * k + k - 1] || 1;
     const lines = Array.from({ length: k }, (_, rank) => {
       const other = matrix.rows[places[i * k + rank]].dataset;
@@ -63,8 +65,7 @@ export async function show(article, { catalogue, parameters, names: [name], titl
         h("td", { class: "number" }, h("a", { href: route(["pair", name, other], { spec: row.spec, metric, layer }), "aria-label": `${measure(far)}, compare with ${other}` }, measure(far))),
         h("td", { class: "bars" }, bar));
     });
-    near.replaceChildren(
-      h("h2", {}, "Nearest datasets"), h("div", { class: "controls" }, Object.values(fields)),
+    list.replaceChildren(
       h("table", {}, h("caption", { class: "unseen" }, `Nearest datasets by ${METRICS[metric][1]}`),
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Dataset"), h("th", { scope: "col", class: "number" }, `${short(metric)} (${matrix.units[metric]})`), h("td", { class: "bars" }))),
         h("tbody", {}, lines)),
@@ -77,7 +78,7 @@ function thumbnails(row) {
   // Pictures of the catalogue itself, never of elsewhere.
   const safe = (row.thumbnails ?? []).filter((path) => /^thumbnails\/[\w./-]+$/.test(path) && !path.includes(".."));
   if (!safe.length) return null;
-  const pictures = safe.slice(0, 12).map((path, i) => h("img", { src: new URL(path, ROOT).href, alt: `Sample ${i + 1} of ${row.dataset}`, loading: "lazy", width: 112, height: 112 }));
+  const pictures = safe.slice(0, 12).map((path, i) => h("img", { src: address(path), alt: `Sample ${i + 1} of ${row.dataset}`, loading: "lazy", width: 112, height: 112 }));
   return h("div", { class: "thumbnails" }, pictures);
 }
 
@@ -87,7 +88,7 @@ function opening(row, spec) {
   const shell = `python -m pipeline.catalogue --catalogue ${root} show ${row.dataset} ${spec.extractor}`;
   return [
     code("In Python", python), code("On the command line", shell),
-    h("p", { class: "muted" }, "Its arrays are a Zarr group that any reader of Zarr opens: ", h("a", { href: new URL(`${row.group}/zarr.json`, ROOT).href }, row.group), row.bytes ? `, ${bytes(row.bytes)}.` : "."),
+    h("p", { class: "muted" }, "Its arrays are a Zarr group that any reader of Zarr opens: ", h("a", { href: address(`${row.group}/zarr.json`) }, row.group), row.bytes ? `, ${bytes(row.bytes)}.` : "."),
   ];
 }
 
@@ -107,7 +108,7 @@ function code(label, text) {
 function facts(row, spec) {
   const mono = (text) => (text ? h("code", {}, text) : null);
   const reasons = Object.entries(row.skipped_by_reason ?? {}).map(([reason, n]) => `${reason}: ${count(n)}`);
-  const share = row.clamped_share ? `${measure(100 * row.clamped_share)} %` : "0";
+  const share = row.clamped_share ? `${measure(100 * row.clamped_share)} %` : "none";
   const layers = Object.entries(spec.layers);
   const groups = {
     "The images": [
@@ -133,7 +134,7 @@ function facts(row, spec) {
       ["Layers", [`${count(layers.length)}, ${count(layers.reduce((sum, [, n]) => sum + n, 0))} neurons`,
         h("details", {}, h("summary", {}, "List"), h("ul", { class: "layers" }, layers.map(([layer, n]) => h("li", {}, `${layer} `, h("span", { class: "muted" }, count(n))))))]],
       ["Histogram axes", mono(spec.ranges)],
-      ["Beside the axes", share],
+      ["Clamped", `${share} of activations lay beyond the axes`],
       ["Not finite", count(row.not_finite ?? 0)],
       ["Digest", mono(row.digest)],
       ["Measured", row.created],
@@ -153,7 +154,7 @@ function versions(row) {
   const lines = [...(row.versions ?? [])].reverse().map((version) =>
     h("tr", {}, h("th", { scope: "row" }, String(version.version)), h("td", {}, day(version.created)), h("td", { class: "number" }, count(version.images)),
       h("td", { class: "digest" }, h("code", {}, version.digest)),
-      h("td", {}, version.manifest ? h("a", { href: new URL(version.manifest.path, ROOT).href, "aria-label": `Manifest of version ${version.version}` }, "manifest") : "")));
+      h("td", {}, version.manifest ? h("a", { href: address(version.manifest.path), "aria-label": `Manifest of version ${version.version}` }, "manifest") : "")));
   if (!lines.length) return "";
   const head = ["Version", "Measured", "Images", "Digest", ""].map((text) => (text ? h("th", { scope: "col", class: text === "Images" ? "number" : null }, text) : h("td")));
   return h("section", { class: "versions" }, h("h2", {}, "Versions"), h("p", { class: "muted" }, "The digest names a version's numbers exactly: cite it."),

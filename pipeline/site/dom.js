@@ -83,6 +83,16 @@ export function chooser(label, names, value, chosen) {
   return h("div", { class: "field" }, h("label", { for: id }, label), field, list);
 }
 
+/** Put new fields, by name, in place of old ones; the one that had the focus has it again, what was open is open. */
+export function refill(element, fields) {
+  const focused = element.contains(document.activeElement) ? document.activeElement.closest("[data-name]")?.dataset.name : "";
+  const open = element.querySelector("details")?.open;
+  for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
+  element.replaceChildren(...Object.values(fields).filter(Boolean));
+  if (open) element.querySelector("details")?.setAttribute("open", "");
+  if (focused) element.querySelector(`[data-name="${focused}"] :is(select, input, summary)`)?.focus();
+}
+
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }

@@ -256,7 +256,10 @@ export class Heat {
 
 function fitted(pen, text, width) {
   if (pen.measureText(text).width <= width) return text;
-  let length = text.length;
-  while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length--;
-  return `${text.slice(0, length)}…`;
+  // Like names often begin alike: their ends are kept as well.
+  let cut = text;
+  for (let length = text.length - 1; length > 2 && pen.measureText(cut).width > width; length--) {
+    cut = `${text.slice(0, Math.ceil(length * 0.55))}…${text.slice(-Math.floor(length * 0.45))}`;
+  }
+  return cut;
 }

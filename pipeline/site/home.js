@@ -1,7 +1,7 @@
 // The first page: a map of all datasets, and below it the table that can be searched.
 
 import { METRICS, short } from "./data.js";
-import { count, day, h, measure, route, select, unique } from "./dom.js";
+import { count, day, h, measure, refill, route, select, unique } from "./dom.js";
 import { DatasetMap } from "./map.js";
 import { sortable } from "./table.js";
 
@@ -28,6 +28,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   article.append(h("div", { class: "tablehead" }, h("h2", {}, "All datasets"), found), table.element);
   let map = null;
   let matrix = null;
+  let turn = 0;
   await choose();
   filter();
   return () => map?.destroy();
@@ -71,19 +72,18 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const again = (name) => async (value) => {
       chosen[name] = value;
       keep(chosen);
-      const focused = document.activeElement?.closest(".field")?.querySelector("label")?.textContent;
       await choose();
       filter();
-      for (const label of controls.querySelectorAll("label")) if (label.textContent === focused) label.control?.focus();
     };
+    const mine = ++turn;
     const layout = await catalogue.layout(matrix.spec, metric, layer);
-    if (!current()) return;
-    controls.replaceChildren(
-      ...(drawn.length > 1 ? [select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec"))] : []),
-      select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
-      select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
-      field,
-    );
+    if (!current() || mine !== turn) return;
+    refill(controls, {
+      spec: drawn.length > 1 && select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec")),
+      metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
+      layer: select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
+      search: field,
+    });
     plot(layout, metric, layer);
   }
 

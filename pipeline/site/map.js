@@ -236,7 +236,7 @@ export class DatasetMap {
     const focus = seen.find(({ i }) => i === this.focus);
     const first = (dot) => (dot === focus ? 1 : 0);
     const inOrder = [...seen].sort((a, b) => first(b) - first(a) || this.points.radii[b.i] - this.points.radii[a.i]);
-    const taken = [];
+    const taken = [[this.width - 132, 0, this.width, 54]]; // the buttons
     pen.textBaseline = "middle";
     pen.lineJoin = "round";
     for (const dot of inOrder.slice(0, 400)) {
@@ -248,7 +248,7 @@ export class DatasetMap {
       const inside = (b) => b[0] >= 0 && b[1] >= 0 && b[2] <= this.width && b[3] <= this.height;
       const free = (b) => taken.every((t) => b[2] < t[0] || b[0] > t[2] || b[3] < t[1] || b[1] > t[3]);
       // Names are to be read beside the dots, not instead of them.
-      const bare = (b) => seen.every(({ at: [x, y], i: j }) => j === i || x < b[0] || x > b[2] || y < b[1] || y > b[3]);
+      const bare = (b) => seen.every(({ at: [x, y], i: j, r: round }) => j === i || x < b[0] - round || x > b[2] + round || y < b[1] - round / 2 || y > b[3] + round / 2);
       let side = sides.find((place) => [inside, free, bare].every((test) => test(boxed(place))));
       if (dot === focus) side ??= sides.find((place) => inside(boxed(place))) ?? sides[0];
       if (!side) continue;

@@ -1,7 +1,8 @@
 // The matrix of all pairs as a picture: a network, a distance, some layers, an order; a cell opens its pair.
 
+import { ticks } from "./charts.js";
 import { METRICS, SiteError, pairIndex, short } from "./data.js";
-import { chooser, count, h, measure, route, select } from "./dom.js";
+import { chooser, count, h, measure, refill, route, select } from "./dom.js";
 import { Heat } from "./heat.js";
 import { RAMP } from "./ramp.js";
 import { sortable } from "./table.js";
@@ -22,9 +23,10 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   const tools = h("div", { class: "tools", role: "group", "aria-label": "Matrix" },
     button("Zoom in", "+", () => heat.zoom(1.6)), button("Zoom out", "−", () => heat.zoom(1 / 1.6)), button("Whole matrix", "⤢", () => heat.reset()));
   const heading = h("p", { class: "muted" });
-  const figure = h("figure", { class: "matrix" }, h("div", { class: "frame" }, canvas, tools), h("figcaption", {}, readout, legend));
-  article.append(h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading), controls, h("div", { class: "beside" }, figure, numbers));
+  const figure = h("figure", { class: "matrix" }, h("div", { class: "frame" }, canvas, tools));
+  article.append(h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading), controls, h("div", { class: "beside" }, figure, h("div", {}, readout, legend, numbers)));
   let state = null;
+  let turn = 0;
   const heat = new Heat(canvas, { pointed, opened });
   await choose();
   return () => heat.destroy();
@@ -39,30 +41,25 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const near = matrix.place.has(chosen.near) ? chosen.near : "";
     const base = near || names[0];
     const order = ["name", "near"].includes(chosen.order) ? chosen.order : "cluster";
+    const mine = ++turn;
     say("Reading the matrix…");
     const [pairs, layout] = await Promise.all([
       catalogue.pairs(matrix.spec, metric, layers),
       catalogue.layout(matrix.spec, metric, layers.length === 1 ? layers[0] : ""),
     ]);
-    if (!current()) return;
-    const focused = document.activeElement?.closest(".controls") && document.activeElement.closest(".field, fieldset")?.dataset.name;
+    if (!current() || mine !== turn) return;
     const again = (name) => (value) => {
       chosen[name] = value;
       keep(chosen);
       choose();
     };
-    const fields = {
+    refill(controls, {
       spec: drawn.length > 1 && select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec")),
       metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
       layers: layerChoice(known, layers, again("layers")),
       order: select("Order", [["cluster", "like beside like"], ["name", "by name"], ["near", "by distance to…"]], order, again("order")),
       near: chooser(order === "near" ? "Distance to" : "Row of", names, base, again("near")),
-    };
-    for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
-    const open = controls.querySelector("details")?.open;
-    controls.replaceChildren(...Object.values(fields).filter(Boolean));
-    if (open && controls.querySelector("details")) controls.querySelector("details").open = true;
-    if (focused && focused !== "layers") controls.querySelector(`[data-name="${focused}"] :is(select, input)`)?.focus();
+    });
     if (!pairs) {
       figure.hidden = true;
       heading.textContent = `${count(names.length)} datasets are too many for one picture. Each dataset's page lists the nearest.`;
@@ -87,7 +84,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 
   function pointed(pair) {
     if (!pair) {
-      readout.replaceChildren(h("span", { class: "keys" }, "Point at a cell for its numbers; a click, or Enter, opens the pair. Arrow keys move, with Shift by ten; + and − zoom."));
+      readout.replaceChildren("Point at a cell for its numbers, click to open the pair. ", h("span", { class: "keys" }, "Arrow keys go from cell to cell, with Shift by ten; + and − zoom; Enter opens."));
       return;
     }
     const [a, b] = pair.map((i) => state.names[i]);
@@ -154,19 +151,21 @@ function draw(legend, { high, share }, metric, unit) {
   const image = new ImageData(256, 1);
   RAMP.forEach((rgb, i) => image.data.set([...rgb, 255], 4 * i));
   bar.getContext("2d").putImageData(image, 0, 0);
-  const ticks = [0, ...nice(high, SQUARED.has(metric))].map((value) => {
+  const marks = [0, ...nice(high, SQUARED.has(metric))].map((value) => {
     const mark = h("span", {}, String(Number(value.toPrecision(3))));
     mark.style.left = `${100 * share(value)}%`;
     return mark;
   });
-  legend.replaceChildren(bar, h("div", { class: "ticks" }, ticks), h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`));
+  legend.replaceChildren(bar, h("div", { class: "ticks" }, marks), h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`));
 }
 
-/** Round numbers along the scale. */
+/** Round numbers along the scale: evenly, or evenly in their roots. */
 function nice(high, squared) {
   if (!(high > 0)) return [];
-  const wanted = squared ? [0.06, 0.25, 0.55, 0.9] : [0.25, 0.5, 0.75, 0.97];
-  const step = 10 ** Math.floor(Math.log10(high / 4)) / 2;
-  const found = wanted.map((part) => Math.max(Math.floor((part * high) / step), 1) * step);
-  return [...new Set(found)];
+  if (!squared) return ticks(0, high, 5).slice(1);
+  const rounded = [0.3, 0.55, 0.8, 1].map((share) => {
+    const power = 10 ** Math.floor(Math.log10(share * share * high));
+    return Math.floor((share * share * high) / power) * power;
+  });
+  return [...new Set(rounded)];
 }
