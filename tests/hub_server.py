@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face hub on this machine: its endpoints of files and of commits, no more.
+"""A stand-in of the Hugging Face hub on this machine: its endpoints of files, of their list and of commits, no more.
 
 with hub_server(monkeypatch, tmp_path) as files:
     files["datasets/me/vdnas/digits.json"] = b"{}"
@@ -31,7 +31,15 @@ class Hub(BaseHTTPRequestHandler):
         self._file(False)
 
     def do_GET(self) -> None:
-        self._file(True)
+        if "/tree/main" in self.path:
+            return self._tree()
+        return self._file(True)
+
+    def _tree(self) -> None:
+        folder = self.path.removeprefix("/api/").partition("/tree/main")[0] + "/"
+        its = {name.removeprefix(folder): data for name, data in self.files.items() if name.startswith(folder)}
+        listed = [{"type": "file", "path": path, "size": len(data), "oid": COMMIT} for path, data in its.items()]
+        return self._say(200, json.dumps(listed).encode(), {})
 
     def _file(self, whole: bool) -> None:
         if self.refusals:
@@ -45,6 +53,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/repos/create":
+            return self._say(200, json.dumps({"url": f"http://127.0.0.1/{json.loads(body)['name']}"}).encode(), {})
         kind, repository = self.path.removeprefix("/api/").split("/", 1)
         if "/preupload/" in repository:
             files = [{**f, "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
@@ -79,4 +89,5 @@ def hub_server(monkeypatch: pytest.MonkeyPatch, folder: Path, refusals: list[int
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+        monkeypatch.setenv("HF_ENDPOINT", url)
         yield files

@@ -61,8 +61,9 @@ def test_a_click_on_the_map_opens_the_dataset_that_lies_there(visit: Callable[..
     named = page.locator(".map .readout a").inner_text()
     where = page.evaluate(
         """async (name) => {
-            const {load} = await import(new URL('data.js', document.querySelector('script[type=module]').src).href);
-            const {DatasetMap} = await import(new URL('map.js', document.querySelector('script[type=module]').src).href);
+            const app = document.querySelector('script[type=module]').src;
+            const {load} = await import(new URL('data.js', app).href);
+            const {DatasetMap} = await import(new URL('map.js', app).href);
             return typeof DatasetMap === 'function' && (await load()).vdnas.some((row) => row.dataset === name);
         }""",
         named,

@@ -222,7 +222,12 @@ class Catalogue:
         return found, reasons
 
     def compare(
-        self, a: str | View, b: str | View, extractor: str | None = None, layers: Sequence[str] | None = None
+        self,
+        a: str | View,
+        b: str | View,
+        extractor: str | None = None,
+        layers: Sequence[str] | None = None,
+        metrics: Sequence[str] = tuple(KINDS),
     ) -> Comparison:
         """Two datasets of the catalogue, or any VDNAs, side by side: how far apart, and in which layers and neurons."""
         names = tuple(str(of) if isinstance(of, str) else _name(of) for of in (a, b))
@@ -238,7 +243,7 @@ class Catalogue:
                 views.append(self.vdna(of, other.spec.extractor, self._spec_beside(of, other)))
             else:
                 views.append(of if isinstance(of, View) else self.vdna(of, str(extractor), spec))
-        return compare(views[0], views[1], (names[0], names[1]), layers)
+        return compare(views[0], views[1], (names[0], names[1]), layers, metrics)
 
     def _spec_beside(self, dataset: str, view: View) -> str | None:
         """The spec of a dataset that can be compared with a VDNA, if there is one."""

@@ -55,6 +55,7 @@ class Repository:
         from huggingface_hub.hf_api import RepoFile
 
         def entries() -> dict[str, int]:
+            self._hub.create_repo(self._repository, repo_type="dataset", exist_ok=True)
             its = self._hub.list_repo_tree(self._repository, recursive=True, repo_type="dataset", revision="main")
             return {entry.path: entry.size for entry in its if isinstance(entry, RepoFile)}
 

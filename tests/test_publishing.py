@@ -1,0 +1,321 @@
+"""Publishing: readers see the old catalogue or the new one, copies go on where they were cut off, damage is found."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributions import VDNA, Ranges
+from pipeline import open_catalogue
+from pipeline.catalogue import index as published
+from pipeline.catalogue.__main__ import main
+from pipeline.catalogue.copies import copy, verify, walk
+from pipeline.catalogue.publishing import publish
+from pipeline.catalogue.targets import target
+from pipeline.errors import DamagedError, UserError
+from pipeline.folder import Folder
+from pipeline.manifests import Manifests, contents, now
+from pipeline.stages import compare
+from pipeline.store import Store
+from pipeline.tiles import Tiler, tiles
+from tests import object_store, synthetic
+from tests.hub_server import hub_server
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue of eight datasets, published."""
+    folder = tmp_path_factory.mktemp("original") / "c"
+    synthetic.make(folder, 8, images=8)
+    return folder
+
+
+@pytest.fixture
+def catalogue(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "c")
+    return tmp_path / "c"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "cache"))
+
+
+def add(store: Store, seed: int) -> None:
+    """Measure the first dataset anew, compare and publish, as a run does."""
+    spec = synthetic.spec_of()
+    name = store.manifests()[0]["dataset"]
+    store.put_vdna(synthetic.filled(spec, f"again-{seed}", 1, 8), name, synthetic.facts_of(name, 1))
+    members = [m for m in store.manifests() if m["spec"] == spec.id]
+    matrix = compare._empty(members, spec)
+    todo, tiler = tiles(spec, members, compare._reuse(matrix, store.get_distances(spec.extractor, spec.id))), None
+    tiler = Tiler(spec, members)
+    compare._fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+    facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
+    store.put_distances(spec.id, spec.extractor, matrix, facts)
+    assert publish(store)
+
+
+def consistent(url: str, **options: Any) -> int:
+    """Open a catalogue as a stranger does, and see that its matrix is of its VDNAs; the first one's version."""
+    cat = open_catalogue(url, **options)
+    names = cat.index()["dataset"].tolist()
+    frame = cat.matrix("vit_small").frame
+    found = cat.compare(names[0], names[1], metrics=["emd"])
+    assert found.overall["emd"] == pytest.approx(frame.loc[names[0], names[1]], rel=1e-12)
+    return int(cat.index()["version"][0])
+
+
+def test_nothing_new_is_not_published_again(catalogue: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in catalogue.rglob("*") if path.is_file()}
+    assert not publish(Store(str(catalogue)))
+    assert before == {path: path.stat().st_mtime_ns for path in catalogue.rglob("*") if path.is_file()}
+
+
+def poll(url: str, writer: Callable[[], None], **options: Any) -> set[int]:
+    """What versions readers saw while someone wrote; none of them may fail."""
+    seen: list[int] = []
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                seen.append(consistent(url, **options))
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        writer()
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert not failures, failures[0]
+    return set(seen)
+
+
+def test_readers_during_ten_publishes_see_the_old_or_the_new(catalogue: Path) -> None:
+    store = Store(str(catalogue))
+    seen = poll(str(catalogue), lambda: [add(store, seed) for seed in range(10)] and None)  # type: ignore[func-returns-value]
+    assert seen <= set(range(1, 12))
+    assert len(seen) > 2
+    assert consistent(str(catalogue)) == 11
+
+
+def test_readers_of_a_bucket_that_is_published_to(catalogue: Path, tmp_path: Path) -> None:
+    with object_store.serve(tmp_path / "s3") as server:
+        bucket = server.bucket("public")
+        options = {"key": server.key, "secret": server.secret, "endpoint_url": server.endpoint}
+        store, there = Store(str(catalogue)), target(f"{bucket}/c", options)
+        copy(store, there)
+
+        def write() -> None:
+            for seed in range(10):
+                add(store, seed)
+                copy(Manifests(str(catalogue)), target(f"{bucket}/c", options))
+
+        seen = poll(f"{bucket}/c", write, **options)
+        assert seen <= set(range(1, 12))
+        assert len(seen) > 2
+        assert consistent(f"{bucket}/c", **options) == 11
+        assert verify(Manifests(f"{bucket}/c", options))[2] == []
+
+
+class TestCopying:
+    def test_what_is_there_is_not_written_again(self, catalogue: Path, tmp_path: Path) -> None:
+        source, there = Manifests(str(catalogue)), tmp_path / "there"
+        (there / "partials").mkdir(parents=True)
+        objects, size = copy(source, target(str(there)))
+        assert objects == len(dict(walk(source, published.read_pointer(source) or {}, [])))
+        assert size > 10_000
+        assert not list((there / "partials").iterdir())
+        assert not (there / "plans").exists()
+        assert copy(source, target(str(there))) == (0, 0)
+        assert consistent(str(there)) == 1
+        assert (there / "site" / "index.html").read_bytes() == (catalogue / "site" / "index.html").read_bytes()
+        add(Store(str(catalogue)), 1)
+        again, _ = copy(Manifests(str(catalogue)), target(str(there)))
+        assert 0 < again < objects
+        assert consistent(str(there)) == 2
+
+    def test_goes_on_where_it_was_cut_off(
+        self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there, put, written = tmp_path / "there", Folder.put, []
+
+        def failing(self: Folder, path: str, data: bytes) -> None:
+            if len(written) == 60:
+                raise UserError("the line went dead")
+            written.append(path)
+            put(self, path, data)
+
+        monkeypatch.setattr(Folder, "put", failing)
+        with pytest.raises(UserError, match="went dead"):
+            copy(Manifests(str(catalogue)), target(str(there)))
+        with pytest.raises(UserError, match="no catalogue here"):
+            open_catalogue(str(there))
+        monkeypatch.setattr(Folder, "put", put)
+        objects, _ = copy(Manifests(str(catalogue)), target(str(there)))
+        assert consistent(str(there)) == 1
+        whole = len(dict(walk(Manifests(str(there)), published.read_pointer(Folder(str(there))) or {}, [])))
+        assert objects == whole - 60
+
+    def test_a_damaged_source_changes_nothing_there(self, catalogue: Path, tmp_path: Path) -> None:
+        there = tmp_path / "there"
+        copy(Manifests(str(catalogue)), target(str(there)))
+        pointer = (there / "catalogue.json").read_bytes()
+        add(Store(str(catalogue)), 1)
+        flip(next((catalogue / "vdnas").glob("*/*/*.zarr/histogram/c/0/0")), 100)
+        shutil.rmtree(next((there / "vdnas").iterdir()))
+        with pytest.raises(DamagedError, match="is damaged"):
+            copy(Manifests(str(catalogue)), target(str(there)))
+        assert (there / "catalogue.json").read_bytes() == pointer
+
+    def test_to_a_repository_of_the_hub(self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with hub_server(monkeypatch, tmp_path, []) as files:
+            assert main(["--catalogue", str(catalogue), "publish", "hf:datasets/me/vdnas"]) == 0
+            assert json.loads(files["datasets/me/vdnas/catalogue.json"])["format"] == published.FORMAT
+            count = len(files)
+            assert copy(Manifests(str(catalogue)), target("hf:datasets/me/vdnas")) == (0, 0)
+            assert len(files) == count
+            assert consistent("hf:datasets/me/vdnas") == 1
+            add(Store(str(catalogue)), 1)
+            copy(Manifests(str(catalogue)), target("hf:datasets/me/vdnas"))
+            assert consistent("hf://datasets/me/vdnas") == 2
+
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            ("https://host/c", "a website cannot be written to"),
+            ("hf:me/vdnas", "give hf:datasets/OWNER/NAME"),
+            ("hf:datasets/me", "give hf:datasets/OWNER/NAME"),
+            ("nosuch://x", "cannot open this kind of URL"),
+        ],
+    )
+    def test_mistakes(
+        self, catalogue: Path, url: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert main(["--catalogue", str(catalogue), "publish", url]) == 2
+        assert words in capsys.readouterr().err
+        assert main(["--catalogue", str(tmp_path / "none"), "publish", str(tmp_path / "there")]) == 2
+        assert "nothing was published there yet" in capsys.readouterr().err
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1 << random.Random(place).randrange(8)
+    path.write_bytes(data)
+
+
+class TestVerifying:
+    def test_a_sound_catalogue(self, catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["verify", str(catalogue)]) == 0
+        assert "all as they were written" in capsys.readouterr().out
+        Ranges.from_json(json.dumps({"mins_per_neuron": {"a": {"0": 0}}, "maxs_per_neuron": {"a": {"0": 1}}}))
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            "vdnas/*/*/*.zarr/histogram/c/0/0",
+            "vdnas/*/*/*.zarr/zarr.json",
+            "vdnas/*/*/*.zarr/shard_url/c/0",
+            "vdnas/*/*/versions/*.json",
+            "distances/*/*/*.zarr/emd/c/0/0/0",
+            "distances/*/*/*.zarr.json",
+            "index/*.json.gz",
+            "site/data/*.bin",
+            "site/data/*.json.gz",
+            "catalogue.json",
+        ],
+    )
+    def test_flipped_bits_are_found_and_named(
+        self, catalogue: Path, pattern: str, seed: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = sorted(catalogue.glob(pattern))[seed % len(sorted(catalogue.glob(pattern)))]
+        flip(path, random.Random(seed).randrange(path.stat().st_size))
+        assert main(["verify", str(catalogue)]) == 1
+        said = capsys.readouterr()
+        assert str(path.relative_to(catalogue)) in said.err
+        assert "damaged" in said.err
+        assert "damaged" in said.out
+
+    def test_what_is_gone_is_named(self, catalogue: Path) -> None:
+        path = next(catalogue.glob("vdnas/*/*/*.zarr/mean/c/0"))
+        path.unlink()
+        damaged = verify(Manifests(str(catalogue)))[2]
+        assert damaged == [f"{catalogue}/{path.relative_to(catalogue)} is damaged: it is not there"]
+
+    def test_earlier_versions_are_read_as_well(self, catalogue: Path) -> None:
+        store = Store(str(catalogue))
+        old = next((catalogue / "vdnas" / store.manifests()[0]["dataset"]).glob("*/*.zarr/m2/c/0"))
+        add(store, 1)
+        flip(old, 7)
+        assert [str(old.relative_to(catalogue)) in words for words in verify(Manifests(str(catalogue)))[2]] == [True]
+
+    def test_other_ranges_under_a_name(self, catalogue: Path) -> None:
+        store, spec = Store(str(catalogue)), synthetic.spec_of()
+        store.put_ranges(spec.network, spec.ranges)  # type: ignore[arg-type]
+        assert verify(Manifests(str(catalogue)))[2] == []
+        path = catalogue / "ranges" / spec.network / f"{spec.ranges.id}.json"  # type: ignore[union-attr]
+        path.write_text(path.read_text().replace("6.0", "6.5"))
+        assert "other ranges" in verify(Manifests(str(catalogue)))[2][0]
+
+    def test_where_nothing_was_published(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["verify", str(tmp_path)]) == 2
+        assert "nothing was published there" in capsys.readouterr().err
+
+
+def test_a_matrix_of_other_versions_is_not_published(catalogue: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(catalogue))
+    name = store.manifests()[0]["dataset"]
+    vdna = synthetic.filled(synthetic.spec_of(), "again", 1, 8)
+    store.put_vdna(vdna, name, synthetic.facts_of(name, 1))
+    assert publish(store)
+    assert "the matrix of vit_small is not of the present versions and is left out" in caplog.text
+    with pytest.raises(UserError, match="no distances"):
+        open_catalogue(str(catalogue)).matrix("vit_small")
+
+
+def test_what_nothing_names_any_more_goes_when_it_is_old(catalogue: Path) -> None:
+    store = Store(str(catalogue))
+    first = {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
+    old = [path for pattern in ("index/*.gz", "site/data/*") for path in catalogue.glob(pattern)]
+    for path in [*old, *catalogue.glob("distances/*/*/*.zarr/zarr.json")]:
+        os.utime(path, (1, 1))
+    add(store, 1)
+    assert all(path.exists() for path in old)  # the one before is still being read
+    assert first <= {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
+    add(store, 2)
+    assert not [path for path in old if path.exists() and path.name not in _named(store)]
+    assert not first & {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
+    assert consistent(str(catalogue)) == 3
+    assert open_catalogue(str(catalogue)).vdna(store.manifests()[0]["dataset"], "vit_small", version=1).load().images
+
+
+def _named(store: Store) -> set[str]:
+    return {path.rpartition("/")[2] for path, _ in walk(store, published.read_pointer(store) or {}, [])}
+
+
+def test_a_vdna_of_another_program_is_published(tmp_path: Path, filled: Callable[..., VDNA]) -> None:
+    """One without histograms or hashes of its shards, beside others."""
+    store = Store(str(tmp_path / "c"))
+    store.put_vdna(filled(1, ranges=None, distributions=("gaussian",)), "mine", synthetic.facts_of("x", 0))
+    assert publish(store)
+    assert verify(store)[2] == []
+    index = json.loads(gzip.decompress(next((tmp_path / "c" / "index").glob("*.gz")).read_bytes()))
+    assert index["specs"][index["vdnas"][0]["spec"]]["ranges"] == ""
