@@ -54,7 +54,9 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
-            return self._say(200, json.dumps({"url": f"http://127.0.0.1/{json.loads(body)['name']}"}).encode(), {})
+            said = json.loads(body)
+            made = f"{self.headers['Host']}/datasets/{said.get('organization', 'me')}/{said['name']}"
+            return self._say(200, json.dumps({"url": f"http://{made}"}).encode(), {})
         kind, repository = self.path.removeprefix("/api/").split("/", 1)
         if "/preupload/" in repository:
             files = [{**f, "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
