@@ -259,7 +259,8 @@ function fitted(pen, text, width) {
   // Like names often begin alike: their ends are kept as well.
   let cut = text;
   for (let length = text.length - 1; length > 2 && pen.measureText(cut).width > width; length--) {
-    cut = `${text.slice(0, Math.ceil(length * 0.55))}…${text.slice(-Math.floor(length * 0.45))}`;
+    const end = Math.min(5, Math.floor(length * 0.45));
+    cut = `${text.slice(0, length - end)}…${text.slice(-end)}`;
   }
   return cut;
 }

@@ -19,7 +19,7 @@ export function sortable(caption, columns, rows, { sort = null, step = STEP, sor
   let found = [];
   let shown = step;
   const heads = columns.map((column, i) =>
-    h("th", { scope: "col", class: kind(column) },
+    h(column.name ? "th" : "td", { scope: column.name ? "col" : null, class: kind(column) },
       column.sortable === false ? column.name : h("button", { type: "button", onclick: () => turn(i) }, column.name)),
   );
   const body = h("tbody");
