@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from pipeline.catalogue.publishing import publish
 from pipeline.store import Store
@@ -24,7 +25,6 @@ from tests.conftest import web_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -65,7 +65,7 @@ def site(store: Store) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as library:
+    with sync_playwright() as library:
         browser = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()

@@ -82,6 +82,7 @@ def test_neurons_are_compared_from_the_published_histograms(visit: Callable[...,
         emd(v, w, layer="block_1", neuron=chosen), rel=1e-3
     )
     page.get_by_text("These numbers as a table").click()
+    page.locator(".scroll tbody td").first.wait_for()
     cells = page.locator(".scroll td:nth-child(3)").all_inner_texts()
     assert sum(number(text) for text in cells if text != "0 %") == pytest.approx(100, abs=0.5)
     page.get_by_label("Go to neuron").fill("5")

@@ -90,8 +90,14 @@ function fail(error) {
   document.title = "VDNA catalogue";
   const hint = error.hint ?? "";
   main.replaceChildren(
-    h("div", { class: "failure", role: "alert" }, h("h1", {}, "This cannot be shown"), h("p", {}, error.message),
-      hint && h("p", {}, hint), h("p", {}, h("a", { href: "#/" }, "All datasets"))),
+    h(
+      "div",
+      { class: "failure", role: "alert" },
+      h("h1", {}, "This cannot be shown"),
+      h("p", {}, error.message),
+      hint && h("p", {}, hint),
+      h("p", {}, h("a", { href: "#/" }, "All datasets")),
+    ),
   );
 }
 

@@ -32,7 +32,13 @@ export function unpack(chunk) {
     const length = Math.min(block, size - start);
     const target = result.subarray(start, start + length);
     const streams = split(flags, item, block) && length === block ? item : 1;
-    streamsInto(shuffled ? scratch.subarray(0, length) : target, chunk, view, view.getInt32(16 + 4 * number, true), streams);
+    streamsInto(
+      shuffled ? scratch.subarray(0, length) : target,
+      chunk,
+      view,
+      view.getInt32(16 + 4 * number, true),
+      streams,
+    );
     if (shuffled) unshuffle(scratch, target, length, item);
   }
   return result;

@@ -33,37 +33,89 @@ export function overlay({ kind, edges, columns, each, hidden, normals }, names) 
       : column.map((value, i) => `${i ? "L" : "M"}${at(i, value)}`).join("");
   const area = (column) => `${line(column)}L${at(edges.length - 1, 0)}L${at(0, 0)}Z`;
   const share = (value) => (binned ? `${plain(100 * value)} %` : plain(value));
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${binned ? "Histograms" : "Normal curves"} of ${names.join(" and ")}; the table below has the numbers.` },
-    ticks(0, most, 5).map((value) => [
-      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-      svg("text", { x: left - 7, y: y(value) + 3.5, "text-anchor": "end" }, share(value)),
-    ]).flat(),
-    ticks(low, high, narrow ? 5 : 8).map((value) => [
-      svg("line", { class: "tick", x1: x(value), x2: x(value), y1: height - bottom, y2: height - bottom + 4 }),
-      svg("text", { x: x(value), y: height - bottom + 17, "text-anchor": "middle" }, plain(value)),
-    ]).flat(),
+  const drawing = svg(
+    "svg",
+    {
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": `${binned ? "Histograms" : "Normal curves"} of ${names.join(" and ")}; the table below has the numbers.`,
+    },
+    ticks(0, most, 5)
+      .map((value) => [
+        svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+        svg("text", { x: left - 7, y: y(value) + 3.5, "text-anchor": "end" }, share(value)),
+      ])
+      .flat(),
+    ticks(low, high, narrow ? 5 : 8)
+      .map((value) => [
+        svg("line", { class: "tick", x1: x(value), x2: x(value), y1: height - bottom, y2: height - bottom + 4 }),
+        svg("text", { x: x(value), y: height - bottom + 17, "text-anchor": "middle" }, plain(value)),
+      ])
+      .flat(),
     svg("text", { class: "axis", x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, "activation"),
     columns.map((column, side) => svg("path", { class: `area ${"ab"[side]}`, d: area(column) })),
     columns.map((column, side) => svg("path", { class: `line ${"ab"[side]}`, d: line(column) })),
   );
   const note = binned
     ? `Share of activations in columns of ${each === 1 ? "one bin" : `${each} bins`}${hidden > 1e-6 ? `; ${measure(100 * hidden)} % lie beyond the edges` : ""}.`
-    : normals.map(([mean, deviation], side) => `${names[side]}: mean ${measure(mean)}, standard deviation ${measure(deviation)}`).join("; ");
-  return h("figure", { class: "overlay" }, key(names), drawing, h("figcaption", { class: "muted" }, note), binned && numbers(edges, columns, names));
+    : normals
+        .map(
+          ([mean, deviation], side) =>
+            `${names[side]}: mean ${measure(mean)}, standard deviation ${measure(deviation)}`,
+        )
+        .join("; ");
+  return h(
+    "figure",
+    { class: "overlay" },
+    key(names),
+    drawing,
+    h("figcaption", { class: "muted" }, note),
+    binned && numbers(edges, columns, names),
+  );
 }
 
 export const key = (names) =>
-  h("p", { class: "key" }, names.map((name, side) => h("span", { class: "ab"[side] }, h("i", { "aria-hidden": "true" }), name)));
+  h(
+    "p",
+    { class: "key" },
+    names.map((name, side) => h("span", { class: "ab"[side] }, h("i", { "aria-hidden": "true" }), name)),
+  );
 
 function numbers(edges, columns, names) {
   const body = h("tbody");
-  const table = h("table", {}, h("caption", { class: "unseen" }, "Shares of activations by column"),
-    h("thead", {}, h("tr", {}, ["From", "to", ...names].map((text) => h("th", { scope: "col", class: "number" }, text)))), body);
-  const details = h("details", { class: "more" }, h("summary", {}, "These numbers as a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the chart" }, table));
+  const table = h(
+    "table",
+    {},
+    h("caption", { class: "unseen" }, "Shares of activations by column"),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ["From", "to", ...names].map((text) => h("th", { scope: "col", class: "number" }, text)),
+      ),
+    ),
+    body,
+  );
+  const details = h(
+    "details",
+    { class: "more" },
+    h("summary", {}, "These numbers as a table"),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the chart" }, table),
+  );
   details.addEventListener("toggle", () => {
     if (body.firstChild) return;
-    columns[0].forEach((_, i) => body.append(h("tr", {}, [edges[i], edges[i + 1]].map((edge) => h("td", { class: "number" }, measure(edge))),
-      columns.map((column) => h("td", { class: "number" }, `${measure(100 * column[i])} %`)))));
+    columns[0].forEach((_, i) =>
+      body.append(
+        h(
+          "tr",
+          {},
+          [edges[i], edges[i + 1]].map((edge) => h("td", { class: "number" }, measure(edge))),
+          columns.map((column) => h("td", { class: "number" }, `${measure(100 * column[i])} %`)),
+        ),
+      ),
+    );
   });
   return details;
 }

@@ -48,7 +48,10 @@ export async function get(path, { optional = false, cache = "default", sha256 = 
   if (!answer.ok) throw new SiteError(`${path} cannot be fetched: the server answers ${answer.status}.`);
   const data = await answer.arrayBuffer();
   if (sha256 && !(await matches(data, sha256))) {
-    throw new SiteError(`${path} is not what was published: it has another SHA-256.`, "Reload the page; it may be damaged on its server.");
+    throw new SiteError(
+      `${path} is not what was published: it has another SHA-256.`,
+      "Reload the page; it may be damaged on its server.",
+    );
   }
   return data;
 }
@@ -79,7 +82,10 @@ async function getPacked({ path, sha256 }) {
     const unpacked = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip"));
     return await new Response(unpacked).json();
   } catch (error) {
-    throw new SiteError(`${path} is damaged (${error.message}).`, "Reload the page; if that does not help, publish again.");
+    throw new SiteError(
+      `${path} is damaged (${error.message}).`,
+      "Reload the page; if that does not help, publish again.",
+    );
   }
 }
 
@@ -87,7 +93,10 @@ export async function load() {
   const head = await getJson("catalogue.json", { cache: "no-store" });
   if (head.format > FORMAT) {
     const words = `This catalogue has format ${head.format}, and this page reads format ${FORMAT}.`;
-    throw new SiteError(words, "Reload the page without its cache; if that does not help, its site was published by an older program.");
+    throw new SiteError(
+      words,
+      "Reload the page without its cache; if that does not help, its site was published by an older program.",
+    );
   }
   const [index, site] = await Promise.all([getPacked(head.index), head.site ? getPacked(head.site) : null]);
   // A newer layout of the site's data is no reason not to show the index.
@@ -103,7 +112,9 @@ class Catalogue {
     this._site = site.matrices;
     this._cache = new Map();
     this.matrices = new Map();
-    for (const matrix of [...index.matrices].sort((a, b) => b.members.length - a.members.length || (a.created < b.created ? 1 : -1))) {
+    for (const matrix of [...index.matrices].sort(
+      (a, b) => b.members.length - a.members.length || (a.created < b.created ? 1 : -1),
+    )) {
       const metrics = matrix.metrics.filter((metric) => this._site[matrix.spec]?.metrics?.[metric]);
       const rows = matrix.members.map((row) => this.vdnas[row]);
       const place = new Map(rows.map((row, i) => [row.dataset, i]));

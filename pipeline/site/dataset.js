@@ -1,11 +1,8 @@
 // A dataset: everything the catalogue says of it, the datasets nearest to it, and how to open it.
 
 import { METRICS, ROOT, SiteError, address, short } from "./data.js";
-import { bytes, count, day, h, measure, refill, route, select, source } from "./dom.js";
-
-const SHOWN = new Set(["dataset", "spec", "description", "licence", "url", "images", "skipped", "skipped_by_reason", "damaged_shards",
-  "shards", "clamped_share", "not_finite", "fingerprint", "digest", "created", "bytes", "group", "manifest", "versions", "version", "provenance", "thumbnails"]);
-const SPEC_SHOWN = new Set(["extractor", "architecture", "weights", "preprocessing", "precision", "distributions", "positions", "ranges", "network", "layers", "extractor_licence"]);
+import { bytes, count, day, h, measure, refill, route, select } from "./dom.js";
+import { facts } from "./facts.js";
 
 export async function show(article, { catalogue, parameters, names: [name], title, keep, current, go }) {
   const row = catalogue.vdna(name ?? "", parameters.spec);
@@ -13,21 +10,47 @@ export async function show(article, { catalogue, parameters, names: [name], titl
   title(name);
   const spec = catalogue.specs[row.spec];
   const others = catalogue.vdnas.filter((other) => other.dataset === name);
-  const networks = others.length > 1
-    ? select("Network", others.map((other) => [other.spec, catalogue.labels.get(other.spec)]), row.spec, (value) => go(["dataset", name], { ...parameters, spec: value }))
-    : null;
+  const networks =
+    others.length > 1
+      ? select(
+          "Network",
+          others.map((other) => [other.spec, catalogue.labels.get(other.spec)]),
+          row.spec,
+          (value) => go(["dataset", name], { ...parameters, spec: value }),
+        )
+      : null;
   article.append(
-    h("header", { class: "intro" }, h("h1", {}, name), row.description && h("p", { class: "lead" }, row.description),
-      h("p", { class: "muted" }, `${count(row.images)} images through ${catalogue.labels.get(row.spec)}, measured ${day(row.created)}`)),
+    h(
+      "header",
+      { class: "intro" },
+      h("h1", {}, name),
+      row.description && h("p", { class: "lead" }, row.description),
+      h(
+        "p",
+        { class: "muted" },
+        `${count(row.images)} images through ${catalogue.labels.get(row.spec)}, measured ${day(row.created)}`,
+      ),
+    ),
   );
   if (networks) article.append(h("div", { class: "controls" }, networks));
   const pictures = thumbnails(row);
   if (pictures) article.append(pictures);
   const [controls, list] = [h("div", { class: "controls" }), h("div", { class: "list" })];
   const near = h("section", { class: "near" }, h("h2", {}, "Nearest datasets"), controls, list);
-  article.append(h("div", { class: "beside even" }, near, h("section", {}, h("h2", {}, "Open it"), ...opening(row, spec))), facts(row, spec), versions(row));
+  article.append(
+    h("div", { class: "beside even" }, near, h("section", {}, h("h2", {}, "Open it"), ...opening(row, spec))),
+    facts(row, spec),
+    versions(row),
+  );
   if (row.provenance && Object.keys(row.provenance).length) {
-    article.append(h("details", { class: "more" }, h("summary", {}, "Provenance"), h("pre", { tabindex: "0" }, JSON.stringify(row.provenance, null, 2))));
+    article.append(
+      h(
+        "details",
+        { class: "more" },
+        h("summary", {}, "Provenance"),
+        h("pre", { tabindex: "0" }, JSON.stringify(row.provenance, null, 2)),
+      ),
+    );
   }
   const chosen = { spec: parameters.spec, metric: parameters.metric, layer: parameters.layer };
   let turn = 0;
@@ -52,7 +75,12 @@ export async function show(article, { catalogue, parameters, names: [name], titl
       nearest();
     };
     refill(controls, {
-      metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
+      metric: select(
+        "Distance",
+        matrix.drawn.map((m) => [m, short(m)]),
+        metric,
+        again("metric"),
+      ),
       layer: select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
     });
     const most = nearDistance[i * k + k - 1] || 1;
@@ -61,15 +89,52 @@ export async function show(article, { catalogue, parameters, names: [name], titl
       const far = nearDistance[i * k + rank];
       const bar = h("span", { class: "bar", "aria-hidden": "true" });
       bar.style.width = `${(100 * far) / most}%`;
-      return h("tr", {}, h("th", { scope: "row" }, h("a", { href: route(["dataset", other], { spec: row.spec, metric }) }, other)),
-        h("td", { class: "number" }, h("a", { href: route(["pair", name, other], { spec: row.spec, metric, layer }), "aria-label": `${measure(far)}, compare with ${other}` }, measure(far))),
-        h("td", { class: "bars" }, bar));
+      return h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, h("a", { href: route(["dataset", other], { spec: row.spec, metric }) }, other)),
+        h(
+          "td",
+          { class: "number" },
+          h(
+            "a",
+            {
+              href: route(["pair", name, other], { spec: row.spec, metric, layer }),
+              "aria-label": `${measure(far)}, compare with ${other}`,
+            },
+            measure(far),
+          ),
+        ),
+        h("td", { class: "bars" }, bar),
+      );
     });
     list.replaceChildren(
-      h("table", {}, h("caption", { class: "unseen" }, `Nearest datasets by ${METRICS[metric][1]}`),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Dataset"), h("th", { scope: "col", class: "number" }, `${short(metric)} (${matrix.units[metric]})`), h("td", { class: "bars" }))),
-        h("tbody", {}, lines)),
-      h("p", {}, h("a", { href: route(["matrix"], { spec: row.spec, metric, order: "near", near: name }) }, "All by distance, in the matrix")),
+      h(
+        "table",
+        {},
+        h("caption", { class: "unseen" }, `Nearest datasets by ${METRICS[metric][1]}`),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "Dataset"),
+            h("th", { scope: "col", class: "number" }, `${short(metric)} (${matrix.units[metric]})`),
+            h("td", { class: "bars" }),
+          ),
+        ),
+        h("tbody", {}, lines),
+      ),
+      h(
+        "p",
+        {},
+        h(
+          "a",
+          { href: route(["matrix"], { spec: row.spec, metric, order: "near", near: name }) },
+          "All by distance, in the matrix",
+        ),
+      ),
     );
   }
 }
@@ -78,7 +143,15 @@ function thumbnails(row) {
   // Pictures of the catalogue itself, never of elsewhere.
   const safe = (row.thumbnails ?? []).filter((path) => /^thumbnails\/[\w./-]+$/.test(path) && !path.includes(".."));
   if (!safe.length) return null;
-  const pictures = safe.slice(0, 12).map((path, i) => h("img", { src: address(path), alt: `Sample ${i + 1} of ${row.dataset}`, loading: "lazy", width: 112, height: 112 }));
+  const pictures = safe.slice(0, 12).map((path, i) =>
+    h("img", {
+      src: address(path),
+      alt: `Sample ${i + 1} of ${row.dataset}`,
+      loading: "lazy",
+      width: 112,
+      height: 112,
+    }),
+  );
   return h("div", { class: "thumbnails" }, pictures);
 }
 
@@ -87,8 +160,15 @@ function opening(row, spec) {
   const python = `from pipeline import open_catalogue\nv = open_catalogue("${root}").vdna("${row.dataset}", "${spec.extractor}", "${row.spec}")`;
   const shell = `python -m pipeline.catalogue --catalogue ${root} show ${row.dataset} ${spec.extractor}`;
   return [
-    code("In Python", python), code("On the command line", shell),
-    h("p", { class: "muted" }, "Its arrays are a Zarr group that any reader of Zarr opens: ", h("a", { href: address(`${row.group}/zarr.json`) }, row.group), row.bytes ? `, ${bytes(row.bytes)}.` : "."),
+    code("In Python", python),
+    code("On the command line", shell),
+    h(
+      "p",
+      { class: "muted" },
+      "Its arrays are a Zarr group that any reader of Zarr opens: ",
+      h("a", { href: address(`${row.group}/zarr.json`) }, row.group),
+      row.bytes ? `, ${bytes(row.bytes)}.` : ".",
+    ),
   ];
 }
 
@@ -105,58 +185,39 @@ function code(label, text) {
   return h("div", { class: "code" }, h("p", { class: "label" }, label, copy), h("pre", { tabindex: "0" }, text));
 }
 
-function facts(row, spec) {
-  const mono = (text) => (text ? h("code", {}, text) : null);
-  const reasons = Object.entries(row.skipped_by_reason ?? {}).map(([reason, n]) => `${reason}: ${count(n)}`);
-  const share = row.clamped_share ? `${measure(100 * row.clamped_share)} %` : "none";
-  const layers = Object.entries(spec.layers);
-  const groups = {
-    "The images": [
-      ["Images", count(row.images)],
-      ["Skipped", [count(row.skipped), reasons.length ? ` (${reasons.join(", ")})` : ""]],
-      ["Shards", `${count(row.shards)}${row.damaged_shards ? `, ${count(row.damaged_shards)} damaged` : ", none damaged"}`],
-      ["Source", [row.url ?? []].flat().filter(Boolean).map((url) => h("div", {}, source(String(url))))],
-      ["Licence", row.licence || h("span", { class: "muted" }, "not stated")],
-      ["Fingerprint", mono(row.fingerprint)],
-    ],
-    "The network": [
-      ["Extractor", spec.extractor],
-      ["Architecture", spec.architecture],
-      ["Weights", mono(spec.weights)],
-      ["Preprocessing", spec.preprocessing],
-      ["Precision", spec.precision],
-      ["Licence", spec.extractor_licence || h("span", { class: "muted" }, "not stated")],
-      ["Network", mono(spec.network)],
-      ["Spec", mono(row.spec)],
-    ],
-    "The measurement": [
-      ["Distributions", spec.distributions.map((kind) => h("div", {}, kind, h("span", { class: "muted" }, spec.positions?.[kind] ? ` · positions: ${spec.positions[kind]}` : "")))],
-      ["Layers", [`${count(layers.length)}, ${count(layers.reduce((sum, [, n]) => sum + n, 0))} neurons`,
-        h("details", {}, h("summary", {}, "List"), h("ul", { class: "layers" }, layers.map(([layer, n]) => h("li", {}, `${layer} `, h("span", { class: "muted" }, count(n))))))]],
-      ["Histogram axes", mono(spec.ranges)],
-      ["Clamped", `${share} of activations lay beyond the axes`],
-      ["Not finite", count(row.not_finite ?? 0)],
-      ["Digest", mono(row.digest)],
-      ["Measured", row.created],
-    ],
-    Further: [...Object.entries(row).filter(([key]) => !SHOWN.has(key)), ...Object.entries(spec).filter(([key]) => !SPEC_SHOWN.has(key))]
-      .map(([key, value]) => [key, typeof value === "object" ? JSON.stringify(value) : String(value)]),
-  };
-  const parts = Object.entries(groups).map(([heading, entries]) => {
-    const said = entries.filter(([, value]) => value !== null && value !== undefined && value !== "" && !(Array.isArray(value) && !value.length));
-    if (!said.length) return null;
-    return h("section", {}, h("h2", {}, heading), h("dl", {}, said.map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])));
-  });
-  return h("div", { class: "facts" }, parts.filter(Boolean));
-}
-
 function versions(row) {
-  const lines = [...(row.versions ?? [])].reverse().map((version) =>
-    h("tr", {}, h("th", { scope: "row" }, String(version.version)), h("td", {}, day(version.created)), h("td", { class: "number" }, count(version.images)),
-      h("td", { class: "digest" }, h("code", {}, version.digest)),
-      h("td", {}, version.manifest ? h("a", { href: address(version.manifest.path), "aria-label": `Manifest of version ${version.version}` }, "manifest") : "")));
+  const lines = [...(row.versions ?? [])]
+    .reverse()
+    .map((version) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, String(version.version)),
+        h("td", {}, day(version.created)),
+        h("td", { class: "number" }, count(version.images)),
+        h("td", { class: "digest" }, h("code", {}, version.digest)),
+        h(
+          "td",
+          {},
+          version.manifest
+            ? h(
+                "a",
+                { href: address(version.manifest.path), "aria-label": `Manifest of version ${version.version}` },
+                "manifest",
+              )
+            : "",
+        ),
+      ),
+    );
   if (!lines.length) return "";
-  const head = ["Version", "Measured", "Images", "Digest", ""].map((text) => (text ? h("th", { scope: "col", class: text === "Images" ? "number" : null }, text) : h("td")));
-  return h("section", { class: "versions" }, h("h2", {}, "Versions"), h("p", { class: "muted" }, "The digest names a version's numbers exactly: cite it."),
-    h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, lines)));
+  const head = ["Version", "Measured", "Images", "Digest", ""].map((text) =>
+    text ? h("th", { scope: "col", class: text === "Images" ? "number" : null }, text) : h("td"),
+  );
+  return h(
+    "section",
+    { class: "versions" },
+    h("h2", {}, "Versions"),
+    h("p", { class: "muted" }, "The digest names a version's numbers exactly: cite it."),
+    h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, lines)),
+  );
 }

@@ -10,12 +10,15 @@ function fill(element, properties, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
 export const h = (tag, properties = {}, ...children) => fill(document.createElement(tag), properties, children);
-export const svg = (tag, properties = {}, ...children) => fill(document.createElementNS(SVG, tag), properties, children);
+export const svg = (tag, properties = {}, ...children) =>
+  fill(document.createElementNS(SVG, tag), properties, children);
 
 const COUNTS = new Intl.NumberFormat("en");
 
@@ -72,7 +75,11 @@ export function select(label, options, value, changed) {
 export function chooser(label, names, value, chosen) {
   const id = unique("names");
   const known = new Set(names);
-  const list = h("datalist", { id: `${id}-list` }, names.map((name) => h("option", { value: name })));
+  const list = h(
+    "datalist",
+    { id: `${id}-list` },
+    names.map((name) => h("option", { value: name })),
+  );
   const field = h("input", { id, list: `${id}-list`, value, autocomplete: "off", spellcheck: "false" });
   field.addEventListener("change", () => {
     const name = field.value.trim();
@@ -85,7 +92,9 @@ export function chooser(label, names, value, chosen) {
 
 /** Put new fields, by name, in place of old ones; the one that had the focus has it again, what was open is open. */
 export function refill(element, fields) {
-  const focused = element.contains(document.activeElement) ? document.activeElement.closest("[data-name]")?.dataset.name : "";
+  const focused = element.contains(document.activeElement)
+    ? document.activeElement.closest("[data-name]")?.dataset.name
+    : "";
   const open = element.querySelector("details")?.open;
   for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
   element.replaceChildren(...Object.values(fields).filter(Boolean));

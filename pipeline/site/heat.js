@@ -50,7 +50,10 @@ export class Heat {
   }
 
   zoom(factor, x = this.gutter + this.plot / 2, y = this.gutter + this.plot / 2) {
-    const [column, row] = [this.corner[0] + (x - this.gutter) / this.size, this.corner[1] + (y - this.gutter) / this.size];
+    const [column, row] = [
+      this.corner[0] + (x - this.gutter) / this.size,
+      this.corner[1] + (y - this.gutter) / this.size,
+    ];
     const least = this.plot / this.n;
     this.size = Math.min(Math.max(this.size * factor, least), Math.max(MOST, least));
     this.corner = [column - (x - this.gutter) / this.size, row - (y - this.gutter) / this.size];
@@ -168,7 +171,8 @@ export class Heat {
     const [row, column] = this.cell ?? [0, 0];
     const inside = (place) => Math.min(Math.max(place, 0), this.n - 1);
     const step = event.shiftKey ? 10 : 1;
-    if (arrows[event.key]) this.point([inside(row + step * arrows[event.key][0]), inside(column + step * arrows[event.key][1])], true);
+    if (arrows[event.key])
+      this.point([inside(row + step * arrows[event.key][0]), inside(column + step * arrows[event.key][1])], true);
     else if (event.key === "Home") this.point([row, 0], true);
     else if (event.key === "End") this.point([row, this.n - 1], true);
     else if (event.key === "+" || event.key === "=") this._about(1.5);
@@ -182,7 +186,8 @@ export class Heat {
   /** Zoom around the cell that is pointed at. */
   _about(factor) {
     if (!this.cell) this.zoom(factor);
-    else this.zoom(factor, ...[1, 0].map((axis, i) => this.gutter + (this.cell[axis] + 0.5 - this.corner[i]) * this.size));
+    else
+      this.zoom(factor, ...[1, 0].map((axis, i) => this.gutter + (this.cell[axis] + 0.5 - this.corner[i]) * this.size));
   }
 
   draw() {
@@ -259,7 +264,8 @@ function fitted(pen, text, width) {
   // Like names often begin alike: their ends are kept as well.
   let cut = text;
   for (let length = text.length - 1; length > 2 && pen.measureText(cut).width > width; length--) {
-    cut = `${text.slice(0, Math.ceil(length * 0.55))}…${text.slice(-Math.floor(length * 0.45))}`;
+    const end = Math.min(5, Math.floor(length * 0.45));
+    cut = `${text.slice(0, length - end)}…${text.slice(-end)}`;
   }
   return cut;
 }

@@ -7,7 +7,13 @@ import { sortable } from "./table.js";
 
 export async function show(article, { catalogue, parameters, title, keep, say, go, current }) {
   title("");
-  const chosen = { spec: parameters.spec, metric: parameters.metric, layer: parameters.layer, q: parameters.q, sort: parameters.sort };
+  const chosen = {
+    spec: parameters.spec,
+    metric: parameters.metric,
+    layer: parameters.layer,
+    q: parameters.q,
+    sort: parameters.sort,
+  };
   const drawn = [...catalogue.matrices.values()].filter((matrix) => matrix.drawn.length);
   const datasets = new Set(catalogue.vdnas.map((row) => row.dataset)).size;
   const networks = Object.keys(catalogue.specs).length;
@@ -15,8 +21,16 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
   const field = search();
   article.append(
-    h("header", { class: "intro" }, h("h1", {}, "Datasets"),
-      h("p", { class: "muted" }, `${plural(datasets, "dataset")}, ${plural(networks, "network")}, ${plural(images, "image")} measured. Published ${day(catalogue.head.created)}.`)),
+    h(
+      "header",
+      { class: "intro" },
+      h("h1", {}, "Datasets"),
+      h(
+        "p",
+        { class: "muted" },
+        `${plural(datasets, "dataset")}, ${plural(networks, "network")}, ${plural(images, "image")} measured. Published ${day(catalogue.head.created)}.`,
+      ),
+    ),
   );
   const controls = h("div", { class: "controls" });
   const found = h("p", { class: "muted found" });
@@ -35,7 +49,14 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 
   function search() {
     const id = unique("search");
-    const input = h("input", { id, type: "search", value: parameters.q ?? "", autocomplete: "off", spellcheck: "false", placeholder: "name, description, licence…" });
+    const input = h("input", {
+      id,
+      type: "search",
+      value: parameters.q ?? "",
+      autocomplete: "off",
+      spellcheck: "false",
+      placeholder: "name, description, licence…",
+    });
     let waiting = 0;
     input.addEventListener("input", () => {
       clearTimeout(waiting);
@@ -51,7 +72,8 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 
   function filter() {
     const words = (chosen.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
-    const text = (row) => `${row.dataset} ${catalogue.labels.get(row.spec)} ${row.licence ?? ""} ${row.description ?? ""}`.toLowerCase();
+    const text = (row) =>
+      `${row.dataset} ${catalogue.labels.get(row.spec)} ${row.licence ?? ""} ${row.description ?? ""}`.toLowerCase();
     const fits = (row) => words.every((word) => text(row).includes(word));
     const left = table.filter(words.length ? fits : () => true);
     found.textContent = words.length ? `${plural(left, "entry").replace("entrys", "entries")} found` : "";
@@ -79,8 +101,20 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const layout = await catalogue.layout(matrix.spec, metric, layer);
     if (!current() || mine !== turn) return;
     refill(controls, {
-      spec: drawn.length > 1 && select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec")),
-      metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
+      spec:
+        drawn.length > 1 &&
+        select(
+          "Network",
+          drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]),
+          matrix.spec,
+          again("spec"),
+        ),
+      metric: select(
+        "Distance",
+        matrix.drawn.map((m) => [m, short(m)]),
+        metric,
+        again("metric"),
+      ),
       layer: select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
       search: field,
     });
@@ -91,11 +125,22 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     map?.destroy();
     const names = matrix.rows.map((row) => row.dataset);
     const what = `Map of ${plural(names.length, "dataset")} by ${short(metric)} in ${layer || "all layers"} of ${catalogue.labels.get(matrix.spec)}. The table below lists the same datasets.`;
-    const canvas = h("canvas", { tabindex: "0", role: "application", "aria-roledescription": "map", "aria-label": what });
+    const canvas = h("canvas", {
+      tabindex: "0",
+      role: "application",
+      "aria-roledescription": "map",
+      "aria-label": what,
+    });
     const readout = h("p", { class: "readout", "aria-live": "polite" });
-    const button = (label, text, act) => h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
-    const tools = h("div", { class: "tools", role: "group", "aria-label": "Map" },
-      button("Zoom in", "+", () => map.zoom(1.6)), button("Zoom out", "−", () => map.zoom(1 / 1.6)), button("Whole map", "⤢", () => map.reset()));
+    const button = (label, text, act) =>
+      h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+    const tools = h(
+      "div",
+      { class: "tools", role: "group", "aria-label": "Map" },
+      button("Zoom in", "+", () => map.zoom(1.6)),
+      button("Zoom out", "−", () => map.zoom(1 / 1.6)),
+      button("Whole map", "⤢", () => map.reset()),
+    );
     stage.replaceChildren(h("div", { class: "frame" }, canvas, tools), h("figcaption", {}, readout));
     map = new DatasetMap(canvas, points(layout, matrix), {
       focused: (i) => readout.replaceChildren(...(i < 0 ? idle(metric) : about(i))),
@@ -122,7 +167,11 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 function idle(metric) {
   return [
     `Datasets that lie close are alike by ${short(metric)} (${METRICS[metric]?.[1] ?? ""}); colours follow the clustering, sizes the number of images. `,
-    h("span", { class: "keys" }, "Arrow keys go from one to the next, with Shift they move the map; + and − zoom; Enter opens."),
+    h(
+      "span",
+      { class: "keys" },
+      "Arrow keys go from one to the next, with Shift they move the map; + and − zoom; Enter opens.",
+    ),
   ];
 }
 
@@ -145,8 +194,17 @@ function points(layout, matrix) {
 
 function listing(catalogue, chosen, sorted) {
   const columns = [
-    { name: "Name", key: (row) => row.dataset, cell: (row) => h("a", { href: route(["dataset", row.dataset], { spec: row.spec }) }, row.dataset) },
-    { name: "Network", class: "wide", key: (row) => catalogue.labels.get(row.spec), cell: (row) => catalogue.labels.get(row.spec) },
+    {
+      name: "Name",
+      key: (row) => row.dataset,
+      cell: (row) => h("a", { href: route(["dataset", row.dataset], { spec: row.spec }) }, row.dataset),
+    },
+    {
+      name: "Network",
+      class: "wide",
+      key: (row) => catalogue.labels.get(row.spec),
+      cell: (row) => catalogue.labels.get(row.spec),
+    },
     { name: "Images", number: true, key: (row) => row.images, cell: (row) => count(row.images) },
     { name: "Skipped", number: true, class: "wide", key: (row) => row.skipped, cell: (row) => count(row.skipped) },
     { name: "Licence", class: "wide", key: (row) => row.licence ?? "", cell: (row) => row.licence },

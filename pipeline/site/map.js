@@ -84,7 +84,10 @@ export class DatasetMap {
   }
 
   _unplace(x, y) {
-    return [(x - this.width / 2) / this._unit() + this.centre[0], (this.height / 2 - y) / this._unit(1) + this.centre[1]];
+    return [
+      (x - this.width / 2) / this._unit() + this.centre[0],
+      (this.height / 2 - y) / this._unit(1) + this.centre[1],
+    ];
   }
 
   _moved(draw = true) {
@@ -217,7 +220,9 @@ export class DatasetMap {
     const grow = Math.min(1 + Math.log2(this.scale) / 6, 1.7);
     const dots = Array.from({ length: this.n }, (_, i) => ({ i, at: this.place(i), r: this.points.radii[i] * grow }));
     const lit = (i) => !this.matching || this.matching.has(i);
-    const seen = dots.filter(({ at }) => at[0] > -20 && at[0] < this.width + 20 && at[1] > -20 && at[1] < this.height + 20);
+    const seen = dots.filter(
+      ({ at }) => at[0] > -20 && at[0] < this.width + 20 && at[1] > -20 && at[1] < this.height + 20,
+    );
     seen.sort((a, b) => lit(a.i) - lit(b.i));
     for (const { i, at, r } of seen) {
       pen.globalAlpha = lit(i) ? 0.82 : 0.12;
@@ -227,7 +232,10 @@ export class DatasetMap {
       pen.fill();
     }
     pen.globalAlpha = 1;
-    this._label(pen, seen.filter(({ i }) => lit(i)));
+    this._label(
+      pen,
+      seen.filter(({ i }) => lit(i)),
+    );
   }
 
   /** Names where there is room: the largest first, none over another, and always that of the one in focus. */
@@ -243,12 +251,21 @@ export class DatasetMap {
       const { i, at, r } = dot;
       pen.font = `${dot === focus ? "600 13" : "12"}px system-ui, sans-serif`;
       const wide = pen.measureText(this.points.names[i]).width;
-      const sides = [[at[0] + r + 4, at[1]], [at[0] - r - 4 - wide, at[1]], [at[0] - wide / 2, at[1] - r - 9], [at[0] - wide / 2, at[1] + r + 9]];
+      const sides = [
+        [at[0] + r + 4, at[1]],
+        [at[0] - r - 4 - wide, at[1]],
+        [at[0] - wide / 2, at[1] - r - 9],
+        [at[0] - wide / 2, at[1] + r + 9],
+      ];
       const boxed = ([x, y]) => [x - 3, y - 8, x + wide + 3, y + 8];
       const inside = (b) => b[0] >= 0 && b[1] >= 0 && b[2] <= this.width && b[3] <= this.height;
       const free = (b) => taken.every((t) => b[2] < t[0] || b[0] > t[2] || b[3] < t[1] || b[1] > t[3]);
       // Names are to be read beside the dots, not instead of them.
-      const bare = (b) => seen.every(({ at: [x, y], i: j, r: round }) => j === i || x < b[0] - round || x > b[2] + round || y < b[1] - round / 2 || y > b[3] + round / 2);
+      const bare = (b) =>
+        seen.every(
+          ({ at: [x, y], i: j, r: round }) =>
+            j === i || x < b[0] - round || x > b[2] + round || y < b[1] - round / 2 || y > b[3] + round / 2,
+        );
       let side = sides.find((place) => [inside, free, bare].every((test) => test(boxed(place))));
       if (dot === focus) side ??= sides.find((place) => inside(boxed(place))) ?? sides[0];
       if (!side) continue;

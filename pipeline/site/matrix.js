@@ -19,12 +19,22 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   const readout = h("p", { class: "readout", "aria-live": "polite" });
   const legend = h("div", { class: "legend" });
   const numbers = h("section", { class: "numbers" });
-  const button = (label, text, act) => h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
-  const tools = h("div", { class: "tools", role: "group", "aria-label": "Matrix" },
-    button("Zoom in", "+", () => heat.zoom(1.6)), button("Zoom out", "−", () => heat.zoom(1 / 1.6)), button("Whole matrix", "⤢", () => heat.reset()));
+  const button = (label, text, act) =>
+    h("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+  const tools = h(
+    "div",
+    { class: "tools", role: "group", "aria-label": "Matrix" },
+    button("Zoom in", "+", () => heat.zoom(1.6)),
+    button("Zoom out", "−", () => heat.zoom(1 / 1.6)),
+    button("Whole matrix", "⤢", () => heat.reset()),
+  );
   const heading = h("p", { class: "muted" });
   const figure = h("figure", { class: "matrix" }, h("div", { class: "frame" }, canvas, tools));
-  article.append(h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading), controls, h("div", { class: "beside" }, figure, h("div", {}, readout, legend, numbers)));
+  article.append(
+    h("header", { class: "intro" }, h("h1", {}, "Matrix"), heading),
+    controls,
+    h("div", { class: "beside" }, figure, h("div", {}, readout, legend, numbers)),
+  );
   let state = null;
   let turn = 0;
   const heat = new Heat(canvas, { pointed, opened });
@@ -54,10 +64,31 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       choose();
     };
     refill(controls, {
-      spec: drawn.length > 1 && select("Network", drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]), matrix.spec, again("spec")),
-      metric: select("Distance", matrix.drawn.map((m) => [m, short(m)]), metric, again("metric")),
+      spec:
+        drawn.length > 1 &&
+        select(
+          "Network",
+          drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]),
+          matrix.spec,
+          again("spec"),
+        ),
+      metric: select(
+        "Distance",
+        matrix.drawn.map((m) => [m, short(m)]),
+        metric,
+        again("metric"),
+      ),
       layers: layerChoice(known, layers, again("layers")),
-      order: select("Order", [["cluster", "like beside like"], ["name", "by name"], ["near", "by distance to…"]], order, again("order")),
+      order: select(
+        "Order",
+        [
+          ["cluster", "like beside like"],
+          ["name", "by name"],
+          ["near", "by distance to…"],
+        ],
+        order,
+        again("order"),
+      ),
       near: chooser(order === "near" ? "Distance to" : "Row of", names, base, again("near")),
     });
     if (!pairs) {
@@ -76,7 +107,10 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     draw(legend, scale, metric, state.unit);
     const where = layers.length ? layers.join(", ") : "all layers";
     heading.textContent = `${count(names.length)} datasets by ${short(metric)}: ${METRICS[metric][1]}; ${where} of ${catalogue.labels.get(matrix.spec)}.`;
-    canvas.setAttribute("aria-label", `Matrix of ${short(metric)} between ${count(names.length)} datasets in ${where}. Arrow keys go from cell to cell, Enter opens the pair; the table that follows has the numbers of a row.`);
+    canvas.setAttribute(
+      "aria-label",
+      `Matrix of ${short(metric)} between ${count(names.length)} datasets in ${where}. Arrow keys go from cell to cell, Enter opens the pair; the table that follows has the numbers of a row.`,
+    );
     pointed(null);
     row(base);
     say(`Matrix of ${short(metric)} in ${where} is shown.`);
@@ -84,21 +118,35 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 
   function pointed(pair) {
     if (!pair) {
-      readout.replaceChildren("Point at a cell for its numbers, click to open the pair. ", h("span", { class: "keys" }, "Arrow keys go from cell to cell, with Shift by ten; + and − zoom; Enter opens."));
+      readout.replaceChildren(
+        "Point at a cell for its numbers, click to open the pair. ",
+        h("span", { class: "keys" }, "Arrow keys go from cell to cell, with Shift by ten; + and − zoom; Enter opens."),
+      );
       return;
     }
     const [a, b] = pair.map((i) => state.names[i]);
     if (a === b) readout.replaceChildren(h("b", {}, a), " with itself");
     else {
       readout.replaceChildren(
-        h("b", {}, a), " and ", h("b", {}, b), ": ",
-        h("a", { href: route(["pair", a, b], { spec: state.matrix.spec, metric: state.metric }) }, `${short(state.metric)} ${measure(state.at(...pair))} ${state.unit}`),
+        h("b", {}, a),
+        " and ",
+        h("b", {}, b),
+        ": ",
+        h(
+          "a",
+          { href: route(["pair", a, b], { spec: state.matrix.spec, metric: state.metric }) },
+          `${short(state.metric)} ${measure(state.at(...pair))} ${state.unit}`,
+        ),
       );
     }
   }
 
   function opened(i, j) {
-    go(["pair", state.names[i], state.names[j]], { spec: state.matrix.spec, metric: state.metric, layer: state.layers.length === 1 ? state.layers[0] : "" });
+    go(["pair", state.names[i], state.names[j]], {
+      spec: state.matrix.spec,
+      metric: state.metric,
+      layer: state.layers.length === 1 ? state.layers[0] : "",
+    });
   }
 
   /** The same numbers as a table: one dataset's row. */
@@ -107,11 +155,23 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const i = matrix.place.get(base);
     const others = names.map((name, j) => ({ name, value: at(i, j) })).filter(({ name }) => name !== base);
     const columns = [
-      { name: "Dataset", key: ({ name }) => name, cell: ({ name }) => h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric }) }, name) },
-      { name: `${short(metric)} (${unit})`, number: true, key: ({ value }) => value, cell: ({ value }) => measure(value) },
+      {
+        name: "Dataset",
+        key: ({ name }) => name,
+        cell: ({ name }) => h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric }) }, name),
+      },
+      {
+        name: `${short(metric)} (${unit})`,
+        number: true,
+        key: ({ value }) => value,
+        cell: ({ value }) => measure(value),
+      },
     ];
     const table = sortable(`${short(metric)} from ${base}`, columns, others, { sort: columns[1].name, step: 12 });
-    numbers.replaceChildren(h("h2", {}, "Row of ", h("a", { href: route(["dataset", base], { spec: matrix.spec, metric }) }, base)), table.element);
+    numbers.replaceChildren(
+      h("h2", {}, "Row of ", h("a", { href: route(["dataset", base], { spec: matrix.spec, metric }) }, base)),
+      table.element,
+    );
   }
 }
 
@@ -121,14 +181,24 @@ function layerChoice(known, layers, changed) {
     const box = h("input", { type: "checkbox", value: layer, checked: layers.includes(layer) });
     return h("label", {}, box, " ", layer);
   });
-  const fieldset = h("fieldset", {}, h("legend", { class: "unseen" }, "Layers; none is all"), boxes,
-    h("button", { type: "button", class: "quiet", onclick: () => changed("") }, "All layers"));
+  const fieldset = h(
+    "fieldset",
+    {},
+    h("legend", { class: "unseen" }, "Layers; none is all"),
+    boxes,
+    h("button", { type: "button", class: "quiet", onclick: () => changed("") }, "All layers"),
+  );
   fieldset.addEventListener("change", () => {
     const on = [...fieldset.querySelectorAll("input:checked")].map((box) => box.value);
     changed(on.length === known.length ? "" : on.join(","));
   });
   const words = layers.length === 0 ? "all layers" : layers.length === 1 ? layers[0] : `${layers.length} layers`;
-  return h("div", { class: "field" }, h("span", { class: "label" }, "Layers"), h("details", { class: "drop" }, h("summary", { "aria-label": `Layers: ${words}` }, words), fieldset));
+  return h(
+    "div",
+    { class: "field" },
+    h("span", { class: "label" }, "Layers"),
+    h("details", { class: "drop" }, h("summary", { "aria-label": `Layers: ${words}` }, words), fieldset),
+  );
 }
 
 function arranged(order, layout, names, at, base) {
@@ -156,7 +226,11 @@ function draw(legend, { high, share }, metric, unit) {
     mark.style.left = `${100 * share(value)}%`;
     return mark;
   });
-  legend.replaceChildren(bar, h("div", { class: "ticks" }, marks), h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`));
+  legend.replaceChildren(
+    bar,
+    h("div", { class: "ticks" }, marks),
+    h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`),
+  );
 }
 
 /** Round numbers along the scale: evenly, or evenly in their roots. */

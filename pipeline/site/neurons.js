@@ -15,7 +15,8 @@ export async function read(catalogue, rows, spec, layer, progress) {
   const range = place(spec.layers, layer);
   const binned = spec.distributions.find((name) => name.startsWith("histogram-"));
   const normal = spec.distributions.includes("gaussian");
-  if (!binned && !normal) throw new SiteError("This network was measured without histograms and Gaussians of single neurons.");
+  if (!binned && !normal)
+    throw new SiteError("This network was measured without histograms and Gaussians of single neurons.");
   const all = new Map();
   const told = (side) => (name) => (done, of, size) => {
     all.set(`${side} ${name}`, { done, of, size });
@@ -57,7 +58,12 @@ async function histograms(groups, range, bins, told) {
     unit: "bins",
     distances,
     bins,
-    curves: (i) => regrouped(shares.map((all) => all.subarray(i * bins, (i + 1) * bins)), low[i], high[i]),
+    curves: (i) =>
+      regrouped(
+        shares.map((all) => all.subarray(i * bins, (i + 1) * bins)),
+        low[i],
+        high[i],
+      ),
   };
 }
 
@@ -116,7 +122,12 @@ async function gaussians(groups, range, _, told) {
   }));
   const [a, b] = sides;
   const distances = a.mean.map((mean, i) => (mean - b.mean[i]) ** 2 + (a.deviation[i] - b.deviation[i]) ** 2);
-  return { metric: "nfd", unit: "squared activation", distances, curves: (i) => bells(sides.map(({ mean, deviation }) => [mean[i], deviation[i]])) };
+  return {
+    metric: "nfd",
+    unit: "squared activation",
+    distances,
+    curves: (i) => bells(sides.map(({ mean, deviation }) => [mean[i], deviation[i]])),
+  };
 }
 
 function bells(normals) {
@@ -124,6 +135,12 @@ function bells(normals) {
   const low = Math.min(...normals.map(([mean, deviation]) => mean - 3.5 * (deviation || widest / 50)));
   const high = Math.max(...normals.map(([mean, deviation]) => mean + 3.5 * (deviation || widest / 50)));
   const xs = Array.from({ length: 161 }, (_, i) => low + ((high - low) * i) / 160);
-  const density = (x, mean, deviation) => Math.exp(-(((x - mean) / deviation) ** 2) / 2) / (deviation * Math.sqrt(2 * Math.PI));
-  return { kind: "normal", edges: xs, columns: normals.map(([mean, deviation]) => xs.map((x) => density(x, mean, deviation || widest / 50))), normals };
+  const density = (x, mean, deviation) =>
+    Math.exp(-(((x - mean) / deviation) ** 2) / 2) / (deviation * Math.sqrt(2 * Math.PI));
+  return {
+    kind: "normal",
+    edges: xs,
+    columns: normals.map(([mean, deviation]) => xs.map((x) => density(x, mean, deviation || widest / 50))),
+    normals,
+  };
 }

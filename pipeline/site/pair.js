@@ -17,7 +17,8 @@ export async function show(article, context) {
   if (rows[1].spec !== first.spec) {
     // The first may have been measured with the second's network as well.
     const other = catalogue.vdna(a, rows[1].spec);
-    if (other.spec !== rows[1].spec) throw new SiteError(`${a} and ${b} were not measured by the same network, so nothing can be compared.`);
+    if (other.spec !== rows[1].spec)
+      throw new SiteError(`${a} and ${b} were not measured by the same network, so nothing can be compared.`);
     rows[0] = other;
   }
   const id = rows[0].spec;
@@ -28,12 +29,27 @@ export async function show(article, context) {
   const known = [...new Set(catalogue.vdnas.filter((row) => row.spec === id).map((row) => row.dataset))];
   const dataset = (name) => h("a", { href: route(["dataset", name], { spec: id }) }, name);
   article.append(
-    h("header", { class: "intro" }, h("h1", {}, h("span", { class: "a" }, a), h("span", { class: "and" }, " and "), h("span", { class: "b" }, b)),
-      h("p", { class: "muted" }, `Compared by ${catalogue.labels.get(id)}. About `, dataset(a), "; about ", dataset(b), ".")),
-    h("div", { class: "controls" },
+    h(
+      "header",
+      { class: "intro" },
+      h("h1", {}, h("span", { class: "a" }, a), h("span", { class: "and" }, " and "), h("span", { class: "b" }, b)),
+      h(
+        "p",
+        { class: "muted" },
+        `Compared by ${catalogue.labels.get(id)}. About `,
+        dataset(a),
+        "; about ",
+        dataset(b),
+        ".",
+      ),
+    ),
+    h(
+      "div",
+      { class: "controls" },
       chooser("First", known, a, (name) => name && go(["pair", name, b], chosen)),
       chooser("Second", known, b, (name) => name && go(["pair", a, name], chosen)),
-      h("button", { type: "button", onclick: () => go(["pair", b, a], chosen) }, "Swap")),
+      h("button", { type: "button", onclick: () => go(["pair", b, a], chosen) }, "Swap"),
+    ),
   );
   const overall = h("div", { class: "cards" });
   const layers = h("section", { class: "bylayer" });
@@ -46,7 +62,13 @@ export async function show(article, context) {
   async function distances() {
     const [i, j] = [a, b].map((name) => matrix?.place.get(name));
     if (i === undefined || j === undefined) {
-      layers.append(h("p", { class: "muted" }, "Their distances are not in a published matrix yet; the neurons of a layer can be compared all the same."));
+      layers.append(
+        h(
+          "p",
+          { class: "muted" },
+          "Their distances are not in a published matrix yet; the neurons of a layer can be compared all the same.",
+        ),
+      );
       list([], {});
       return;
     }
@@ -56,15 +78,33 @@ export async function show(article, context) {
     const read = async (metric) => [
       metric,
       {
-        layers: await group.read(metric, [[i, i + 1], [j, j + 1], [0, depth]]),
-        overall: (await group.read(`${metric}_overall`, [[i, i + 1], [j, j + 1]]))[0],
+        layers: await group.read(metric, [
+          [i, i + 1],
+          [j, j + 1],
+          [0, depth],
+        ]),
+        overall: (
+          await group.read(`${metric}_overall`, [
+            [i, i + 1],
+            [j, j + 1],
+          ])
+        )[0],
       },
     ];
     const found = Object.fromEntries(await Promise.all(matrix.metrics.map(read)));
     if (!current()) return;
-    overall.append(...matrix.metrics.map((metric) =>
-      h("div", { class: "card" }, h("p", { class: "label" }, short(metric)), h("p", { class: "value" }, measure(found[metric].overall)),
-        h("p", { class: "muted" }, matrix.units[metric]), h("p", { class: "muted small" }, `${METRICS[metric]?.[1] ?? ""}, over all layers`))));
+    overall.append(
+      ...matrix.metrics.map((metric) =>
+        h(
+          "div",
+          { class: "card" },
+          h("p", { class: "label" }, short(metric)),
+          h("p", { class: "value" }, measure(found[metric].overall)),
+          h("p", { class: "muted" }, matrix.units[metric]),
+          h("p", { class: "muted small" }, `${METRICS[metric]?.[1] ?? ""}, over all layers`),
+        ),
+      ),
+    );
     list(matrix.metrics, found);
     say("The distances are shown.");
   }
@@ -73,24 +113,62 @@ export async function show(article, context) {
     const metric = metrics.includes(chosen.metric) ? chosen.metric : metrics[0];
     const most = metric ? Math.max(...found[metric].layers) || 1 : 1;
     const lines = Object.entries(spec.layers).map(([name, size], at) =>
-      h("tr", { "data-layer": name },
+      h(
+        "tr",
+        { "data-layer": name },
         h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => layer(name) }, name)),
         h("td", { class: "number wide" }, count(size)),
-        metrics.map((m) => h("td", { class: `number${m === metric ? " chosen" : " wide"}` }, measure(found[m].layers[at]))),
-        metric && h("td", { class: "bars" }, bar(found[metric].layers[at] / most))));
-    const head = [["Layer", ""], ["Neurons", "number wide"], ...metrics.map((m) => [short(m), m === metric ? "number" : "number wide"])];
+        metrics.map((m) =>
+          h("td", { class: `number${m === metric ? " chosen" : " wide"}` }, measure(found[m].layers[at])),
+        ),
+        metric && h("td", { class: "bars" }, bar(found[metric].layers[at] / most)),
+      ),
+    );
+    const head = [
+      ["Layer", ""],
+      ["Neurons", "number wide"],
+      ...metrics.map((m) => [short(m), m === metric ? "number" : "number wide"]),
+    ];
     layers.replaceChildren(
-      ...(metric ? [h("div", { class: "tablehead" }, h("h2", {}, "By layer"), select("Bars show", metrics.map((m) => [m, short(m)]), metric, (value) => {
-        chosen.metric = value;
-        keep(chosen);
-        list(metrics, found);
-        mark();
-        layers.querySelector("select").focus();
-      }))] : [...layers.childNodes]),
+      ...(metric
+        ? [
+            h(
+              "div",
+              { class: "tablehead" },
+              h("h2", {}, "By layer"),
+              select(
+                "Bars show",
+                metrics.map((m) => [m, short(m)]),
+                metric,
+                (value) => {
+                  chosen.metric = value;
+                  keep(chosen);
+                  list(metrics, found);
+                  mark();
+                  layers.querySelector("select").focus();
+                },
+              ),
+            ),
+          ]
+        : [...layers.childNodes]),
       h("p", { class: "muted" }, "Choose a layer to see which of its neurons differ."),
-      h("table", {}, h("caption", { class: "unseen" }, `Distances between ${a} and ${b} by layer`),
-        h("thead", {}, h("tr", {}, head.map(([text, kind]) => h("th", { scope: "col", class: kind || null }, text)), metric && h("td", { class: "bars" }))),
-        h("tbody", {}, lines)));
+      h(
+        "table",
+        {},
+        h("caption", { class: "unseen" }, `Distances between ${a} and ${b} by layer`),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            head.map(([text, kind]) => h("th", { scope: "col", class: kind || null }, text)),
+            metric && h("td", { class: "bars" }),
+          ),
+        ),
+        h("tbody", {}, lines),
+      ),
+    );
   }
 
   function mark() {
@@ -128,11 +206,24 @@ export async function show(article, context) {
     const mean = values.reduce((sum, value) => sum + value, 0) / size;
     const chart = h("div", { class: "chart" });
     const columns = [
-      { name: "Neuron", key: ({ i }) => String(i), cell: ({ i }) => h("button", { type: "button", class: "link", "data-neuron": i, onclick: () => pick(i) }, String(i)) },
-      { name: `${short(metric)} (${unit})`, number: true, key: ({ value }) => value || 0, cell: ({ value }) => measure(value) },
+      {
+        name: "Neuron",
+        key: ({ i }) => String(i),
+        cell: ({ i }) =>
+          h("button", { type: "button", class: "link", "data-neuron": i, onclick: () => pick(i) }, String(i)),
+      },
+      {
+        name: `${short(metric)} (${unit})`,
+        number: true,
+        key: ({ value }) => value || 0,
+        cell: ({ value }) => measure(value),
+      },
       { name: "", sortable: false, class: "bars", cell: ({ value }) => bar(value / most) },
     ];
-    const table = sortable(`Neurons of ${name} by ${short(metric)}`, columns, ranked, { sort: `-${columns[1].name}`, step: 12 });
+    const table = sortable(`Neurons of ${name} by ${short(metric)}`, columns, ranked, {
+      sort: `-${columns[1].name}`,
+      step: 12,
+    });
     const field = unique("neuron");
     const number = h("input", { id: field, type: "number", min: 0, max: size - 1, inputmode: "numeric" });
     number.addEventListener("change", () => {
@@ -141,8 +232,30 @@ export async function show(article, context) {
     });
     neurons.replaceChildren(
       h("h2", {}, `Neurons of ${name}`),
-      h("p", { class: "muted" }, `Mean of ${count(size)} neurons: ${short(metric)} `, h("b", { class: "mean" }, measure(mean)), ` ${unit}. Computed here from the published ${metric === "emd" ? "histograms" : "Gaussians"}.`),
-      h("div", { class: "beside" }, chart, h("div", { class: "ranked" }, h("div", { class: "tablehead" }, h("h3", {}, "Those that differ most"), h("div", { class: "field" }, h("label", { for: field }, "Go to neuron"), number)), table.element)));
+      h(
+        "p",
+        { class: "muted" },
+        `Mean of ${count(size)} neurons: ${short(metric)} `,
+        h("b", { class: "mean" }, measure(mean)),
+        ` ${unit}. Computed here from the published ${metric === "emd" ? "histograms" : "Gaussians"}.`,
+      ),
+      h(
+        "div",
+        { class: "beside" },
+        chart,
+        h(
+          "div",
+          { class: "ranked" },
+          h(
+            "div",
+            { class: "tablehead" },
+            h("h3", {}, "Those that differ most"),
+            h("div", { class: "field" }, h("label", { for: field }, "Go to neuron"), number),
+          ),
+          table.element,
+        ),
+      ),
+    );
     say(`${count(size)} neurons of ${name}, those that differ most first.`);
     const wanted = Number(neuron);
     if (neuron !== undefined && neuron !== "" && Number.isInteger(wanted) && wanted >= 0 && wanted < size) pick(wanted);
@@ -154,10 +267,20 @@ export async function show(article, context) {
         keep(chosen);
       }
       number.value = i;
-      for (const button of neurons.querySelectorAll("[data-neuron]")) button.setAttribute("aria-pressed", String(Number(button.dataset.neuron) === i));
+      for (const button of neurons.querySelectorAll("[data-neuron]"))
+        button.setAttribute("aria-pressed", String(Number(button.dataset.neuron) === i));
       chart.replaceChildren(
-        h("h3", {}, `Neuron ${i}`, h("span", { class: "muted" }, " "), h("span", { class: "measured" }, `${short(metric)} ${measure(values[i])} ${unit}`)),
-        Number.isFinite(values[i]) ? overlay(curves(i), [a, b]) : h("p", { class: "muted" }, "One of them counted no activation of this neuron.", key([a, b])));
+        h(
+          "h3",
+          {},
+          `Neuron ${i}`,
+          h("span", { class: "muted" }, " "),
+          h("span", { class: "measured" }, `${short(metric)} ${measure(values[i])} ${unit}`),
+        ),
+        Number.isFinite(values[i])
+          ? overlay(curves(i), [a, b])
+          : h("p", { class: "muted" }, "One of them counted no activation of this neuron.", key([a, b])),
+      );
       if (keeping) say(`Neuron ${i}: ${short(metric)} ${measure(values[i])} ${unit}.`);
     }
   }

@@ -19,8 +19,11 @@ export function sortable(caption, columns, rows, { sort = null, step = STEP, sor
   let found = [];
   let shown = step;
   const heads = columns.map((column, i) =>
-    h("th", { scope: "col", class: kind(column) },
-      column.sortable === false ? column.name : h("button", { type: "button", onclick: () => turn(i) }, column.name)),
+    h(
+      column.name ? "th" : "td",
+      { scope: column.name ? "col" : null, class: kind(column) },
+      column.sortable === false ? column.name : h("button", { type: "button", onclick: () => turn(i) }, column.name),
+    ),
   );
   const body = h("tbody");
   const more = h("button", { type: "button", onclick: grow });
@@ -68,8 +71,13 @@ export function sortable(caption, columns, rows, { sort = null, step = STEP, sor
   }
 
   function line(row) {
-    return h("tr", {}, columns.map((column, i) =>
-      h(i ? "td" : "th", { scope: i ? null : "row", class: kind(column) }, column.cell(row) ?? "")));
+    return h(
+      "tr",
+      {},
+      columns.map((column, i) =>
+        h(i ? "td" : "th", { scope: i ? null : "row", class: kind(column) }, column.cell(row) ?? ""),
+      ),
+    );
   }
 
   refresh();

@@ -40,7 +40,9 @@ class Group {
     const kind = KINDS[array?.data_type];
     if (!kind) throw new SiteError(`${this.path} has no array ${name} of numbers.`);
     const chunk = array.chunk_grid.configuration.chunk_shape;
-    const result = new Float64Array(box.reduce((size, [start, stop]) => size * (stop - start), 1)).fill(fillValue(array));
+    const result = new Float64Array(box.reduce((size, [start, stop]) => size * (stop - start), 1)).fill(
+      fillValue(array),
+    );
     const grids = box.map(([start, stop], axis) => {
       const first = Math.floor(start / chunk[axis]);
       return Array.from({ length: Math.ceil(stop / chunk[axis]) - first }, (_, i) => first + i);
@@ -67,7 +69,8 @@ class Group {
 
   _copy(bytes, [item, number], chunk, place, box, result) {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    if (bytes.length !== item * chunk.reduce((a, b) => a * b, 1)) throw new SiteError(`${this.path} is damaged: a chunk has another size.`);
+    if (bytes.length !== item * chunk.reduce((a, b) => a * b, 1))
+      throw new SiteError(`${this.path} is damaged: a chunk has another size.`);
     const walk = (axis, from, to) => {
       const [start, stop] = box[axis];
       const first = place[axis] * chunk[axis];
@@ -104,4 +107,5 @@ function decode(data, array, where) {
   return bytes;
 }
 
-const fillValue = ({ fill_value: value }) => (value === "Infinity" ? Infinity : value === "-Infinity" ? -Infinity : Number(value));
+const fillValue = ({ fill_value: value }) =>
+  value === "Infinity" ? Infinity : value === "-Infinity" ? -Infinity : Number(value);
