@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.figures import Figures, table
 
-PARTS = ("extract", "profile", "kernels", "matrix", "decode", "reading", "store", "memory")
+PARTS = ("extract", "profile", "kernels", "matrix", "decode", "reading", "store", "memory", "catalogue")
 RESULTS = Path(__file__).with_name("results.json")
 
 
