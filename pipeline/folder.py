@@ -24,7 +24,7 @@ from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
 from pipeline import cache
 from pipeline.errors import DamagedError, UserError
-from pipeline.objects import BLOCK, PATIENCE, call, filesystem, hide, is_local, patiently, whole
+from pipeline.objects import PATIENCE, call, content, filesystem, hide, is_local, patiently, whole
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 TEMPORARY = ".tmp"
@@ -101,8 +101,8 @@ class Folder:
         if self._local:
             return self.get(path)
         with self._telling("read"), contextlib.suppress(*ABSENT):
-            data: bytes = self._patiently("cat_file", path, size=BLOCK)
-            return data
+            full = f"{self.root}/{path}"
+            return patiently(partial(content, self.fs, full, self.patience), self.patience, full)
         return None
 
     def sizes(self) -> dict[str, int]:

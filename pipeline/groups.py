@@ -44,7 +44,7 @@ MAX_TEXTS = 64 << 20
 MAX_TEXT = 1 << 16
 MAX_NUMBER = 1 << 53
 TEXT_BYTES = 8
-ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
+ITEM_BYTES = {"uint16": 2, "float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
 ARRAY_ATTRIBUTES = {"coordinates", "_FillValue", "units"}
 LEDGER_TEXT = ("url", "part", "etag", "sha256", "damage")
 LEDGER_NUMBERS = ("size", "counted", "lost_bytes")
@@ -207,6 +207,9 @@ def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
         if len(shape) == 2:
             return min(max(cells // shape[1], 1), shape[0]), shape[1]
         return (*(min(max(math.isqrt(cells), 1), size) for size in shape[:2]), *shape[2:])
+    if variable.dims[:2] == ("dataset", "neuron"):
+        rows = max(TILE_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
+        return min(rows, shape[0]), *shape[1:]
     if variable.ndim < 2 or variable.dims[0] != "neuron":
         return shape
     widths = set(json.loads(dataset.attrs["layers"]).values())

@@ -217,7 +217,7 @@ def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
         info = call(fs, "info", path, patience=patience)
         size = int(info.get("size") or 0)
         if size <= BLOCK:
-            data: bytes = call(fs, "cat_file", path, patience=patience, size=size)
+            data = content(fs, path, patience, size)
         else:
             with open_object(fs, path, info, patience) as file:
                 data = file.read()
@@ -228,6 +228,14 @@ def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
         return data
 
     return patiently(fetch, patience, path)
+
+
+def content(fs: Any, path: str, patience: float = PATIENCE, size: int = BLOCK) -> bytes:
+    """All bytes of an object of about that size, in one request."""
+    # Of S3's client, which would ask for the size first, to see whether several requests are worth it.
+    options = {"max_concurrency": 1} if hasattr(fs, "max_concurrency") else {}
+    data: bytes = call(fs, "cat_file", path, patience=patience, size=size, **options)
+    return data
 
 
 def is_web(fs: Any) -> bool:

@@ -53,6 +53,10 @@ class Rows:
             raise DamagedError(f"{self._path} is damaged: its object {name} is not what was written")
         return data
 
+    def has(self, array: str) -> bool:
+        """Whether there is an array of that name."""
+        return array in self._arrays
+
     def objects(self, array: str, region: Region) -> list[str]:
         """Names of the chunks that hold a region; one that was never written is of fill values."""
         with damage(f"{self._path} is damaged: its array {array}"):

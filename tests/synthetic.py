@@ -23,6 +23,7 @@ import torch
 from distributions import VDNA, Ranges, ShardRecord, Spec
 from pipeline.catalogue.publishing import publish
 from pipeline.manifests import contents, now
+from pipeline.sketches import sketches
 from pipeline.stages import compare
 from pipeline.store import Store
 from pipeline.tiles import Tiler, tiles
@@ -112,6 +113,7 @@ def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]], images: 
     matrix = compare._empty(members, spec)
     todo, tiler = tiles(spec, members, range(len(members))), Tiler(spec, members)
     compare._fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+    matrix = matrix.assign(sketches(store, spec, members, None))
     facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
 

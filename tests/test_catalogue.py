@@ -177,22 +177,27 @@ class TestNearest:
             nfd(cat.vdna(name, "vit_small"), cat.vdna(some.index[0], "vit_small"), layer="norm"), rel=1e-9
         )
 
-    def test_reads_fewer_than_there_are(self) -> None:
-        """On a line most are ruled out by the first few; and nothing that is near is."""
-        places = np.sort(np.random.default_rng(0).random(500))
-        matrix = np.abs(places[:, None] - places)
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_reads_fewer_than_there_are(self, store: Store, stranger: VDNA, metric: str) -> None:
+        with website(Path(store.root)) as (url, asked):
+            open_catalogue(url).nearest(stranger, k=2, metric=metric)
+            manifests = sum(1 for path in asked if "/versions/" in path)
+            assert 2 <= manifests < DATASETS // 2
+
+    def test_stops_when_the_rest_is_surely_farther(self) -> None:
+        distances = np.random.default_rng(0).random(500)
         asked: list[int] = []
 
-        def distances(those: Any) -> list[float]:
+        def read(those: Any) -> list[float]:
             asked.extend(those)
-            return [abs(float(places[i]) - 0.3) for i in those]
+            return distances[those].tolist()
 
-        found = neighbours.nearest(matrix, distances, 3, squared=False)
-        expected = sorted(range(500), key=lambda i: abs(places[i] - 0.3))[:3]
-        assert list(found) == expected
-        assert len(asked) == len(set(asked)) < 30
-        squared = neighbours.nearest(matrix**2, lambda those: [d**2 for d in distances(those)], 3, squared=True)
-        assert list(squared) == expected
+        found = neighbours.nearest(0.9 * distances, read, 3)
+        assert list(found) == np.argsort(distances)[:3].tolist()
+        assert len(asked) == len(set(asked)) < 20
+        assert list(neighbours.nearest(np.zeros(500), read, 3)) == list(found)
+        assert list(neighbours.nearest(0.9 * distances, read, 900)) == np.argsort(distances).tolist()
+        assert neighbours.nearest(np.empty(0), read, 3) == {}
 
     def test_without_a_matrix_all_are_read(self, tmp_path: Path, filled: Callable[..., VDNA], ranges: Any) -> None:
         store = Store(str(tmp_path / "c"))

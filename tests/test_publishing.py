@@ -24,6 +24,7 @@ from pipeline.catalogue.targets import target
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import Folder
 from pipeline.manifests import Manifests, contents, now
+from pipeline.sketches import sketches
 from pipeline.stages import compare
 from pipeline.store import Store
 from pipeline.tiles import Tiler, tiles
@@ -57,9 +58,10 @@ def add(store: Store, seed: int) -> None:
     store.put_vdna(synthetic.filled(spec, f"again-{seed}", 1, 8), name, synthetic.facts_of(name, 1))
     members = [m for m in store.manifests() if m["spec"] == spec.id]
     matrix = compare._empty(members, spec)
-    todo, tiler = tiles(spec, members, compare._reuse(matrix, store.get_distances(spec.extractor, spec.id))), None
-    tiler = Tiler(spec, members)
+    old = store.get_distances(spec.extractor, spec.id)
+    todo, tiler = tiles(spec, members, compare._reuse(matrix, old)), Tiler(spec, members)
     compare._fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+    matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
     assert publish(store)

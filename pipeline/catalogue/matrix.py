@@ -16,10 +16,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from distributions import View
+from distributions.bounds import emd_bound, emd_sketch, frechet_bound
+from distributions.distances import cdf
+from distributions.spec import layer_slices
 from pipeline.errors import UserError
 from pipeline.folder import AT_ONCE
 from pipeline.manifests import Manifests
 from pipeline.rows import Rows, hashes
+from pipeline.sketches import DEVIATION, HISTOGRAM, MEAN
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,29 @@ class StoredMatrix:
             metric,
             {"units": str(self._listed["units"][metric])},
         )
+
+    def bounds(self, view: View, metric: str, layers: Sequence[str] | None = None) -> np.ndarray:
+        """The least distance that each dataset can have from a VDNA, (datasets) float64; zeros of catalogues of before,
+        where nothing is known."""
+        chosen = list(layers or self._layers)
+        parts = layer_slices(self._layers)
+        places = np.concatenate([np.arange(parts[layer].start, parts[layer].stop) for layer in chosen])
+        everything = slice(0, len(self.datasets))
+        name = HISTOGRAM if metric == "emd" else MEAN
+        if not self._rows.has(name):
+            return np.zeros(len(self.datasets))
+        if metric == "emd":
+            shares = [cdf(view.histogram(layer)) for layer in chosen]
+            own = np.concatenate([emd_sketch(of_layer) for of_layer in shares])
+            sketches = self._read(HISTOGRAM, everything)[:, places]
+            return emd_bound(sketches, own, shares[0].shape[1])
+        moments = [view.gaussian(layer) for layer in chosen]
+        mean = np.concatenate([its.mean for its in moments]).astype(np.float32)
+        deviation = np.sqrt(np.concatenate([its.spread for its in moments])).astype(np.float32)
+        means, deviations = (self._read(array, everything)[:, places] for array in (MEAN, DEVIATION))
+        bound = frechet_bound(means, deviations, mean, deviation).sum(axis=1)
+        least: np.ndarray = bound / (len(chosen) if metric == "fd" else len(places))
+        return least * (1 - 1e-9)
 
     def _over(self, metric: str, layers: Sequence[str] | None, rows: slice) -> np.ndarray:
         """(rows, datasets) over some layers: of EMD and NFD the mean over their neurons, of FD over them."""

@@ -193,18 +193,18 @@ class Catalogue:
             with ThreadPoolExecutor(neighbours.AT_ONCE) as threads:
                 return list(threads.map(to, those))
 
-        found: dict[str, float] = {}
+        members: list[dict[str, Any]] = []
+        bounds = np.empty(0)
         matrices = [m for m in self._index["matrices"] if m["spec"] in specs and metric in m["metrics"]]
         if matrices:
-            largest = max(matrices, key=lambda m: (len(m["members"]), m["created"]))
-            members = [self._rows[place] for place in largest["members"]]
-            between = self._stored(largest).among(metric, layers).array.to_numpy()
-            near = neighbours.nearest(between, lambda those: to_all([members[i] for i in those]), k, metric != "emd")
-            found = {members[i]["dataset"]: distance for i, distance in near.items()}
-            inside = {row["dataset"] for row in members}
-            rows = [row for row in rows if row["dataset"] not in inside]
-        found |= dict(zip([row["dataset"] for row in rows], to_all(rows), strict=True))
-        return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0]))[:k])
+            matrix = max(matrices, key=lambda m: (len(m["members"]), m["created"]))
+            members = [self._rows[place] for place in matrix["members"]]
+            bounds = self._stored(matrix).bounds(view, metric, layers)
+        inside = {row["dataset"] for row in members}
+        rows = [*members, *(row for row in rows if row["dataset"] not in inside)]
+        lower = np.concatenate([bounds, np.zeros(len(rows) - len(bounds))])
+        near = neighbours.nearest(lower, lambda those: to_all([rows[i] for i in those]), k)
+        return {str(rows[i]["dataset"]): distance for i, distance in near.items()}
 
     def _comparable(self, spec: Spec, metric: str, layers: Sequence[str] | None) -> tuple[set[str], list[str]]:
         """The specs of the catalogue that a VDNA can be compared with, and why the others cannot."""

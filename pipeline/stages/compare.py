@@ -24,6 +24,7 @@ from pipeline import pool
 from pipeline.config import Settings
 from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import contents, now
+from pipeline.sketches import sketches
 from pipeline.store import Store
 from pipeline.tiles import Tile, Tiler, metrics, tiles
 
@@ -72,6 +73,7 @@ def _compare(settings: Settings, spec: Spec) -> bool:
     else:
         _compute(settings, spec, members, todo, tiler)
         _fill(matrix, todo, lambda tile: _stored(tiler, tile, store, spec))
+    matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
     store.forget_tiles(spec.id, {tile.id for tile in todo})
