@@ -30,7 +30,7 @@ def card(title: str, facts: Mapping[str, Any], figure: Figure | None = None) -> 
         for name, value in facts.items()
     )
     picture = "" if figure is None else image(figure, title)
-    return f"<div><strong>{escape(title)}</strong><table>{rows}</table>{picture}</div>"
+    return f"<div><strong>{escape(_short(title))}</strong><table>{rows}</table>{picture}</div>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -53,11 +53,12 @@ def image(figure: Figure, alternative: str) -> str:
             break
     data = base64.b64encode(content).decode()
     return (
-        f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}" '
-        f'style="width:{width}px;max-width:100%;background:white">'
+        f'<img alt="{escape(_short(alternative))}" src="data:image/png;base64,{data}" '
+        f'style="width:{width}px;max-width:100%;background:white"/>'
     )
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    """Text of one line that does not fill the page."""
+    text = "".join(sign if sign.isprintable() else " " for sign in str(value))
     return text if len(text) <= 300 else f"{text[:299]}…"
