@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def test_it_runs_from_images_to_the_answer(tmp_path: Path, monkeypatch: pytest.M
         from nbclient import NotebookClient
 
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # its sockets' names must be short
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         notebook = nbformat.read(NOTEBOOK, 4)
         for cell in notebook.cells:

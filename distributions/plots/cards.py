@@ -17,7 +17,7 @@ from distributions.plots.paper import drawn
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 120_000
+MOST = 140_000
 """Bytes of a picture in a notebook; a third more once it is text."""
 
 
@@ -47,7 +47,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def image(figure: Figure, alternative: str) -> str:
     """The picture as part of a page, twice as fine as it is shown where that is not too much."""
     width = round(figure.get_figwidth() * 90)
-    for dpi in (160, 120, 90, 70, 50, 35):
+    for dpi in (160, 140, 120, 105, 90, 70, 50, 35):
         content = drawn(figure, "png", min(dpi, 4000 / max(figure.get_size_inches())))
         if len(content) <= MOST:
             break

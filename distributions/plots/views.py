@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Layers that are shown unless some are named: of a stored VDNA, all that is read."""
-COLUMNS = 120
-ROWS = 150
+COLUMNS = 100
+ROWS = 90
 PALE = ("#ffffff", "#d9e6f4", "#93b9e0", "#3f7fc4", "#17457f", "#0b2447")
 """From never to always; lightness falls evenly."""
 
@@ -98,7 +98,7 @@ def _heat(axes: Axes, view: View, layer: str) -> None:
     starts = np.linspace(0, len(order), min(len(order), ROWS), endpoint=False).astype(int)
     sizes = np.diff([*starts, len(order)])
     image = np.add.reduceat(columns[order], starts, axis=0) / sizes[:, None]
-    tones = LinearSegmentedColormap.from_list("pale", PALE)
+    tones = LinearSegmentedColormap.from_list("pale", PALE, 32)
     extent = (left, right, 0, len(order))
     drawn = axes.imshow(np.sqrt(image), tones, aspect="auto", origin="lower", extent=extent, interpolation="nearest")
     drawn.set_clim(0, 1)
