@@ -25,7 +25,6 @@ from distributions.plots.matrices import clustered
 from distributions.plots.paper import known, shorten
 from pipeline.catalogue import open_catalogue
 from pipeline.catalogue.matrix import Matrix
-from pipeline.catalogue.publishing import publish
 from tests import synthetic
 from tests.conftest import ROOT
 
@@ -205,9 +204,7 @@ def test_a_matrix_of_another_shape_is_refused() -> None:
 
 
 def test_of_a_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = synthetic.make(tmp_path / "catalogue", 4)
-    (tmp_path / "catalogue" / "catalogue.json").unlink()
-    publish(store)
+    synthetic.make(tmp_path / "catalogue", 4)
     cat = open_catalogue(str(tmp_path / "catalogue"))
     name = str(cat.index()["dataset"][0])
     stored = cat.vdna(name, "vit_small")
@@ -217,6 +214,7 @@ def test_of_a_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     html = shown(stored)
     assert name in html
     assert set(asked) <= {"histogram", "bin_low", "bin_high"}
+    shown(cat.matrix("vit_small"))
     shown(cat.compare(*map(str, cat.index()["dataset"][:2]), extractor="vit_small"))
     cat._rows[0]["dataset"] = HOSTILE
     html = cat._repr_html_()
