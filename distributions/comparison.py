@@ -5,6 +5,7 @@ c.overall                                 # {"emd": 12.3, "nfd": 0.4, "fd": 56.7
 c.layers                                  # {"emd": {layer: mean over its neurons}, "nfd": …, "fd": …}
 c.neurons["emd"]                          # {layer: (neurons) float64}
 c.most(5)                                 # the five neurons that differ most: [(layer, neuron, distance), …]
+c.save("pair.svg")                        # a picture; Jupyter shows it by itself
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from distributions.distances import PerNeuron, check_comparable, emd, fd, nfd
+from distributions.distances import UNITS, PerNeuron, check_comparable, emd, fd, nfd
 from distributions.errors import IncompatibleError
 from distributions.view import View
 
@@ -23,7 +26,15 @@ KINDS = {"emd": "histogram", "nfd": "gaussian", "fd": "layer-gaussian"}
 """The kind of distribution that each distance is computed from; NFD also from `layer-gaussian`."""
 
 
-@dataclass(frozen=True)
+class Neuron(NamedTuple):
+    """A neuron of a layer, and how far two VDNAs are apart in it. `pandas.DataFrame(c.most())` is a labelled table."""
+
+    layer: str
+    neuron: int
+    distance: float
+
+
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The distances between `v` and `w` in some layers, each computed when it is first asked for.
 
@@ -68,19 +79,50 @@ class Comparison:
         """The first of `metrics`."""
         return self.metrics[0]
 
-    def most(self, k: int = 10, metric: str | None = None) -> list[tuple[str, int, float]]:
-        """The neurons that differ most: layer, neuron in its layer, distance; by EMD, or NFD where there is none."""
-        per_layer = self.neurons.get(metric or self.metric)
-        if per_layer is None:
-            raise IncompatibleError(f"no distance of single neurons by {metric or self.metric}")
-        flat = [
-            (float(value), layer, neuron) for layer, of in per_layer.items() for neuron, value in enumerate(of.tolist())
-        ]
-        return [(layer, neuron, value) for value, layer, neuron in sorted(flat, key=lambda f: (-f[0], f[1], f[2]))[:k]]
+    @property
+    def by(self) -> str:
+        """The metric that single neurons are ranked by: EMD, or NFD where there is none."""
+        return next(iter(self.neurons), self.metric)
 
-    def save(self, path: str) -> None:
-        """Write a picture of it: path.svg, path.png."""
-        raise NotImplementedError
+    def most(self, k: int = 10, metric: str | None = None) -> list[Neuron]:
+        """The neurons that differ most: layer, neuron in its layer, distance; by EMD, or NFD where there is none."""
+        per_layer = self.neurons.get(metric or self.by)
+        if per_layer is None:
+            raise IncompatibleError(f"no distance of single neurons by {metric or self.by}")
+        each = [Neuron(layer, i, float(value)) for layer, of in per_layer.items() for i, value in enumerate(of)]
+        # What is not a number comes last: as a key it would leave the others in any order.
+        return sorted(each, key=lambda n: (np.isnan(n.distance), -n.distance, n.layer, n.neuron))[:k]
+
+    def save(self, path: str | Path) -> None:
+        """Write a picture of it: .png, .svg or .pdf."""
+        from distributions import plots  # matplotlib takes a second to load
+
+        plots.check_ending(path)
+        plots.save(plots.of_comparison(self), path)
+
+    def facts(self, k: int = 3) -> dict[str, str]:
+        """How far apart, and where most, in words."""
+        of_layers = self.layers[self.metric]
+        layers = sorted(of_layers, key=lambda layer: (np.isnan(of_layers[layer]), -of_layers[layer]))[:k]
+        found = {
+            "images": f"{self.v.images:,} and {self.w.images:,}",
+            "extractor": self.v.spec.extractor,
+            "distance": ", ".join(f"{m} {value:.4g} {UNITS[m]}" for m, value in self.overall.items()),
+            "layers that differ most": ", ".join(f"{layer} ({of_layers[layer]:.4g})" for layer in layers),
+        }
+        if self.neurons:
+            most = ", ".join(f"{n.layer} · {n.neuron} ({n.distance:.4g})" for n in self.most(k))
+            found["neurons that differ most"] = most
+        return found
+
+    def __repr__(self) -> str:
+        facts = "\n".join(f"  {name}: {value}" for name, value in self.facts().items())
+        return f"<Comparison of {' and '.join(self.names)}\n{facts}>"
+
+    def _repr_html_(self) -> str:
+        from distributions.plots import cards, of_comparison
+
+        return cards.card(" and ".join(self.names), self.facts(), of_comparison(self))
 
 
 def compare(

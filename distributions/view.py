@@ -3,6 +3,7 @@
     view.layers, view.images                  # {layer: neurons} in network order; images counted
     view.histogram("block_0")                 # (neurons, bins) uint64
     emd(view, other)                          # distances.py works on views
+    view.save("faces.png")                    # a picture; Jupyter shows it by itself
 
 A view of a stored VDNA reads just the rows that are asked for.
 """
@@ -10,6 +11,8 @@ A view of a stored VDNA reads just the rows that are asked for.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -104,6 +107,35 @@ class View(ABC):
         self.require("activation-ranges")
         part = self.part(layer)
         return Extremes(self.rows("min", part), self.rows("max", part))
+
+    @property
+    def title(self) -> str:
+        """What it is called above a picture of it."""
+        return f"VDNA by {self.spec.extractor}"
+
+    def facts(self) -> dict[str, str]:
+        """What is worth knowing of it, in words."""
+        return {
+            "images": f"{self.images:,}",
+            "extractor": self.spec.extractor,
+            "layers": f"{len(self.layers):,}, of {sum(self.layers.values()):,} neurons",
+            "distributions": ", ".join(self.spec.distributions),
+        }
+
+    def save(self, path: str | Path, layers: Sequence[str] | None = None) -> None:
+        """Write a picture of it, .png, .svg or .pdf: of the layers named, or of six, evenly spaced."""
+        from distributions import plots  # matplotlib takes a second to load
+
+        plots.check_ending(path)
+        plots.save(plots.of_view(self, layers), path)
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: {self.images} images, {len(self.layers)} layers>"
+
+    def _repr_html_(self) -> str:
+        from distributions.plots import cards, of_view
+
+        return cards.card(self.title, self.facts(), of_view(self))
 
 
 def neuron_moments(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> Moments:

@@ -3,6 +3,7 @@
 stored.row("emd", "demo_digits")                    # {dataset: distance}, a chunk or two
 matrix = stored.among("emd", layers=["norm"])
 matrix.frame                                        # pandas.DataFrame, dataset by other
+matrix.save("distances.png")                        # a picture, those alike side by side
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +28,11 @@ from pipeline.manifests import Manifests
 from pipeline.rows import Rows, hashes
 from pipeline.sketches import DEVIATION, HISTOGRAM, MEAN
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Matrix:
     """Distances between datasets, over some layers: `array` is (dataset, other) float64."""
 
@@ -41,6 +46,39 @@ class Matrix:
     def frame(self) -> pd.DataFrame:
         """The same as a table: a row and a column for each dataset."""
         return pd.DataFrame(self.array.to_numpy(), self.array["dataset"].to_index(), self.array["other"].to_index())
+
+    def save(self, path: str | Path) -> None:
+        """Write a picture of it: .png, .svg or .pdf."""
+        from distributions import plots  # matplotlib takes a second to load
+
+        plots.check_ending(path)
+        plots.save(self._figure(), path)
+
+    def _figure(self) -> Figure:
+        from distributions.plots import of_matrix
+
+        names = [str(name) for name in self.array["dataset"].to_numpy()]
+        over = f"{self.extractor} · {len(self.layers):,} layer{'s' * (len(self.layers) != 1)}"
+        return of_matrix(self.array.to_numpy(), names, self.metric.upper(), self.unit, over)
+
+    def __repr__(self) -> str:
+        table = self.frame.to_string(max_rows=12, max_cols=6, float_format=lambda value: f"{value:.4g}")
+        return f"<{self._words()}>\n{table}"
+
+    def _words(self) -> str:
+        number = self.array.sizes["dataset"]
+        return f"{self.metric.upper()} in {self.unit} between {number} datasets, {self.extractor}"
+
+    def _repr_html_(self) -> str:
+        from distributions.plots import cards
+
+        values = self.array.to_numpy()
+        pairs = values[np.triu_indices(len(values), 1)]
+        pairs = pairs[np.isfinite(pairs)]
+        facts = {"extractor": self.extractor, "layers": f"{len(self.layers):,}"}
+        if len(pairs):
+            facts["distances"] = f"{pairs.min():.4g} to {pairs.max():.4g}, median {np.median(pairs):.4g} {self.unit}"
+        return cards.card(self._words(), facts, self._figure())
 
 
 class StoredMatrix:

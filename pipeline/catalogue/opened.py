@@ -20,6 +20,7 @@ from distributions.distances import check_comparable
 from pipeline import cache
 from pipeline.catalogue import index as published
 from pipeline.catalogue import neighbours
+from pipeline.catalogue.card import card
 from pipeline.catalogue.matrix import Matrix, StoredMatrix
 from pipeline.catalogue.stored import StoredVDNA, spec_of
 from pipeline.errors import DamagedError, UserError
@@ -56,6 +57,9 @@ class Catalogue:
 
     def __repr__(self) -> str:
         return f"<Catalogue at {self._folder.url}: {len(self._rows)} VDNAs of {self._rows[-1]['created']}>"
+
+    def _repr_html_(self) -> str:
+        return card(self._folder.url, self._rows)
 
     def index(self) -> pd.DataFrame:
         """A row per VDNA: what it is of, how complete it is and what it was made with."""
@@ -307,7 +311,7 @@ def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _name(view: View) -> str:
-    return str(view.manifest["dataset"]) if isinstance(view, StoredVDNA) else "yours"
+    return view.title if isinstance(view, StoredVDNA) else "yours"
 
 
 def _unread(identity: str, array: str) -> np.ndarray:

@@ -72,6 +72,16 @@ class StoredVDNA(View):
         return f"<VDNA of {m['dataset']} by {m['extractor']}: {m['images']} images, version {m.get('version', 1)}>"
 
     @property
+    def title(self) -> str:
+        """The dataset's name."""
+        return str(self.manifest["dataset"])
+
+    def facts(self) -> dict[str, str]:
+        """What is worth knowing of it, in words."""
+        said = {name: str(self.manifest[name]) for name in ("version", "created", "licence") if self.manifest.get(name)}
+        return {**super().facts(), **said}
+
+    @property
     def images(self) -> int:
         """Images counted."""
         return int(self.manifest["images"])
