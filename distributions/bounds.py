@@ -39,7 +39,8 @@ def emd_bound(sketches: np.ndarray, own: np.ndarray, bins: int) -> np.ndarray:
 
 def frechet_bound(means: np.ndarray, deviations: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """(datasets, neurons) float64: the least (m1 - m2)² + (s1 - s2)² of each neuron, from float32."""
-    return _gap(means, mean) ** 2 + _gap(deviations, deviation) ** 2
+    bound: np.ndarray = _gap(means, mean) ** 2 + _gap(deviations, deviation) ** 2
+    return bound
 
 
 def _gap(others: np.ndarray, own: np.ndarray) -> np.ndarray:
