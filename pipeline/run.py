@@ -20,8 +20,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
+try:
+    import hydra
+    from omegaconf import DictConfig
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: the pipeline needs {error.name}: pip install 'vdna-catalogue[run]'") from None
 
 from distributions import IncompatibleError
 from extractors import Extractor, ExtractorError
