@@ -89,6 +89,7 @@ class Settings:
     patience: float
     shards_per_task: int
     images_per_shard: int
+    thumbnails: int | None
     ranges: str
     calibration: tuple[DatasetConfig, ...]
     calibration_max_tasks: int | None
@@ -192,6 +193,7 @@ class Settings:
             patience=number(c, "patience", 1),
             shards_per_task=whole(c, "shards_per_task"),
             images_per_shard=whole(c, "images_per_shard"),
+            thumbnails=None if c["thumbnails"] is None else int(number(c, "thumbnails", 0)),
             ranges=str(c["ranges"]),
             calibration=tuple(calibration) or (dataset,),
             calibration_max_tasks=(

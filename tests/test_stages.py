@@ -19,8 +19,13 @@ from distributions import IncompatibleError, emd, fd, nfd
 from extractors import build
 from pipeline import make_vdna, open_catalogue
 from pipeline import tiles as tiles_module
+from pipeline.catalogue.copies import copy, verify
+from pipeline.catalogue.index import read as read_index
+from pipeline.catalogue.targets import target
 from pipeline.config import Settings
 from pipeline.errors import DamagedError, UserError
+from pipeline.folder import Folder
+from pipeline.manifests import Manifests
 from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
 from pipeline.stages import calibrate, compare, extract, plan, publish
@@ -347,3 +352,28 @@ def test_the_matrix_makes_sense(halves: dict[str, tuple[Path, Path]]) -> None:
         for name, (a, b) in vdnas.items():
             others = [distance(mine, o) for k, pair in vdnas.items() if k != name for o in pair for mine in (a, b)]
             assert distance(a, b) < min(others), (distance.__name__, name)
+
+
+def test_sample_pictures_where_they_are_asked_for(tars: Path, tmp_path: Path) -> None:
+    s = do(of(tars / "00.tar", tmp_path / "c", "thumbnails=3"))
+    index = read_index(Folder(s.catalogue))
+    assert index is not None
+    paths = index["vdnas"][0]["thumbnails"]
+    assert len(paths) == len(set(paths)) == 3
+    for path in paths:
+        with Image.open(tmp_path / "c" / path) as picture:
+            assert max(picture.size) <= 160
+            assert picture.format == "JPEG"
+    assert verify(s.store)[2] == []
+    do(of(tars / "00.tar", tmp_path / "c"))  # none are asked for: those that are there stay
+    assert read_index(Folder(s.catalogue)) == index
+    do(of(tars / "00.tar", tmp_path / "c", "thumbnails=99"))
+    more = read_index(Folder(s.catalogue))
+    assert more is not None
+    assert len(more["vdnas"][0]["thumbnails"]) == 16
+    assert more["vdnas"][0]["version"] == 1
+    copy(s.store, target(str(tmp_path / "there")))
+    do(of(tars / "00.tar", tmp_path / "c", "thumbnails=0"))
+    assert open_catalogue(s.catalogue).manifest("faces", "test_vit")["thumbnails"] == []
+    (tmp_path / "there" / paths[0]).write_bytes(b"something else")
+    assert [paths[0] in words for words in verify(Manifests(str(tmp_path / "there")))[2]] == [True]

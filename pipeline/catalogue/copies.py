@@ -125,6 +125,8 @@ def walk(
     except DamagedError as error:
         damaged.append(str(error))
         return
+    for row in index["vdnas"]:
+        yield from ((path, Path(path).stem) for path in row.get("thumbnails", ()))
     records = [(matrix["manifest"], matrix["group"].rpartition("/")[0]) for matrix in index["matrices"]]
     records += [
         (record, row["group"].rpartition("/")[0])

@@ -31,7 +31,7 @@ MORE = (
     *("preprocessing", "precision", "architecture", "weights", "clamped_share", "not_finite"),
     *("spec", "fingerprint", "digest", "version", "created", "bytes", "description", "licence", "url"),
 )
-CHANGING = ("description", "licence", "url", "extractor_licence", "versions")
+CHANGING = ("description", "licence", "url", "extractor_licence", "versions", "thumbnails")
 """What is said of a VDNA without being part of a version's record."""
 HUB = "hf:"
 USUAL = "efficientnet_lite0"

@@ -20,6 +20,7 @@ from pipeline.config import Settings
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
 from pipeline.store import Store
+from pipeline.thumbnails import thumbnails
 from pipeline.worker import Receipt
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def run(settings: Settings) -> None:
     if manifest and manifest["fingerprint"] == fingerprint:
         if any(manifest[key] != value for key, value in facts.items()):
             store.put_facts(manifest, facts)
+        _show(settings)
         return
     parts: Sequence[Work] = plan.tasks
     if len(parts) > SPREAD and pool.share(settings).actors > 1:
@@ -55,7 +57,19 @@ def run(settings: Settings) -> None:
             "a larger max_bad_fraction accepts it"
         )
     manifest = store.put_vdna(vdna, name, {**facts, "fingerprint": fingerprint, "provenance": made_with})
+    _show(settings)
     log.info("reduce: %s has %d images, %d skipped", name, manifest["images"], manifest["skipped"])
+
+
+def _show(settings: Settings) -> None:
+    """Have as many sample pictures as are asked for."""
+    if settings.thumbnails is None:
+        return
+    spec = settings.spec()
+    manifest = settings.store.manifest(settings.dataset.name, spec.extractor, spec.id)
+    if manifest and len(manifest.get("thumbnails", [])) != min(settings.thumbnails, manifest["images"]):
+        paths = thumbnails(settings.store, settings.plan, settings.thumbnails)
+        settings.store.put_facts(manifest, {"thumbnails": paths})
 
 
 def _merge_on_actors(settings: Settings, spec: Spec, nodes: Sequence[Merge]) -> None:
