@@ -420,7 +420,7 @@ def test_on_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)["version"] == 1
     for wrong, words in (
         (["nearest", "nowhere/at/all"], "neither a dataset of this catalogue nor a path"),
-        (["compare", a, "nothing"], "no VDNA of dataset nothing"),
+        (["compare", a, "nothing"], "neither a dataset of this catalogue nor a path"),
         (["nearest", a, "--layers", "x"], "layers x: there are"),
         (["show", a, "net"], "no VDNA of dataset"),
     ):

@@ -15,9 +15,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distributions import IncompatibleError
+from distributions import IncompatibleError, View
 from distributions.comparison import KINDS, Comparison
-from pipeline.catalogue.opened import COLUMNS, address, open_catalogue
+from pipeline.catalogue.opened import COLUMNS, Catalogue, address, open_catalogue
 from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import Manifests
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("compare", help="two datasets: in which layers and neurons they differ most")
     command.add_argument("a", help="a dataset's name, or a path or URL of images")
-    command.add_argument("b", help="a dataset's name")
+    command.add_argument("b", help="likewise")
     command.add_argument("extractor", nargs="?")
     command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
     command.add_argument("-k", type=int, default=5, choices=range(1, 10_001), metavar="1..10000")
@@ -133,23 +133,23 @@ def _show(given: argparse.Namespace) -> None:
 def _nearest(given: argparse.Namespace) -> None:
     cat = open_catalogue(given.catalogue)
     options = {"metric": given.metric, "k": given.k, "layers": given.layers}
-    if cat.has(given.dataset):
-        near = cat.nearest(given.dataset, given.extractor, **options)
-    else:
-        from pipeline.images import measured
-
-        near = cat.nearest(measured(cat, given.dataset, given.extractor), **options)
+    near = cat.nearest(_of(cat, given.dataset, given.extractor), given.extractor, **options)
     console.print(_table(near.rename("distance").reset_index()))
+
+
+def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = None) -> str | View:
+    """A dataset's name as it is; images of one's own are measured, to be compared with the dataset beside them."""
+    if cat.has(given):
+        return given
+    from pipeline.images import measured
+
+    return measured(cat, given, extractor, beside if beside and cat.has(beside) else None)
 
 
 def _compare(given: argparse.Namespace) -> None:
     cat = open_catalogue(given.catalogue)
-    a = given.a
-    if not cat.has(a):
-        from pipeline.images import measured
-
-        a = measured(cat, given.a, given.extractor, given.b)
-    found = cat.compare(a, given.b, given.extractor, given.layers)
+    a, b = (_of(cat, it, given.extractor, other) for it, other in ((given.a, given.b), (given.b, given.a)))
+    found = cat.compare(a, b, given.extractor, given.layers)
     _say(found, given.k)
     if given.save:
         found.save(given.save)

@@ -35,13 +35,15 @@ CHANGING = ("description", "licence", "url", "extractor_licence", "versions", "t
 """What is said of a VDNA without being part of a version's record."""
 HUB = "hf:"
 USUAL = "efficientnet_lite0"
+PATIENCE = 30.0
+"""Seconds without a byte after which an object is given up: someone waits for the answer."""
 
 
 class Catalogue:
     """Read-only view of a catalogue, as it was when it was opened."""
 
     def __init__(self, url: str, **storage: Any) -> None:
-        self._folder = Manifests(*address(url, storage))
+        self._folder = Manifests(*address(url, storage), PATIENCE)
         found = published.read(self._folder)
         self._manifests: list[dict[str, Any]] = []
         if found is None:  # nothing was published yet: what its manifests say, one by one
