@@ -20,6 +20,7 @@ import numpy as np
 
 from distributions.distances import UNITS, PerNeuron, check_comparable, emd, fd, nfd
 from distributions.errors import IncompatibleError
+from distributions.spec import kind_of
 from distributions.view import View
 
 KINDS = {"emd": "histogram", "nfd": "gaussian", "fd": "layer-gaussian"}
@@ -32,6 +33,13 @@ class Neuron(NamedTuple):
     layer: str
     neuron: int
     distance: float
+
+
+def metrics_of(distributions: Sequence[str]) -> tuple[str, ...]:
+    """The distances that VDNAs with these distributions have."""
+    kinds = set(map(kind_of, distributions))
+    kinds |= {"gaussian"} if "layer-gaussian" in kinds else set()
+    return tuple(metric for metric, kind in KINDS.items() if kind in kinds)
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,7 +142,11 @@ def compare(
 ) -> Comparison:
     """Compare two VDNAs in some layers, or in all, by those of the metrics that are defined between them. Raises
     `IncompatibleError`, which says why, if none is, and `ValueError` for a layer that is none."""
-    chosen = tuple(v.layers if layers is None else layers)
+    if isinstance(layers, str) or isinstance(metrics, str):
+        raise ValueError(f"layers={layers!r}, metrics={metrics!r}: give lists")
+    if unknown := [metric for metric in metrics if metric not in KINDS]:
+        raise ValueError(f"metrics={unknown}: allowed are {', '.join(KINDS)}")
+    chosen = tuple(v.layers if layers is None else dict.fromkeys(layers))
     for layer in chosen:
         v.part(layer)
     if not chosen:
@@ -142,7 +154,7 @@ def compare(
     found, reasons = [], []
     for metric in metrics:
         kind = KINDS[metric]
-        if not all(view.has(kind) or (metric == "nfd" and view.has("layer-gaussian")) for view in (v, w)):
+        if not all(metric in metrics_of(view.spec.distributions) for view in (v, w)):
             continue
         try:
             check_comparable(v.spec, w.spec, None if layers is None else chosen[0], kind)

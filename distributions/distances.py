@@ -96,7 +96,7 @@ def fd(
     if per_neuron or neuron is not None:
 
         def rows(name: str) -> np.ndarray:
-            return frechet_rows(_marginals(v.layer_gaussian(name)), _marginals(w.layer_gaussian(name)))
+            return frechet_rows(marginals(v.layer_gaussian(name)), marginals(w.layer_gaussian(name)))
 
         return _select(v, rows, layer, neuron, per_neuron)
     names = [layer] if layer is not None else list(v.layers)
@@ -191,7 +191,8 @@ def _samples(spec: Spec, kind: str) -> str:
     return spec.samples_of(kind)
 
 
-def _marginals(moments: Moments) -> Moments:
+def marginals(moments: Moments) -> Moments:
+    """Mean and variance of each neuron of a layer."""
     return Moments(moments.mean, np.diagonal(moments.spread))
 
 

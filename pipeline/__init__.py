@@ -17,8 +17,11 @@ __all__ = ["Catalogue", "make_vdna", "open_catalogue"]
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: a worker that imports pipeline.worker needs none of it.
     if name == "make_vdna":
-        from pipeline.make import make_vdna
-
+        try:
+            from pipeline.make import make_vdna
+        except ModuleNotFoundError as error:
+            hint = f"make_vdna needs {error.name}: pip install '.[images]', in this program's folder"
+            raise ImportError(hint) from None
         return make_vdna
     if name in ("Catalogue", "open_catalogue"):
         import pipeline.catalogue

@@ -25,7 +25,8 @@ def recall(sha256: str) -> bytes | None:
     with contextlib.suppress(OSError):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() == sha256:
-            os.utime(path)
+            with contextlib.suppress(OSError):  # of others, which we may read
+                os.utime(path)
             return data
     return None
 
@@ -38,6 +39,9 @@ def remember(sha256: str, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(path)
+        return
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def tidy() -> None:
@@ -54,7 +58,8 @@ def tidy() -> None:
         if size <= KEPT * MOST_BYTES:
             break
         size -= its
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _folder() -> Path:

@@ -48,7 +48,8 @@ def bring(given: argparse.Namespace) -> None:
     }
     store = Store(given.catalogue)
     store.put_vdna(vdna, given.name, facts)
-    publish(store)
+    while publish(store):  # another may publish meanwhile
+        pass
 
 
 def write_ranges(view: View, out: str) -> None:

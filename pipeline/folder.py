@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +25,11 @@ from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
 from pipeline import cache
 from pipeline.errors import DamagedError, UserError
-from pipeline.objects import PATIENCE, call, content, filesystem, hide, is_local, patiently, whole
+from pipeline.objects import PATIENCE, WHOLE, call, content, filesystem, hide, is_local, patiently, whole
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 TEMPORARY = ".tmp"
+SHA256 = re.compile(r"[0-9a-f]{64}")
 AT_ONCE = 16
 """Objects under way at once where there are several."""
 
@@ -52,11 +54,18 @@ class Folder:
     def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any], float]]:
         return type(self), (self.url, self.options, self.patience)
 
+    def _inside(self, path: str) -> str:
+        """The full path of an object. What another's index or manifest says must not lead out of the folder."""
+        if "\\" in path or not all(part.strip(".") for part in path.split("/")):
+            raise DamagedError(f"{self.url}: {path!r} is no path in a catalogue")
+        return f"{self.root}/{path}"
+
     def put(self, path: str, data: bytes) -> None:
         """Write an object whole: it has its old or its new content at any moment."""
+        full = self._inside(path)
         with self._telling("written"):
             if self._local:
-                _put_on_disk(Path(f"{self.root}/{path}"), data)
+                _put_on_disk(Path(full), data)
             else:
                 self._patiently("pipe_file", path, data, size=len(data))
 
@@ -68,23 +77,25 @@ class Folder:
         # Where it is there after all, it is another writer's, or ours by a try whose answer was lost.
         with self._telling("written"), contextlib.suppress(FileExistsError):
             if self._local:
-                _put_on_disk(Path(f"{self.root}/{path}"), data, new=True)
+                _put_on_disk(Path(self._inside(path)), data, new=True)
             else:
                 self._patiently("pipe_file", path, data, size=len(data), mode="create")
         return self.get(path) or data
 
     def get(self, path: str) -> bytes | None:
         """An object's content, or None if it is not there."""
-        full = f"{self.root}/{path}"
+        full = self._inside(path)
         with self._telling("read"), contextlib.suppress(*ABSENT):
             return Path(full).read_bytes() if self._local else whole(self.fs, full, self.patience)
         return None
 
-    def get_known(self, path: str, sha256: str = "") -> bytes | None:
+    def get_known(self, path: str, sha256: str = "", most: int = WHOLE) -> bytes | None:
         """An object in one request; where its SHA-256 is given, only if it has it, and from this machine's cache if it
         was read before. None if it is not there, or is another."""
+        if sha256 and not SHA256.fullmatch(sha256):
+            return None
         if not sha256 or self._local:
-            data = self.at_once(path)
+            data = self.at_once(path, most)
             return data if not sha256 or _has(data, sha256) else None
         data = cache.recall(sha256)
         if data is None:
@@ -96,13 +107,13 @@ class Folder:
             cache.remember(sha256, data)
         return data
 
-    def at_once(self, path: str) -> bytes | None:
-        """An object's content without asking for its size first."""
+    def at_once(self, path: str, most: int = WHOLE) -> bytes | None:
+        """An object's content without asking for its size first. A website may not send more than `most` bytes."""
         if self._local:
             return self.get(path)
         with self._telling("read"), contextlib.suppress(*ABSENT):
-            full = f"{self.root}/{path}"
-            return patiently(partial(content, self.fs, full, self.patience), self.patience, full)
+            full = self._inside(path)
+            return patiently(partial(content, self.fs, full, self.patience, most), self.patience, full)
         return None
 
     def sizes(self) -> dict[str, int]:
@@ -121,7 +132,7 @@ class Folder:
                 pass
 
     def _patiently(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
-        full = f"{self.root}/{path}"
+        full = self._inside(path)
         action = partial(call, self.fs, method, full, *arguments, patience=self.patience, **options)
         return patiently(action, self.patience, full)
 
@@ -182,7 +193,7 @@ class Folder:
     def remove_group(self, path: str) -> None:
         """Remove all objects below a path."""
         if self._local:
-            shutil.rmtree(f"{self.root}/{path}", ignore_errors=True)
+            shutil.rmtree(self._inside(path), ignore_errors=True)
             return
         for name in self.get_group(path):
             self.remove(f"{path}/{name}")

@@ -23,7 +23,6 @@ from distributions.kernels import row_emd
 from distributions.spec import difference_between
 from extractors import Extractor, build
 from pipeline.catalogue.opened import Catalogue
-from pipeline.catalogue.stored import StoredVDNA
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader, in_turn
@@ -31,6 +30,7 @@ from pipeline.errors import UserError
 from pipeline.make import make_vdna
 from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
+from pipeline.stored import StoredVDNA
 
 
 def measured(cat: Catalogue, source: str, extractor: str | None = None, beside: str | None = None) -> VDNA:

@@ -35,6 +35,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Names of datasets and extractors: they become folder names and appear in pages."""
 HASH = re.compile(r"[0-9a-f]{16}")
 """What ranges and groups are named by."""
+CHANGING = ("description", "licence", "url", "extractor_licence", "versions", "thumbnails")
+"""What is said of a VDNA without being part of a version's record."""
 STATED = {"fingerprint", "digest", "created", "images", "skipped"}
 """What every manifest of a VDNA says, among other things."""
 

@@ -217,7 +217,7 @@ def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
         info = call(fs, "info", path, patience=patience)
         size = int(info.get("size") or 0)
         if size <= BLOCK:
-            data = content(fs, path, patience, size)
+            data = content(fs, path, patience, size=size)
         else:
             with open_object(fs, path, info, patience) as file:
                 data = file.read()
@@ -230,8 +230,10 @@ def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
     return patiently(fetch, patience, path)
 
 
-def content(fs: Any, path: str, patience: float = PATIENCE, size: int = BLOCK) -> bytes:
-    """All bytes of an object of about that size, in one request."""
+def content(fs: Any, path: str, patience: float = PATIENCE, most: int = WHOLE, size: int = BLOCK) -> bytes:
+    """All bytes of an object of about that size, in one request; of a website `most` of them."""
+    if is_web(fs):
+        return _downloaded(fs, path, patience, most, size)
     # Of S3's client, which would ask for the size first, to see whether several requests are worth it.
     options = {"max_concurrency": 1} if hasattr(fs, "max_concurrency") else {}
     data: bytes = call(fs, "cat_file", path, patience=patience, size=size, **options)
@@ -255,22 +257,23 @@ def _gives_ranges(fs: Any, url: str, patience: float) -> bool:
     return bool(fsspec.asyn.sync(fs.loop, status, timeout=stalled_after(patience)) == 206)
 
 
-def _downloaded(fs: Any, url: str, patience: float) -> bytes:
-    """All of an object whose size its web server does not say or whose parts it does not give."""
+def _downloaded(fs: Any, url: str, patience: float, most: int = WHOLE, size: int = WHOLE) -> bytes:
+    """All of an object, in one request, as it lies there; `size` is about what it has."""
+    asked = {**fs.kwargs, "headers": {"Accept-Encoding": "identity", **fs.kwargs.get("headers", {})}}
 
     async def body() -> bytes:
-        parts, size = [], 0
+        parts, come = [], 0
         session = await fs.set_session()
-        async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
+        async with session.get(fs.encode_url(url), **asked) as answer:
             fs._raise_not_found_for_status(answer, url)
             async for part in answer.content.iter_chunked(SMALLEST):
                 parts.append(part)
-                size += len(part)
-                if size > WHOLE:
-                    raise UserError(f"{hide(url)}: too large to be held whole, and its server gives no parts of it")
+                come += len(part)
+                if come > most:
+                    raise UserError(f"{hide(url)}: has more than {most} bytes, which are too many to be held")
         return b"".join(parts)
 
-    data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=stalled_after(patience, WHOLE))
+    data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=stalled_after(patience, size))
     return data
 
 

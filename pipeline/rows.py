@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ import numpy as np
 from pipeline.errors import DamagedError
 from pipeline.groups import MAX_METADATA, chunk_sizes, damage, unpacked_size
 
+MOST_CHUNKS = 1 << 17
+"""Of one reading: a matrix of ten thousand datasets has fewer."""
 Region = slice | tuple[slice, ...]
 """What to read of an array: of its first dimensions, a part each; the others are read whole."""
 
@@ -109,6 +112,8 @@ class Rows:
             range(part.start // size, -(-part.stop // size))
             for part, size in zip(self._parts(array, region), chunk, strict=True)
         ]
+        if math.prod(map(len, numbers)) > MOST_CHUNKS:
+            raise DamagedError(f"{self._path} is damaged: its array {array} has too many chunks")
         for place in itertools.product(*numbers):
             corner = tuple(number * size for number, size in zip(place, chunk, strict=True))
             yield "/".join([array, "c", *map(str, place)]), corner

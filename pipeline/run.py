@@ -24,7 +24,9 @@ try:
     import hydra
     from omegaconf import DictConfig
 except ModuleNotFoundError as error:
-    raise SystemExit(f"error: the pipeline needs {error.name}: pip install 'vdna-catalogue[run]'") from None
+    raise SystemExit(
+        f"error: the pipeline needs {error.name}: pip install '.[run]', in this program's folder"
+    ) from None
 
 from distributions import IncompatibleError
 from extractors import Extractor, ExtractorError

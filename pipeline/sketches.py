@@ -2,8 +2,8 @@
 
     matrix.assign(sketches(store, spec, members, old))       # arrays (dataset, neuron, …)
 
-`histogram_sketch` is uint16 (dataset, neuron, cell), `mean_sketch` and `deviation_sketch` float32 (dataset, neuron): of
-a ViT-B 40 kB for EMD and 80 kB for the others, where the VDNA has megabytes.
+`histogram_sketch` is uint16 (dataset, neuron, cell), the means and deviations are float32 (dataset, neuron): of a ViT-B
+40 kB for EMD and 80 kB for each of the others, where the VDNA has megabytes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from distributions import Spec
+from distributions import Spec, View
 from distributions.bounds import emd_sketch
-from distributions.distances import cdf
-from pipeline.catalogue.stored import StoredVDNA
+from distributions.comparison import metrics_of
+from distributions.distances import cdf, marginals
 from pipeline.manifests import Manifests
+from pipeline.stored import StoredVDNA
 
-HISTOGRAM, MEAN, DEVIATION = "histogram_sketch", "mean_sketch", "deviation_sketch"
-DIMS = {HISTOGRAM: ("dataset", "neuron", "cell"), MEAN: ("dataset", "neuron"), DEVIATION: ("dataset", "neuron")}
+HISTOGRAM = "histogram_sketch"
+MOMENTS = {"nfd": ("mean_sketch", "deviation_sketch"), "fd": ("layer_mean_sketch", "layer_deviation_sketch")}
+"""By distance: the two kinds of Gaussian may be of other samples, and leave out other images."""
+DIMS = {HISTOGRAM: ("dataset", "neuron", "cell")} | {
+    name: ("dataset", "neuron") for m in MOMENTS.values() for name in m
+}
 AT_ONCE = 2
 """VDNAs that are read side by side: each is in memory whole."""
 
@@ -37,8 +42,13 @@ def sketches(
         for place, digest in enumerate(old["digest"].to_numpy() if known else ()):
             before[str(digest)] = {name: values[place] for name, values in known.items()}
 
+    names = metrics_of(spec.distributions)
+    wanted = {HISTOGRAM} if "emd" in names else set()
+    wanted |= {name for metric in names if metric in MOMENTS for name in MOMENTS[metric]}
+
     def of(member: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return before.get(str(member["digest"])) or _sketch(StoredVDNA(store, member), spec)
+        known = before.get(str(member["digest"]), {})
+        return known if known.keys() == wanted else _sketch(StoredVDNA(store, member), spec)
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         found = list(threads.map(of, members))
@@ -50,7 +60,14 @@ def _sketch(view: StoredVDNA, spec: Spec) -> dict[str, np.ndarray]:
     if spec.has("histogram"):
         view.fetch("histogram")
         found[HISTOGRAM] = np.concatenate([emd_sketch(cdf(view.histogram(layer))) for layer in spec.layers])
-    if spec.has("gaussian") or spec.has("layer-gaussian"):
-        mean, variance = view.gaussian()
-        found[MEAN], found[DEVIATION] = mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+    for metric in metrics_of(spec.distributions):
+        if metric in MOMENTS:
+            found |= zip(MOMENTS[metric], moments(view, metric, list(spec.layers)), strict=True)
     return found
+
+
+def moments(view: View, metric: str, layers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each neuron of some layers, (neurons) float32, as that distance takes them."""
+    its = [view.gaussian(layer) if metric == "nfd" else marginals(view.layer_gaussian(layer)) for layer in layers]
+    mean, variance = (np.concatenate(parts) for parts in zip(*its, strict=True))
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -170,12 +170,32 @@ class Store(Manifests):
         manifest["group"] = group_name(manifest["objects"])
         self.put_group(group_path(manifest), objects)
         before = self.manifest(dataset, vdna.spec.extractor, vdna.spec.id)
+        before = self.recorded(before) if before else self._last(dataset, vdna.spec.extractor, vdna.spec.id)
         if before is not None:
-            before = self.recorded(before)
             same = all(before.get(key) == manifest[key] for key in ("digest", "sources"))
             manifest["version"] = before["version"] + (not same)
             manifest["versions"] = before["versions"] + ([] if same else [version_of(before)])
         return self.recorded(manifest)
+
+    def _last(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
+        """What the record of the last version says, where the current manifest is lost; None if there was none."""
+        folder = f"vdnas/{dataset}/{extractor}/versions"
+        found = []
+        for name in self.names(folder, ".json"):
+            data = self.get(f"{folder}/{name}.json") if name.startswith(f"{spec_id}-") else None
+            digest = hashlib.sha256(data or b"").hexdigest()
+            if data is not None and name.endswith(f"-{digest[:16]}"):
+                record = {"path": f"{folder}/{name}.json", "sha256": digest}
+                found.append({**json.loads(data), "record": record})
+        return max(found, key=lambda m: (m["version"], m["created"]), default=None)
+
+    def restored(self, dataset: str, extractor: str, spec_id: str) -> bool:
+        """Whether a manifest that is there, but damaged, could be made anew from the record of its version."""
+        path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
+        last = self._last(dataset, extractor, spec_id) if self.get(path) is not None else None
+        if last is not None:
+            self.put_json(path, last)
+        return last is not None
 
     def recorded(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Make this manifest the current one, and keep a copy under a name of its own that never changes: the record of

@@ -24,6 +24,7 @@ import xarray as xr
 from scipy.spatial.distance import cdist
 
 from distributions import IncompatibleError, Spec
+from distributions.comparison import metrics_of
 from distributions.distances import Factor, cdf, frechet
 from distributions.kernels import pairwise_emd
 from distributions.kernels.factors import one_thread_each
@@ -59,12 +60,6 @@ class Tile:
     @property
     def diagonal(self) -> bool:
         return self.rows == self.columns
-
-
-def metrics(spec: Spec) -> tuple[str, ...]:
-    """The distances that the spec's distributions have."""
-    kinds = {"emd": "histogram", "nfd": "gaussian", "fd": "layer-gaussian"}
-    return tuple(metric for metric, kind in kinds.items() if any(kind in name for name in spec.distributions))
 
 
 def tiles(spec: Spec, members: Sequence[Mapping[str, Any]], new: Sequence[int]) -> list[Tile]:
@@ -118,7 +113,8 @@ class Tiler:
         rows = self._last[2]
         columns = rows if tile.diagonal else self._side("columns", tile.layers, tile.columns, store)
         found = {
-            metric: np.zeros((len(tile.layers), len(tile.rows), len(tile.columns))) for metric in metrics(self._spec)
+            metric: np.zeros((len(tile.layers), len(tile.rows), len(tile.columns)))
+            for metric in metrics_of(self._spec.distributions)
         }
         for i, layer in enumerate(tile.layers):
             neurons = self._spec.layers[layer]
@@ -170,7 +166,7 @@ class _Side:
     ) -> None:
         self._layers = {layer: spec.layers[layer] for layer in layers}
         self._spec, self._device = spec, device
-        bins, kinds = _bins(spec), metrics(spec)
+        bins, kinds = _bins(spec), metrics_of(spec.distributions)
         size = datasets * bins * sum(self._layers.values()) if "emd" in kinds else 0
         self.memory = memory if memory.size >= size else np.empty(size)
         self._shares = {
@@ -231,13 +227,13 @@ def _bands(spec: Spec) -> Iterator[tuple[str, ...]]:
 
 def _bytes(spec: Spec, layers: Sequence[str]) -> int:
     """What some layers of a dataset take in memory, about."""
-    widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics(spec)
+    widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics_of(spec.distributions)
     return sum(8 * n * (_bins(spec) + 2 + (n if wide else 0)) for n in widths)
 
 
 def _seconds(spec: Spec, layers: Sequence[str]) -> float:
     """What a pair takes in some layers on one core, about."""
-    widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics(spec)
+    widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics_of(spec.distributions)
     return sum(EMD_SECONDS * n * _bins(spec) + (FD_SECONDS * n**3 if wide else 0) for n in widths)
 
 

@@ -142,7 +142,7 @@ class TestCopying:
         source, there = Manifests(str(catalogue)), tmp_path / "there"
         (there / "partials").mkdir(parents=True)
         objects, size = copy(source, target(str(there)))
-        assert objects == len(dict(walk(source, published.read_pointer(source) or {}, [])))
+        assert objects == len(dict(walk(source, published.read_pointer(source) or {}, []))) - 1  # but for the page
         assert size > 10_000
         assert not list((there / "partials").iterdir())
         assert not (there / "plans").exists()
@@ -174,7 +174,34 @@ class TestCopying:
         objects, _ = copy(Manifests(str(catalogue)), target(str(there)))
         assert consistent(str(there)) == 1
         whole = len(dict(walk(Manifests(str(there)), published.read_pointer(Folder(str(there))) or {}, [])))
-        assert objects == whole - 60
+        assert objects == whole - 1 - 60
+
+    def test_what_is_cut_short_there_is_written_again(self, catalogue: Path, tmp_path: Path) -> None:
+        there = tmp_path / "there"
+        copy(Manifests(str(catalogue)), target(str(there)))
+        path = next(there.glob("vdnas/*/*/*.zarr/histogram/c/0/0"))
+        path.write_bytes(path.read_bytes()[:-1])
+        assert copy(Manifests(str(catalogue)), target(str(there)))[0] == 1
+        assert verify(Manifests(str(there)))[2] == []
+
+    def test_a_hostile_source_writes_nothing_elsewhere(self, catalogue: Path, tmp_path: Path) -> None:
+        record = next(catalogue.glob("vdnas/*/*/versions/*.json"))
+        manifest = json.loads(record.read_text())
+        manifest["objects"]["../../../../../victim"] = "0" * 64
+        data = json.dumps(manifest).encode()
+        index = published.read(Folder(str(catalogue))) or {}
+        row = next(row for row in index["vdnas"] if row["dataset"] == manifest["dataset"])
+        part = published.named(str(record.parent.relative_to(catalogue)), ".json", data)
+        row["manifest"] = {"path": part["path"], "sha256": part["sha256"]}
+        (catalogue / part["path"]).write_bytes(data)
+        packed = published.packed(index)
+        its = published.named("index", ".json.gz", packed)
+        (catalogue / its["path"]).write_bytes(packed)
+        said = json.loads((catalogue / "catalogue.json").read_text())
+        (catalogue / "catalogue.json").write_text(json.dumps(published.pointer({"index": its, "site": said["site"]})))
+        with pytest.raises(DamagedError, match="no path in a catalogue"):
+            copy(Manifests(str(catalogue)), target(str(tmp_path / "there")))
+        assert not list(tmp_path.rglob("victim"))
 
     def test_a_damaged_source_changes_nothing_there(self, catalogue: Path, tmp_path: Path) -> None:
         there = tmp_path / "there"
@@ -243,6 +270,11 @@ class TestVerifying:
             "site/data/*.bin",
             "site/data/*.json.gz",
             "catalogue.json",
+            "vdnas/*/*/*.json",
+            "distances/*/*/manifest.json",
+            "site/index.html",
+            "site/app-*/*.js",
+            "index/schema-2.json",
         ],
     )
     def test_flipped_bits_are_found_and_named(
@@ -293,19 +325,48 @@ def test_a_matrix_of_other_versions_is_not_published(catalogue: Path, caplog: py
         open_catalogue(str(catalogue)).matrix("vit_small")
 
 
+def test_a_damaged_manifest_is_restored_with_its_versions(catalogue: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(catalogue))
+    name = store.manifests()[0]["dataset"]
+    add(store, 1)
+    head = next((catalogue / "vdnas" / name).glob("*/*.json"))
+    whole = head.read_bytes()
+    head.write_bytes(whole[:-1])
+    assert "publish makes it anew from its version's record" in verify(Manifests(str(catalogue)))[2][0]
+    publish(store)
+    assert "is restored" in caplog.text
+    assert verify(Manifests(str(catalogue)))[2] == []
+    assert consistent(str(catalogue)) == 2
+    head.write_bytes(whole[:-1])  # what is measured anew goes on from the last record as well
+    found = store.put_vdna(synthetic.filled(synthetic.spec_of(), "anew", 1, 8), name, synthetic.facts_of(name, 1))
+    assert [version["version"] for version in found["versions"]] == [1, 2]
+    assert found["version"] == 3
+    head.unlink()
+    assert publish(store)  # a manifest that was removed is gone on purpose
+    assert name not in set(open_catalogue(str(catalogue)).index()["dataset"])
+
+
 def test_what_nothing_names_any_more_goes_when_it_is_old(catalogue: Path) -> None:
     store = Store(str(catalogue))
     first = {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
     old = [path for pattern in ("index/*.gz", "site/data/*") for path in catalogue.glob(pattern)]
     for path in [*old, *catalogue.glob("distances/*/*/*.zarr/zarr.json")]:
         os.utime(path, (1, 1))
+    reader = open_catalogue(str(catalogue))
     add(store, 1)
-    assert all(path.exists() for path in old)  # the one before is still being read
-    assert first <= {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
     add(store, 2)
+    assert all(path.exists() for path in old)  # those of the last hour are still being read
+    assert first <= {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
+    assert reader.matrix("vit_small").frame.shape == (8, 8)
+    said = store.get_json("catalogue.json")
+    for one in said["superseded"]:
+        one["until"] = "2020-01-01T00:00:00+00:00"
+    parts = {key: said[key] for key in ("index", "site", "superseded")}
+    store.put_json("catalogue.json", published.pointer(parts))
+    add(store, 3)
     assert not [path for path in old if path.exists() and path.name not in _named(store)]
     assert not first & {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
-    assert consistent(str(catalogue)) == 3
+    assert consistent(str(catalogue)) == 4
     assert open_catalogue(str(catalogue)).vdna(store.manifests()[0]["dataset"], "vit_small", version=1).load().images
 
 

@@ -10,6 +10,8 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -17,11 +19,14 @@ from rich.table import Table
 
 from distributions import IncompatibleError, View
 from distributions.comparison import KINDS, Comparison
-from pipeline.catalogue.opened import COLUMNS, Catalogue, address, open_catalogue
+from pipeline.catalogue.opened import Catalogue, open_catalogue
+from pipeline.catalogue.targets import address
 from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import Manifests
 
-console = Console()
+console = Console(markup=False, emoji=False)  # names are what they are
+MOST = 10_000
+"""Answers that can be asked for."""
 DAMAGED = 1
 """Exit code of `verify` when something is damaged; 2 is that of a mistake."""
 
@@ -36,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: this needs {error.name}: pip install 'vdna-catalogue[images]'\n")
+        sys.stderr.write(f"error: this needs {error.name}: pip install '.[images]', in this program's folder\n")
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.catalogue", description="Ask a catalogue.")
     parser.add_argument("--catalogue", default="catalogue", help="folder or URL (default: ./catalogue)")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Command)
 
     command = commands.add_parser("list", help="every VDNA in it")
     command.set_defaults(run=_list)
@@ -58,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("extractor", nargs="?")
     command.add_argument("--metric", default="emd", choices=tuple(KINDS))
     command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
-    command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
+    command.add_argument("-k", type=_number, default=10)
     command.set_defaults(run=_nearest)
 
     command = commands.add_parser("compare", help="two datasets: in which layers and neurons they differ most")
@@ -66,14 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("b", help="likewise")
     command.add_argument("extractor", nargs="?")
     command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
-    command.add_argument("-k", type=int, default=5, choices=range(1, 10_001), metavar="1..10000")
+    command.add_argument("-k", type=_number, default=5)
     command.add_argument("--save", metavar="FILE", help="a picture of it: FILE.svg or FILE.png")
     command.set_defaults(run=_compare)
 
     command = commands.add_parser("images", help="single images against a dataset: those least like it first")
     command.add_argument("images", help="a folder, tar, zip, image or URL")
     _dataset(command)
-    command.add_argument("-k", type=int, default=10, choices=range(1, 10_001), metavar="1..10000")
+    command.add_argument("-k", type=_number, default=10)
     command.set_defaults(run=_images)
 
     command = commands.add_parser("verify", help="read all that was published and say what is damaged")
@@ -111,6 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Command(argparse.ArgumentParser):
+    """A command, which takes `--catalogue` as well: people write it behind."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_argument("--catalogue", default=argparse.SUPPRESS, help="folder or URL (default: ./catalogue)")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {MOST}")
+    return int(text)
+
+
 def _dataset(command: argparse.ArgumentParser) -> None:
     command.add_argument("dataset")
     command.add_argument("extractor", nargs="?", help="needed where it was measured with several")
@@ -121,7 +140,8 @@ def _names(text: str) -> list[str]:
 
 
 def _list(given: argparse.Namespace) -> None:
-    console.print(_table(open_catalogue(given.catalogue).index()[[*COLUMNS]]))
+    frame = open_catalogue(given.catalogue).index()[["dataset", "extractor", "images", "skipped", "version", "created"]]
+    _print(frame.assign(created=frame["created"].str[:10]))
 
 
 def _show(given: argparse.Namespace) -> None:
@@ -134,7 +154,7 @@ def _nearest(given: argparse.Namespace) -> None:
     cat = open_catalogue(given.catalogue)
     options = {"metric": given.metric, "k": given.k, "layers": given.layers}
     near = cat.nearest(_of(cat, given.dataset, given.extractor), given.extractor, **options)
-    console.print(_table(near.rename("distance").reset_index()))
+    _print(near.rename("distance").reset_index())
 
 
 def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = None) -> str | View:
@@ -148,6 +168,8 @@ def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = 
 
 def _compare(given: argparse.Namespace) -> None:
     cat = open_catalogue(given.catalogue)
+    if given.save:
+        _check_picture(given.save)
     a, b = (_of(cat, it, given.extractor, other) for it, other in ((given.a, given.b), (given.b, given.a)))
     found = cat.compare(a, b, given.extractor, given.layers)
     _say(found, given.k)
@@ -156,21 +178,30 @@ def _compare(given: argparse.Namespace) -> None:
         console.print(given.save, soft_wrap=True)
 
 
+def _check_picture(path: str) -> None:
+    """Refuse a picture that could not be written before its numbers are computed."""
+    from distributions.plots import check_ending
+
+    check_ending(path)
+    if not Path(path).parent.is_dir():
+        raise UserError(f"--save {path}: there is no folder {Path(path).parent}")
+
+
 def _say(found: Comparison, k: int) -> None:
     """The layers and the neurons that differ most."""
     order = sorted(found.layers[found.metric], key=lambda layer: -found.layers[found.metric][layer])
     rows = [[layer, *(found.layers[metric][layer] for metric in found.metrics)] for layer in order]
     rows.append(["all layers", *(found.overall[metric] for metric in found.metrics)])
-    console.print(_table(pd.DataFrame(rows, columns=["layer", *found.metrics])))
+    _print(pd.DataFrame(rows, columns=["layer", *found.metrics]))
     if found.neurons:
-        console.print(_table(pd.DataFrame(found.most(k), columns=["layer", "neuron", next(iter(found.neurons))])))
+        _print(pd.DataFrame(found.most(k), columns=["layer", "neuron", next(iter(found.neurons))]))
 
 
 def _images(given: argparse.Namespace) -> None:
     from pipeline.images import against
 
     cat = open_catalogue(given.catalogue)
-    console.print(_table(against(cat, given.images, given.dataset, given.extractor).head(given.k)))
+    _print(against(cat, given.images, given.dataset, given.extractor).head(given.k))
 
 
 def _verify(given: argparse.Namespace) -> int:
@@ -213,11 +244,18 @@ def _ranges(given: argparse.Namespace) -> None:
     write_ranges(open_catalogue(given.catalogue).vdna(given.dataset, given.extractor), given.out)
 
 
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table(*map(str, frame.columns))
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row))
-    return table
+def _print(frame: pd.DataFrame) -> None:
+    """A table on a terminal; elsewhere lines with tabs, for other programs."""
+    shown = frame.map(lambda value: f"{value:.6g}" if isinstance(value, float) else str(value))
+    if not console.is_terminal:
+        sys.stdout.write(shown.to_csv(sep="\t", index=False, lineterminator="\n"))
+        return
+    table = Table()
+    for name in shown.columns:
+        table.add_column(str(name), overflow="fold")
+    for row in shown.itertuples(index=False):
+        table.add_row(*row)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,17 @@ from pipeline.catalogue import index as published
 from pipeline.catalogue.targets import Target
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import AT_ONCE, as_json
-from pipeline.manifests import Manifests
+from pipeline.groups import damage
+from pipeline.manifests import CHANGING, HASH, Manifests
+from pipeline.objects import is_web
 
 SITE = "site"
 PAGE = f"{SITE}/index.html"
+DRAWN = re.compile(rf"{SITE}/data/([0-9a-f]{{16}})\.\w+")
+"""Files that the site draws matrices from, named by the beginning of their SHA-256."""
+
+
+PICTURE = re.compile(r"thumbnails/([0-9a-f]{16})\.jpg")
 
 
 def copy(source: Manifests, target: Target) -> tuple[int, int]:
@@ -41,9 +48,14 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
         raise UserError(f"catalogue={source.url}: nothing was published there yet: run with publish in stages=[...]")
     damaged: list[str] = []
     wanted = dict(walk(source, pointer, damaged))
+    page = wanted.pop(PAGE, "")
     if damaged:
         raise DamagedError(f"nothing was copied: {'; '.join(damaged[:5])}")
-    there, copied = target.sizes(), [0, 0]
+    there, sizes, copied = target.sizes(), {} if is_web(source.fs) else source.sizes(), [0, 0]
+
+    def lacks(path: str) -> bool:
+        """Whether the target has not got it, or not all of it."""
+        return there.get(path, -1) != sizes.get(path, there.get(path))
 
     def read(path: str, sha256: str) -> bytes:
         data = source.at_once(path)
@@ -53,19 +65,21 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
         copied[1] += len(data)
         return data
 
-    target.put_all((path, partial(read, path, sha256)) for path, sha256 in wanted.items() if path not in there)
-    page, files = app()
-    more = {**files, f"index/schema-{published.FORMAT}.json": published.schema(), **_ranges(source, pointer, damaged)}
-    target.put_all((path, partial(bytes, data)) for path, data in more.items() if there.get(path) != len(data))
-    target.put_all([(PAGE, lambda: page), (published.POINTER, lambda: as_json(pointer))])
+    target.put_all((path, partial(read, path, sha256)) for path, sha256 in wanted.items() if lacks(path))
+    shown = read(PAGE, page)
+    copied[:] = [copied[0] - 1, copied[1] - len(shown)]  # it is always written
+    ranges = _ranges(source, pointer)
+    target.put_all((path, partial(bytes, data)) for path, data in ranges.items() if there.get(path) != len(data))
+    target.put_all([(PAGE, partial(bytes, shown)), (published.POINTER, lambda: as_json(pointer))])
     return copied[0], copied[1]
 
 
-def _ranges(folder: Manifests, pointer: Mapping[str, Any], damaged: Collection[str]) -> dict[str, bytes]:
+def _ranges(folder: Manifests, pointer: Mapping[str, Any]) -> dict[str, bytes]:
     """The histogram axes of the networks, for those who measure images of their own on them."""
-    if any(pointer["index"]["path"] in words for words in damaged):
+    try:
+        specs = published.read_index(folder, pointer)["specs"].values()
+    except DamagedError:  # which was told
         return {}
-    specs = published.unpacked(folder, pointer["index"])["specs"].values()
     paths = {
         f"ranges/{s['network']}/{name}" for s in specs if s["ranges"] for name in (f"{s['ranges']}.json", "current")
     }
@@ -98,15 +112,46 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
             size += its
             if number % 1000 == 0:
                 told(number)
-    for path, data in _ranges(folder, pointer, damaged).items():
+    for path, data in _ranges(folder, pointer).items():
         number, size = number + 1, size + len(data)
         try:
-            sound = path.endswith("current") or Ranges.from_json(data.decode()).id == Path(path).stem
+            sound = (
+                bool(HASH.fullmatch(data.decode()))
+                if path.endswith("current")
+                else Ranges.from_json(data.decode()).id == Path(path).stem
+            )
         except ValueError:
             sound = False
         if not sound:
             damaged.append(f"{folder.url}/{path} is damaged: its contents are other ranges")
+    damaged += _heads(folder, pointer)
     return number, size, sorted(set(damaged))
+
+
+def _heads(folder: Manifests, pointer: Mapping[str, Any]) -> list[str]:
+    """What is damaged of the manifests that runs go on from, where they lie beside what was published."""
+    try:
+        index = published.read_index(folder, pointer)
+    except DamagedError:
+        return []
+    paths = [f"{row['group'].rpartition('/')[0]}/{row['spec']}.json" for row in index["vdnas"]]
+    paths += [f"{matrix['group'].rpartition('/')[0]}/manifest.json" for matrix in index["matrices"]]
+
+    def check(path: str) -> list[str]:
+        data = folder.at_once(path)
+        try:
+            if data is not None:
+                with damage(f"{folder.url}/{path} is damaged"):
+                    head = json.loads(data)
+                    record = json.loads(published.checked(folder, head["record"]))
+                    if other := [key for key in record if key not in CHANGING and head.get(key) != record[key]]:
+                        raise DamagedError(f"{folder.url}/{path} is damaged: its {', '.join(other)} is another's")
+        except DamagedError as error:
+            return [f"{folder.url}/{path} is damaged: publish makes it anew from its version's record ({error})"]
+        return []
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return [words for found in threads.map(check, paths) for words in found]
 
 
 def walk(
@@ -117,16 +162,18 @@ def walk(
     for part in ("index", "site"):
         yield pointer[part]["path"], pointer[part]["sha256"]
     try:
-        yield from _drawn(published.unpacked(folder, pointer["site"])["matrices"])
+        with damage(f"{folder.url}/{pointer['site']['path']} is damaged"):
+            site = published.unpacked(folder, pointer["site"])
+            yield from [*_drawn(site["matrices"]), *site["files"].items()]
     except DamagedError as error:
         damaged.append(str(error))
     try:
-        index = published.unpacked(folder, pointer["index"])
+        index = published.read_index(folder, pointer)
     except DamagedError as error:
         damaged.append(str(error))
         return
     for row in index["vdnas"]:
-        yield from ((path, Path(path).stem) for path in row.get("thumbnails", ()))
+        yield from ((path, name[1]) for path in row.get("thumbnails", ()) if (name := PICTURE.fullmatch(path)))
     records = [(matrix["manifest"], matrix["group"].rpartition("/")[0]) for matrix in index["matrices"]]
     records += [
         (record, row["group"].rpartition("/")[0])
@@ -137,8 +184,11 @@ def walk(
     def group(record: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
         found = [(record["path"], record["sha256"])]
         try:
-            manifest = folder.checked(json.loads(published.checked(folder, record)), record["path"])
-            found += [(f"{path}/{manifest['group']}/{name}", sha256) for name, sha256 in manifest["objects"].items()]
+            with damage(f"{folder.url}/{record['path']} is damaged"):
+                manifest = folder.checked(json.loads(published.checked(folder, record)), record["path"])
+                found += [
+                    (f"{path}/{manifest['group']}/{name}", sha256) for name, sha256 in manifest["objects"].items()
+                ]
         except DamagedError as error:
             damaged.append(str(error))
         return found
@@ -153,8 +203,8 @@ def _drawn(part: Any) -> Iterator[tuple[str, str]]:
     if isinstance(part, Mapping):
         for value in part.values():
             yield from _drawn(value)
-    elif isinstance(part, str) and part.startswith(f"{SITE}/data/"):
-        yield part, part.rpartition("/")[2].partition(".")[0]
+    elif isinstance(part, str) and (name := DRAWN.fullmatch(part)):
+        yield part, name[1]
 
 
 def app() -> tuple[bytes, dict[str, bytes]]:

@@ -22,14 +22,17 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distributions.comparison import metrics_of
 from distributions.distances import UNITS
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import Folder
-from pipeline.manifests import contents, group_path, now, version_of
+from pipeline.groups import damage
+from pipeline.manifests import NAME, contents, group_path, now, version_of
 
 FORMAT = 2
 """Of the index. Catalogues of before, which have none, count as 1: they are read by listing their manifests."""
 POINTER = "catalogue.json"
+MAX_POINTER = 1 << 20
 MAX_BYTES = 1 << 30
 """Of an index when it is unpacked; ten thousand VDNAs take 30 MiB."""
 SPEC = (
@@ -51,7 +54,7 @@ def make(manifests: Sequence[Mapping[str, Any]], matrices: Sequence[Mapping[str,
     for matrix in matrices:
         members = [places.get((dataset, matrix["spec"]), -1) for dataset in matrix["datasets"]]
         if -1 not in members and contents([manifests[place] for place in members]) == matrix["digest"]:
-            listed.append(_of_matrix(matrix, members))
+            listed.append(_of_matrix(matrix, members, metrics_of(specs[matrix["spec"]]["distributions"])))
     return {
         "format": FORMAT,
         "created": max((m["created"] for m in (*manifests, *matrices)), default=""),
@@ -70,15 +73,14 @@ def _of_vdna(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "versions": versions, "group": group_path(manifest), "manifest": record}
 
 
-def _of_matrix(matrix: Mapping[str, Any], members: list[int]) -> dict[str, Any]:
+def _of_matrix(matrix: Mapping[str, Any], members: list[int], metrics: Sequence[str]) -> dict[str, Any]:
     folder = f"distances/{matrix['extractor']}/{matrix['spec']}"
-    metrics = {array.partition("/")[0] for array in matrix.get("objects", ())} & set(UNITS)
     return {
         "spec": matrix["spec"],
         "members": members,
         "group": f"{folder}/{matrix['group']}",
         "manifest": matrix.get("record"),
-        "metrics": sorted(metrics, key=list(UNITS).index),
+        "metrics": list(metrics),
         "units": {metric: UNITS[metric] for metric in metrics},
         "created": matrix["created"],
     }
@@ -107,7 +109,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def read_pointer(folder: Folder) -> dict[str, Any] | None:
     """The pointer, or None where nothing was published."""
-    data = folder.get_known(POINTER)
+    data = folder.get_known(POINTER, most=MAX_POINTER)
     if data is None:
         return None
     try:
@@ -125,7 +127,36 @@ def read_pointer(folder: Folder) -> dict[str, Any] | None:
 def read(folder: Folder) -> dict[str, Any] | None:
     """The index that the pointer names, or None where nothing was published; `DamagedError` names what is damaged."""
     found = read_pointer(folder)
-    return None if found is None else unpacked(folder, found["index"])
+    return None if found is None else read_index(folder, found)
+
+
+def read_index(folder: Folder, pointer: Mapping[str, Any]) -> dict[str, Any]:
+    """The index that a pointer names, found to say what a reader needs."""
+    found = unpacked(folder, pointer["index"])
+    with damage(f"{folder.url}/{pointer['index']['path']} is damaged"):
+        if found["format"] > FORMAT:
+            raise UserError(f"catalogue={folder.url}: written by a newer version of this program; update it")
+        for row in found["vdnas"]:
+            spec = found["specs"][row["spec"]]
+            sound = all(NAME.fullmatch(name) for name in (row["dataset"], spec["extractor"]))
+            sound = sound and all(isinstance(r["path"], str) for r in (row["manifest"], *_records(row)))
+            sound = sound and isinstance(row["group"], str) and isinstance(row["images"], int)
+            if not (sound and all(isinstance(n, int) and n > 0 for n in spec["layers"].values())):
+                raise DamagedError(
+                    f"{folder.url}: its index is not as this program writes it, of {row['dataset']!r:.99}"
+                )
+        for matrix in found["matrices"]:
+            names = [found["vdnas"][place]["dataset"] for place in matrix["members"]]
+            if (
+                len(set(names)) < len(names)
+                or not {"group", "metrics", "units", "created", "manifest"} <= matrix.keys()
+            ):
+                raise DamagedError(f"{folder.url}: its index is not as this program writes it, of a matrix")
+    return dict(found)
+
+
+def _records(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [version["manifest"] for version in row["versions"]]
 
 
 def unpacked(folder: Folder, part: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.folder import AT_ONCE
 from pipeline.manifests import Manifests
 from pipeline.rows import Rows, hashes
-from pipeline.sketches import DEVIATION, HISTOGRAM, MEAN
+from pipeline.sketches import HISTOGRAM, MOMENTS, moments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ class StoredMatrix:
         parts = layer_slices(self._layers)
         places = np.concatenate([np.arange(parts[layer].start, parts[layer].stop) for layer in chosen])
         everything = slice(0, len(self.datasets))
-        name = HISTOGRAM if metric == "emd" else MEAN
+        name = HISTOGRAM if metric == "emd" else MOMENTS[metric][0]
         if not self._rows.has(name):
             return np.zeros(len(self.datasets))
         if metric == "emd":
@@ -162,11 +162,8 @@ class StoredMatrix:
             own = np.concatenate([emd_sketch(of_layer) for of_layer in shares])
             sketches = self._read(HISTOGRAM, everything)[:, places]
             return emd_bound(sketches, own, shares[0].shape[1])
-        moments = [view.gaussian(layer) for layer in chosen]
-        mean = np.concatenate([its.mean for its in moments]).astype(np.float32)
-        deviation = np.sqrt(np.concatenate([its.spread for its in moments])).astype(np.float32)
-        means, deviations = (self._read(array, everything)[:, places] for array in (MEAN, DEVIATION))
-        bound = frechet_bound(means, deviations, mean, deviation).sum(axis=1)
+        means, deviations = (self._read(array, everything)[:, places] for array in MOMENTS[metric])
+        bound = frechet_bound(means, deviations, *moments(view, metric, chosen)).sum(axis=1)
         least: np.ndarray = bound / (len(chosen) if metric == "fd" else len(places))
         return least * (1 - 1e-9)
 
@@ -174,7 +171,7 @@ class StoredMatrix:
         """(rows, datasets) over some layers: of EMD and NFD the mean over their neurons, of FD over them."""
         if layers is None:
             return self._read(f"{metric}_overall", rows)
-        known = list(self._layers)
+        known, layers = list(self._layers), list(dict.fromkeys(layers))
         if unknown := [layer for layer in layers if layer not in known]:
             raise UserError(f"layers {', '.join(unknown)}: there are {', '.join(known)}")
         if not layers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +21,16 @@ from pipeline.catalogue import index as published
 from pipeline.catalogue import neighbours
 from pipeline.catalogue.card import card
 from pipeline.catalogue.matrix import Matrix, StoredMatrix
-from pipeline.catalogue.stored import StoredVDNA, spec_of
+from pipeline.catalogue.targets import address
 from pipeline.errors import DamagedError, UserError
-from pipeline.manifests import Manifests
+from pipeline.manifests import CHANGING, Manifests
+from pipeline.stored import StoredVDNA, spec_of
 
 COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
 MORE = (
     *("preprocessing", "precision", "architecture", "weights", "clamped_share", "not_finite"),
     *("spec", "fingerprint", "digest", "version", "created", "bytes", "description", "licence", "url"),
 )
-CHANGING = ("description", "licence", "url", "extractor_licence", "versions", "thumbnails")
-"""What is said of a VDNA without being part of a version's record."""
-HUB = "hf:"
 USUAL = "efficientnet_lite0"
 PATIENCE = 30.0
 """Seconds without a byte after which an object is given up: someone waits for the answer."""
@@ -44,7 +41,7 @@ class Catalogue:
 
     def __init__(self, url: str, **storage: Any) -> None:
         self._folder = Manifests(*address(url, storage), PATIENCE)
-        found = published.read(self._folder)
+        found = published.read(self._folder)  # which finds it to be sound
         self._manifests: list[dict[str, Any]] = []
         if found is None:  # nothing was published yet: what its manifests say, one by one
             self._manifests = self._folder.manifests()
@@ -69,10 +66,11 @@ class Catalogue:
         return pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
 
     def manifest(
-        self, dataset: str, extractor: str, spec: str | None = None, version: int | None = None
+        self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
         """Everything the catalogue says of one VDNA; the newest, where several specs were measured, and its current
         version unless another is asked for."""
+        extractor = extractor or self.extractor_of(dataset)
         found = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
         found = [row for row in found if spec in (None, row["spec"])]
         if not found:
@@ -97,7 +95,9 @@ class Catalogue:
         content = json.loads(published.checked(self._folder, record))
         return {**self._folder.checked(content, record["path"]), "record": dict(record)}
 
-    def vdna(self, dataset: str, extractor: str, spec: str | None = None, version: int | None = None) -> StoredVDNA:
+    def vdna(
+        self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
+    ) -> StoredVDNA:
         """The VDNA, to be read as it is asked for; chosen as by `manifest`. `.load()` reads the whole of it."""
         return StoredVDNA(self._folder, self.manifest(dataset, extractor, spec, version))
 
@@ -160,8 +160,10 @@ class Catalogue:
         """
         if metric not in KINDS:
             raise UserError(f"metric={metric}: allowed are {', '.join(KINDS)}")
-        if k < 1:
-            raise UserError(f"k={k}: must be at least 1")
+        if not isinstance(k, int) or k < 1:
+            raise UserError(f"k={k}: must be a whole number, at least 1")
+        if isinstance(layers, str):
+            raise UserError(f"layers={layers!r}: give a list")
         if isinstance(of, View):
             found = self._nearest_to(of, metric, k, layers)
         else:
@@ -206,9 +208,13 @@ class Catalogue:
             matrix = max(matrices, key=lambda m: (len(m["members"]), m["created"]))
             members = [self._rows[place] for place in matrix["members"]]
             bounds = self._stored(matrix).bounds(view, metric, layers)
-        inside = {row["dataset"] for row in members}
-        rows = [*members, *(row for row in rows if row["dataset"] not in inside)]
-        lower = np.concatenate([bounds, np.zeros(len(rows) - len(bounds))])
+        newest = {row["dataset"]: row for row in sorted(rows, key=lambda row: str(row["created"]))}
+        newest |= {row["dataset"]: row for row in members}
+        if isinstance(view, StoredVDNA):  # which is no answer to itself
+            newest = {name: row for name, row in newest.items() if row["digest"] != view.digest()}
+        bound = dict(zip([row["dataset"] for row in members], bounds, strict=True))
+        rows = list(newest.values())
+        lower = np.array([bound.get(row["dataset"], 0.0) for row in rows])
         near = neighbours.nearest(lower, lambda those: to_all([rows[i] for i in those]), k)
         return {str(rows[i]["dataset"]): distance for i, distance in near.items()}
 
@@ -294,22 +300,6 @@ def open_catalogue(url: str, **storage: Any) -> Catalogue:
     Two requests of what was published. Raises `UserError` if there is none, `DamagedError` if its index is damaged.
     """
     return Catalogue(url, **storage)
-
-
-def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Where to read. A repository of the hub is read as the website it is: a request for each object, and no more."""
-    if not url.startswith(HUB):
-        return url, storage
-    path = url.removeprefix(HUB).strip("/")
-    if path.count("/") < 2 or not path.startswith("datasets/"):
-        raise UserError(f"catalogue={url}: give hf:datasets/OWNER/NAME")
-    kind, owner, name, *inside = path.split("/")
-    name, _, revision = name.partition("@")
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = os.environ.get("HF_TOKEN")
-    if token and "headers" not in storage:
-        storage = {**storage, "headers": {"authorization": f"Bearer {token}"}}
-    return "/".join([endpoint, kind, owner, name, "resolve", revision or "main", *inside]), storage
 
 
 def _name(view: View) -> str:

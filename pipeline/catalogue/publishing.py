@@ -7,8 +7,10 @@ They see it at once when the pointer is written, and what was published before u
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import layouts
@@ -16,18 +18,20 @@ from pipeline.catalogue import index as published
 from pipeline.catalogue.copies import PAGE, SITE, app, walk
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import as_json
-from pipeline.manifests import Manifests
+from pipeline.manifests import Manifests, now
 from pipeline.store import STALE, Store
 
 log = logging.getLogger(__name__)
 
+FOLDERS = {"index": "index", "site": f"{SITE}/data"}
 DRAWN = 1
 """Format of what the site draws."""
 
 
 def publish(store: Store) -> bool:
     """Write the index and the site of what is there now; whether it was another than what was published."""
-    manifests = [store.recorded(manifest) for manifest in store.manifests()]
+    before = _before(store)
+    manifests = [store.recorded(manifest) for manifest in _manifests(store, before)]
     if not manifests:
         raise UserError(f"catalogue={store.url}: nothing to publish yet, add reduce to stages=[...]")
     pairs = sorted({(m["extractor"], m["spec"]) for m in manifests})
@@ -39,19 +43,46 @@ def publish(store: Store) -> bool:
                 "publish: the matrix of %s is not of the present versions and is left out: add compare to stages=[...]",
                 matrix["extractor"],
             )
-    before = _before(store)
-    parts = {"index": _put_new(store, "index", ".json.gz", published.packed(index))}
-    parts["site"] = _site(store, index, before)
     page, files = app()
+    files |= {f"index/schema-{published.FORMAT}.json": published.schema()}
+    said = {path: hashlib.sha256(data).hexdigest() for path, data in {**files, PAGE: page}.items()}
+    data = {"index": published.packed(index), "site": published.packed(_site(store, index, before, said))}
+    parts = {name: published.named(FOLDERS[name], ".json.gz", its) for name, its in data.items()}
     if before and all(before.get(name) == part for name, part in parts.items()) and store.get(PAGE) == page:
         return False
-    store.put_new(f"index/schema-{published.FORMAT}.json", published.schema())
-    for path, data in files.items():
-        store.put_new(path, data)
+    for path, content in files.items():
+        if store.get(path) != content:
+            store.put(path, content)
+    for name, part in parts.items():
+        store.put(part["path"], data[name])  # also where it is: its age begins anew, should nothing have named it
     store.put(PAGE, page)
-    store.put(published.POINTER, as_json(published.pointer(parts)))
-    _sweep(store, before)
+    store.put(published.POINTER, as_json(published.pointer({**parts, "superseded": _superseded(before)})))
+    _sweep(store)
     return True
+
+
+def _superseded(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What was published lately and may still be read: until when each was the current one."""
+    if not before:
+        return []
+    its = [*before.get("superseded", []), {"index": before["index"], "site": before["site"], "until": now()}]
+    return [one for one in its if datetime.now(UTC) - datetime.fromisoformat(one["until"]) < STALE]
+
+
+def _manifests(store: Store, before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The current manifests. One that was published and is damaged now is restored from its version's record."""
+    found = store.manifests()
+    there = {(m["dataset"], m["spec"]) for m in found}
+    try:
+        index = published.read_index(store, before) if before else {"vdnas": [], "specs": {}}
+    except DamagedError:
+        return found
+    for row in index["vdnas"]:
+        extractor = index["specs"][row["spec"]]["extractor"]
+        if (row["dataset"], row["spec"]) not in there and store.restored(row["dataset"], extractor, row["spec"]):
+            log.warning("publish: the manifest of %s, %s was damaged and is restored", row["dataset"], extractor)
+            return store.manifests()
+    return found
 
 
 def _before(store: Manifests) -> dict[str, Any] | None:
@@ -62,15 +93,10 @@ def _before(store: Manifests) -> dict[str, Any] | None:
         return None
 
 
-def _put_new(store: Store, folder: str, ending: str, data: bytes) -> dict[str, Any]:
-    part = published.named(folder, ending, data)
-    if store.get_known(part["path"], part["sha256"]) is None:
-        store.put(part["path"], data)
-    return part
-
-
-def _site(store: Store, index: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Write what the site draws matrices from; those that have not changed are taken over."""
+def _site(
+    store: Store, index: Mapping[str, Any], before: Mapping[str, Any] | None, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write what the site draws matrices from, where that has changed; what its data say of it and of its files."""
     known: dict[str, Any] = {}
     if before and "site" in before:
         try:
@@ -86,19 +112,19 @@ def _site(store: Store, index: Mapping[str, Any], before: Mapping[str, Any] | No
             distances = store.get_distances(extractor, matrix["spec"])
             if distances is None:
                 continue
-            drawn, files = layouts.files(distances, matrix["metrics"])
-            for path, data in files.items():
+            drawn, objects = layouts.files(distances, matrix["metrics"])
+            for path, data in objects.items():
                 store.put(path, data)
         matrices[matrix["spec"]] = {**drawn, "group": matrix["group"]}
-    return _put_new(store, f"{SITE}/data", ".json.gz", published.packed({"format": DRAWN, "matrices": matrices}))
+    return {"format": DRAWN, "matrices": matrices, "files": dict(files)}
 
 
-def _sweep(store: Store, before: Mapping[str, Any] | None) -> None:
-    """Remove what neither this index nor the one before names, once it is old. Versions of VDNAs stay for good."""
-    kept: set[str] = set()
-    for pointer in (published.read_pointer(store), before):
-        if pointer is not None:
-            kept |= {path for path, _ in walk(store, pointer, [], vdnas=False)}
+def _sweep(store: Store) -> None:
+    """Remove what is old and named by no index that is, or lately was, the current one. Versions of VDNAs stay."""
+    pointer = published.read_pointer(store)
+    if pointer is None:
+        return
+    kept = {path for its in (pointer, *pointer["superseded"]) for path, _ in walk(store, its, [], vdnas=False)}
     for folder, ending in (("index", ".json.gz"), (f"{SITE}/data", "")):
         for name in store.names(folder, ending):
             path = f"{folder}/{name}{ending}"

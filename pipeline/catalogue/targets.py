@@ -1,4 +1,4 @@
-"""Where a catalogue is published to: a folder, a bucket, or a dataset repository of the Hugging Face hub.
+"""Where a catalogue is read, and published to: a folder, a bucket, or a dataset repository of the Hugging Face hub.
 
     target("s3://bucket/public").put_all([("index/0123456789abcdef.json.gz", lambda: data)])
     target("hf:datasets/OWNER/NAME").sizes()
@@ -9,6 +9,8 @@ The hub takes several files in a commit, which its readers see at once.
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -18,6 +20,25 @@ from pipeline.folder import Folder
 HUB = "hf:"
 FILES, BYTES = 200, 64 << 20
 """Of a commit, at most."""
+
+
+def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where to read. A repository of the hub is read as the website it is: a request for each object, and no more."""
+    url = re.sub(r"/(catalogue\.json|site/index\.html|site/?)$", "", url)  # what a browser shows of it
+    if not url.startswith(HUB):
+        return url, storage
+    path = url.removeprefix(HUB).strip("/")
+    if path.count("/") < 2 or not path.startswith("datasets/"):
+        raise UserError(f"catalogue={url}: give hf:datasets/OWNER/NAME")
+    kind, owner, name, *inside = path.split("/")
+    name, _, revision = name.partition("@")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token and "headers" not in storage:
+        storage = {**storage, "headers": {"authorization": f"Bearer {token}"}}
+    return "/".join([endpoint, kind, owner, name, "resolve", revision or "main", *inside]), storage
 
 
 class Target(Protocol):

@@ -98,7 +98,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 def _wheel(package: str, name: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"the demo's pictures are inside {package}: pip install 'vdna-catalogue[demo]'")
+        raise UserError(f"the demo's pictures are inside {package}: pip install '.[demo]', in this program's folder")
     return Path(found.submodule_search_locations[0]) / name
 
 

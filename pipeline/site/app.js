@@ -68,8 +68,10 @@ async function show(first = false) {
   leave?.();
   leave = null;
   try {
-    if (!PAGES[page]) throw new SiteError("There is no such page.", "Start from the datasets.");
-    const module = await PAGES[page]();
+    if (!Object.hasOwn(PAGES, page)) throw new SiteError("There is no such page.", "Start from the datasets.");
+    const module = await PAGES[page]().catch(() => {
+      throw new SiteError("This page's program cannot be fetched.", "Is the network there? Or it is newer by now: reload.");
+    });
     if (mine !== turn) return;
     main.replaceChildren(article);
     const left = await module.show(article, context);
@@ -135,6 +137,13 @@ async function start() {
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address after # is the page's, not a place in it
     main.focus();
+  });
+  // What fails after a choice on a page: old numbers must not stand under a new choice.
+  addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    leave?.();
+    leave = null;
+    fail(event.reason);
   });
   history.scrollRestoration = "manual";
   addEventListener("click", (event) => {

@@ -6,7 +6,7 @@ import { facts } from "./facts.js";
 
 export async function show(article, { catalogue, parameters, names: [name], title, keep, current, go }) {
   const row = catalogue.vdna(name ?? "", parameters.spec);
-  if (!row) throw new SiteError(`There is no dataset ${name}.`, "It may have been renamed; look for it in the table.");
+  if (!row) throw new SiteError(`There is no dataset ${name ?? "without a name"}.`, "It may have been renamed; look for it in the table.");
   title(name);
   const spec = catalogue.specs[row.spec];
   const others = catalogue.vdnas.filter((other) => other.dataset === name);

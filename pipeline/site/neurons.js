@@ -23,13 +23,13 @@ export async function read(catalogue, rows, spec, layer, progress) {
     const sum = (key) => [...all.values()].reduce((total, each) => total + each[key], 0);
     progress(`Reading ${layer} of both datasets: ${sum("done")} of ${sum("of")} objects, ${bytes(sum("size"))}`);
   };
-  const groups = await Promise.all(rows.map(group));
+  const groups = await Promise.all(rows.map(published));
   const make = binned ? histograms : gaussians;
   return make(groups, range, Number(binned?.split("-")[1]), told);
 }
 
-/** Opens a VDNA's group, with its manifest's hashes if there are any, so that what is read is checked. */
-async function group(row) {
+/** Opens the group of a VDNA or a matrix, with its manifest's hashes if there are any: what is read is checked. */
+export async function published(row) {
   const manifest = row.manifest ? await getJson(row.manifest.path, { sha256: row.manifest.sha256 }) : null;
   return open(row.group, manifest?.objects ?? null);
 }

@@ -3,9 +3,8 @@
 import { METRICS, SiteError, short } from "./data.js";
 import { chooser, count, h, measure, route, select, unique } from "./dom.js";
 import { bar, key, overlay } from "./charts.js";
-import { read } from "./neurons.js";
+import { published, read } from "./neurons.js";
 import { sortable } from "./table.js";
-import { open } from "./zarr.js";
 
 export async function show(article, context) {
   const { catalogue, parameters, names, title, keep, go, say, current } = context;
@@ -73,7 +72,7 @@ export async function show(article, context) {
       return;
     }
     say("Reading the distances…");
-    const group = await open(matrix.group);
+    const group = await published(matrix);
     const depth = matrix.layers.length;
     const read = async (metric) => [
       metric,
@@ -116,7 +115,7 @@ export async function show(article, context) {
       h(
         "tr",
         { "data-layer": name },
-        h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => layer(name) }, name)),
+        h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => layer(name).then(reveal) }, name)),
         h("td", { class: "number wide" }, count(size)),
         metrics.map((m) =>
           h("td", { class: `number${m === metric ? " chosen" : " wide"}` }, measure(found[m].layers[at])),
@@ -179,6 +178,14 @@ export async function show(article, context) {
     }
   }
 
+  /** Bring what was asked for into view: it lies below a long table. */
+  function reveal() {
+    const heading = neurons.querySelector("h2");
+    heading?.setAttribute("tabindex", "-1");
+    heading?.focus({ preventScroll: true });
+    neurons.scrollIntoView({ block: "start" });
+  }
+
   async function layer(name, neuron) {
     const mine = ++turn;
     chosen.layer = name;
@@ -188,10 +195,13 @@ export async function show(article, context) {
     const progress = h("p", { class: "muted progress", role: "status" }, `Reading ${name} of both datasets…`);
     neurons.replaceChildren(h("h2", {}, `Neurons of ${name}`), progress);
     let found;
+    let reading = true; // when one side has failed, the other still tells how far it is
     try {
-      found = await read(catalogue, rows, spec, name, (text) => (progress.textContent = text));
+      found = await read(catalogue, rows, spec, name, (text) => reading && (progress.textContent = text));
     } catch (error) {
+      reading = false;
       if (!(error instanceof SiteError)) throw error;
+      if (mine !== turn) return;
       progress.replaceChildren(error.message, " ", error.hint);
       return;
     }

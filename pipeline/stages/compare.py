@@ -18,6 +18,7 @@ import torch
 import xarray as xr
 
 from distributions import Spec
+from distributions.comparison import metrics_of
 from distributions.distances import UNITS
 from distributions.spec import DECIDING
 from pipeline import pool
@@ -26,7 +27,7 @@ from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import contents, now
 from pipeline.sketches import sketches
 from pipeline.store import Store
-from pipeline.tiles import Tile, Tiler, metrics, tiles
+from pipeline.tiles import Tile, Tiler, tiles
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _stored(tiler: Tiler, tile: Tile, store: Store, spec: Spec) -> Mapping[str, 
 
 def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
     names, layers = [m["dataset"] for m in members], list(spec.layers)
-    wanted = {metric: UNITS[metric] for metric in metrics(spec)}
+    wanted = {metric: UNITS[metric] for metric in metrics_of(spec.distributions)}
     shape = (len(names), len(names), len(layers))
     variables: dict[str, Any] = {}
     for metric, unit in wanted.items():
