@@ -193,7 +193,7 @@ def test_several_datasets_share_a_calibration_and_one_that_fails_stops_no_other(
     assert "EMD (bins), test_vit" in said
     assert "FD (squared activation), test_vit" in said
     assert "site: catalogue/site/index.html" in said
-    assert (tmp_path / "catalogue" / "site" / "datasets" / "demo_faces.html").exists()
+    assert (tmp_path / "catalogue" / "site" / "index.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "demo_data"]
     again = command(*arguments, cwd=tmp_path)
     assert "extract: demo_faces is complete, nothing to do" in again.stdout + again.stderr

@@ -257,7 +257,7 @@ def test_drivers_at_once_all_end_right(calm: str, many: Path, nodes: Cluster, tm
     matrix = open_catalogue(str(tmp_path)).distances("test_vit", "emd")
     assert sorted(matrix["dataset"].to_numpy()) == ["faces", "others"]
     assert float(abs(matrix).max()) == 0
-    assert "others" in (tmp_path / "site" / "index.html").read_text()
+    assert "others" in set(open_catalogue(str(tmp_path)).index()["dataset"])
 
 
 @pytest.mark.parametrize("who", ["driver", "actor", "node"])
