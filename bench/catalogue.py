@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import s3fs
 
@@ -35,6 +36,7 @@ Counted = Counter[str]
 
 
 class _Website(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     root: Path
     counted: Counted
 
@@ -75,7 +77,7 @@ def measure() -> Figures:
         synthetic.make(folder, DATASETS)
         counted: Counted = Counter()
         with web_server(type("Counting", (_Website,), {"root": folder, "counted": counted})) as url:
-            figures = _questions("static https", url, {}, counted)
+            figures = _questions("static http", url, {}, counted)
         with _bucket(folder, counted) as (url, options):
             figures |= _questions("S3", url, options, counted)
         return figures | site.measure(DATASETS, str(folder))
@@ -101,8 +103,7 @@ def _questions(where: str, url: str, options: dict[str, Any], counted: Counted) 
 
 def _one(action: Callable[[], object], counted: Counted) -> tuple[float, float, float]:
     """Seconds, requests and kilobytes, with an empty cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["VDNA_CACHE"] = cache
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"VDNA_CACHE": cache}):
         counted.clear()
         start = time.perf_counter()
         action()

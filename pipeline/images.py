@@ -10,7 +10,6 @@ Needs torch and the network's weights; neither Ray nor Hydra.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ def measured(cat: Catalogue, source: str, extractor: str | None = None, beside: 
 
     Raises `UserError` if there is nothing at `source`, or if the catalogue's network cannot be made from its name.
     """
-    _look(cat, source)
     example = cat.example(extractor, beside)
     spec = example.spec
     return make_vdna(source, _network(example), spec.distributions, ranges=_axes(example), positions=spec.positions)
@@ -49,7 +47,6 @@ def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = N
     """Every image by itself against a dataset: EMD between its histograms and the dataset's, in bins, over all neurons,
     and the layer where it is largest. Those least like the dataset come first. Images that cannot be read have NaN, and
     the reason instead of a layer."""
-    _look(cat, source)
     example = cat.example(extractor, dataset)
     example.require("histogram")
     network = _network(example)
@@ -74,11 +71,6 @@ def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = N
             rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
     found = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
     return found.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
-
-
-def _look(cat: Catalogue, source: str) -> None:
-    if "://" not in source and not any(sign in source for sign in "*{") and not Path(source).exists():
-        raise UserError(f"{source}: neither a dataset of this catalogue nor a path; there are {cat.known()}")
 
 
 def _axes(example: StoredVDNA) -> Any:

@@ -6,6 +6,7 @@ What reads and compares needs neither Ray nor torch; images of one's own, import
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import sys
@@ -161,8 +162,10 @@ def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = 
     """A dataset's name as it is; images of one's own are measured, to be compared with the dataset beside them."""
     if cat.has(given):
         return given
+    _look(cat, given)
     from pipeline.images import measured
 
+    sys.stderr.write(f"measuring the images of {given}\n")
     return measured(cat, given, extractor, beside if beside and cat.has(beside) else None)
 
 
@@ -197,10 +200,20 @@ def _say(found: Comparison, k: int) -> None:
         _print(pd.DataFrame(found.most(k), columns=["layer", "neuron", next(iter(found.neurons))]))
 
 
+def _look(cat: Catalogue, given: str) -> None:
+    """Say of a mistyped name that it is one, before the network's part is asked for."""
+    if "://" in given or any(sign in given for sign in "*{") or Path(given).exists():
+        return
+    close = difflib.get_close_matches(given, cat.index()["dataset"], 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {cat.known()}"
+    raise UserError(f"{given}: neither a dataset of this catalogue nor a path; {hint}")
+
+
 def _images(given: argparse.Namespace) -> None:
+    cat = open_catalogue(given.catalogue)
+    _look(cat, given.images)
     from pipeline.images import against
 
-    cat = open_catalogue(given.catalogue)
     _print(against(cat, given.images, given.dataset, given.extractor).head(given.k))
 
 

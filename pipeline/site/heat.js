@@ -142,9 +142,6 @@ export class Heat {
     for (const name of ["pointercancel", "lostpointercapture"]) {
       canvas.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
     }
-    canvas.addEventListener("pointerleave", (event) => {
-      if (event.pointerType !== "touch" && document.activeElement !== canvas) this.point(null);
-    });
     canvas.addEventListener(
       "wheel",
       (event) => {

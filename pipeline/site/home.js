@@ -17,7 +17,8 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   const drawn = [...catalogue.matrices.values()].filter((matrix) => matrix.drawn.length);
   const datasets = new Set(catalogue.vdnas.map((row) => row.dataset)).size;
   const networks = Object.keys(catalogue.specs).length;
-  const images = catalogue.vdnas.reduce((sum, row) => sum + row.images, 0);
+  // A dataset that several networks saw has its images once.
+  const images = [...new Map(catalogue.vdnas.map((row) => [row.dataset, row.images])).values()].reduce((a, b) => a + b, 0);
   const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
   const field = search();
   article.append(

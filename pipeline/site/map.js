@@ -154,9 +154,6 @@ export class DatasetMap {
     for (const name of ["pointercancel", "lostpointercapture"]) {
       canvas.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
     }
-    canvas.addEventListener("pointerleave", (event) => {
-      if (event.pointerType !== "touch" && document.activeElement !== canvas) this.point(-1);
-    });
     canvas.addEventListener(
       "wheel",
       (event) => {
