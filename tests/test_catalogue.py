@@ -389,7 +389,7 @@ def test_what_a_newer_program_wrote_is_refused(tmp_path: Path, filled: Callable[
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"[" * 100_000, b'{"format": 2}', b"\xff"])
 def test_a_damaged_pointer_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "catalogue.json").write_bytes(data)
-    with pytest.raises(DamagedError, match=r"catalogue\.json is damaged"):
+    with pytest.raises(DamagedError, match=r"catalogue\.json is damaged, or this is no catalogue"):
         open_catalogue(str(tmp_path))
 
 

@@ -314,6 +314,13 @@ class TestVerifying:
         assert "nothing was published there" in capsys.readouterr().err
 
 
+def test_a_damaged_program_of_the_site_is_written_anew(catalogue: Path) -> None:
+    flip(next(catalogue.glob("site/app-*/app.js")), 30)
+    assert publish(Store(str(catalogue)))
+    assert verify(Manifests(str(catalogue)))[2] == []
+    assert not publish(Store(str(catalogue)))
+
+
 def test_a_matrix_of_other_versions_is_not_published(catalogue: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(str(catalogue))
     name = store.manifests()[0]["dataset"]

@@ -33,8 +33,6 @@ SITE = "site"
 PAGE = f"{SITE}/index.html"
 DRAWN = re.compile(rf"{SITE}/data/([0-9a-f]{{16}})\.\w+")
 """Files that the site draws matrices from, named by the beginning of their SHA-256."""
-
-
 PICTURE = re.compile(r"thumbnails/([0-9a-f]{16})\.jpg")
 
 
@@ -101,9 +99,8 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
     def check(path: str) -> int:
         data = folder.at_once(path)
         if data is None or not hashlib.sha256(data).hexdigest().startswith(found[path]):
-            damaged.append(
-                f"{folder.url}/{path} is damaged: it is not {'there' if data is None else 'what was written'}"
-            )
+            why = "there" if data is None else "what was written"
+            damaged.append(f"{folder.url}/{path} is damaged: it is not {why}")
         return len(data or b"")
 
     size, number = 0, 0
@@ -115,14 +112,10 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
     for path, data in _ranges(folder, pointer).items():
         number, size = number + 1, size + len(data)
         try:
-            sound = (
-                bool(HASH.fullmatch(data.decode()))
-                if path.endswith("current")
-                else Ranges.from_json(data.decode()).id == Path(path).stem
-            )
+            found_id = data.decode() if path.endswith("current") else Ranges.from_json(data.decode()).id
         except ValueError:
-            sound = False
-        if not sound:
+            found_id = ""
+        if not HASH.fullmatch(found_id) or Path(path).stem not in ("current", found_id):
             damaged.append(f"{folder.url}/{path} is damaged: its contents are other ranges")
     damaged += _heads(folder, pointer)
     return number, size, sorted(set(damaged))

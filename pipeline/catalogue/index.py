@@ -120,7 +120,7 @@ def read_pointer(folder: Folder) -> dict[str, Any] | None:
         if found["digest"] != _digest(said) or not isinstance(found["index"]["path"], str):
             raise ValueError("it is not what was written")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"{folder.url}/{POINTER} is damaged: {error}") from error
+        raise DamagedError(f"{folder.url}/{POINTER} is damaged, or this is no catalogue's URL: {error}") from error
     return dict(found)
 
 

@@ -211,7 +211,7 @@ class Catalogue:
         newest = {row["dataset"]: row for row in sorted(rows, key=lambda row: str(row["created"]))}
         newest |= {row["dataset"]: row for row in members}
         if isinstance(view, StoredVDNA):  # which is no answer to itself
-            newest = {name: row for name, row in newest.items() if row["digest"] != view.digest()}
+            newest = {n: r for n, r in newest.items() if (n, r["digest"]) != (view.manifest["dataset"], view.digest())}
         bound = dict(zip([row["dataset"] for row in members], bounds, strict=True))
         rows = list(newest.values())
         lower = np.array([bound.get(row["dataset"], 0.0) for row in rows])

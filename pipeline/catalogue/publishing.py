@@ -48,11 +48,12 @@ def publish(store: Store) -> bool:
     said = {path: hashlib.sha256(data).hexdigest() for path, data in {**files, PAGE: page}.items()}
     data = {"index": published.packed(index), "site": published.packed(_site(store, index, before, said))}
     parts = {name: published.named(FOLDERS[name], ".json.gz", its) for name, its in data.items()}
-    if before and all(before.get(name) == part for name, part in parts.items()) and store.get(PAGE) == page:
+    lacking = {path: content for path, content in files.items() if store.get(path) != content}
+    same = before and all(before.get(name) == part for name, part in parts.items())
+    if same and not lacking and store.get(PAGE) == page:
         return False
-    for path, content in files.items():
-        if store.get(path) != content:
-            store.put(path, content)
+    for path, content in lacking.items():
+        store.put(path, content)
     for name, part in parts.items():
         store.put(part["path"], data[name])  # also where it is: its age begins anew, should nothing have named it
     store.put(PAGE, page)
