@@ -74,20 +74,31 @@ export function select(label, options, value, changed) {
 /** A field that completes names; `chosen` is called with one that exists. */
 export function chooser(label, names, value, chosen) {
   const id = unique("names");
-  const known = new Set(names);
+  const known = new Map(names.map((name) => [name.toLowerCase(), name]));
+  for (const name of names) known.set(name, name); // as it is written, where two differ by case
+  const wrong = h("p", { class: "wrong", id: `${id}-wrong`, role: "status" });
   const list = h(
     "datalist",
     { id: `${id}-list` },
     names.map((name) => h("option", { value: name })),
   );
-  const field = h("input", { id, list: `${id}-list`, value, autocomplete: "off", spellcheck: "false" });
-  field.addEventListener("change", () => {
-    const name = field.value.trim();
-    const is = known.has(name) || !name;
-    field.setAttribute("aria-invalid", String(!is));
-    if (is) chosen(name);
+  const field = h("input", {
+    id,
+    list: `${id}-list`,
+    value,
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-describedby": wrong.id,
   });
-  return h("div", { class: "field" }, h("label", { for: id }, label), field, list);
+  field.addEventListener("change", () => {
+    const typed = field.value.trim();
+    const name = known.get(typed) ?? known.get(typed.toLowerCase());
+    const is = name !== undefined || !typed;
+    field.setAttribute("aria-invalid", String(!is));
+    wrong.textContent = is ? "" : `There is no dataset ${typed} here.`;
+    if (is) chosen(name ?? "");
+  });
+  return h("div", { class: "field" }, h("label", { for: id }, label), field, list, wrong);
 }
 
 /** Put new fields, by name, in place of old ones; the one that had the focus has it again, what was open is open. */
@@ -95,11 +106,16 @@ export function refill(element, fields) {
   const focused = element.contains(document.activeElement)
     ? document.activeElement.closest("[data-name]")?.dataset.name
     : "";
+  const box = focused && document.activeElement.type === "checkbox" ? document.activeElement.value : "";
   const open = element.querySelector("details")?.open;
+  const scrolled = element.querySelector("fieldset")?.scrollTop ?? 0;
   for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
   element.replaceChildren(...Object.values(fields).filter(Boolean));
   if (open) element.querySelector("details")?.setAttribute("open", "");
-  if (focused) element.querySelector(`[data-name="${focused}"] :is(select, input, summary)`)?.focus();
+  if (scrolled) element.querySelector("fieldset")?.scrollTo(0, scrolled);
+  if (!focused) return;
+  const which = box ? `input[value="${CSS.escape(box)}"]` : ":is(select, input, summary)";
+  element.querySelector(`[data-name="${focused}"] ${which}`)?.focus();
 }
 
 export function colour(name) {

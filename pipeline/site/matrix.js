@@ -106,7 +106,8 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     heat.show({ names, order: places, at, share: scale.share });
     draw(legend, scale, metric, state.unit);
     const where = layers.length ? layers.join(", ") : "all layers";
-    heading.textContent = `${count(names.length)} datasets by ${short(metric)}: ${METRICS[metric][1]}; ${where} of ${catalogue.labels.get(matrix.spec)}.`;
+    const all = `${count(names.length)} dataset${names.length === 1 ? "" : "s"}`;
+    heading.textContent = `${all} by ${short(metric)}: ${METRICS[metric][1]}; ${where} of ${catalogue.labels.get(matrix.spec)}.`;
     canvas.setAttribute(
       "aria-label",
       `Matrix of ${short(metric)} between ${count(names.length)} datasets in ${where}. Arrow keys go from cell to cell, Enter opens the pair; the table that follows has the numbers of a row.`,
@@ -134,7 +135,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
         ": ",
         h(
           "a",
-          { href: route(["pair", a, b], { spec: state.matrix.spec, metric: state.metric }) },
+          { href: route(["pair", a, b], { spec: state.matrix.spec, metric: state.metric, layer: only() }) },
           `${short(state.metric)} ${measure(state.at(...pair))} ${state.unit}`,
         ),
       );
@@ -145,8 +146,13 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     go(["pair", state.names[i], state.names[j]], {
       spec: state.matrix.spec,
       metric: state.metric,
-      layer: state.layers.length === 1 ? state.layers[0] : "",
+      layer: only(),
     });
+  }
+
+  /** The chosen layer, if it is one. */
+  function only() {
+    return state.layers.length === 1 ? state.layers[0] : "";
   }
 
   /** The same numbers as a table: one dataset's row. */
@@ -158,7 +164,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       {
         name: "Dataset",
         key: ({ name }) => name,
-        cell: ({ name }) => h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric }) }, name),
+        cell: ({ name }) => h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric, layer: only() }) }, name),
       },
       {
         name: `${short(metric)} (${unit})`,
@@ -191,6 +197,12 @@ function layerChoice(known, layers, changed) {
   fieldset.addEventListener("change", () => {
     const on = [...fieldset.querySelectorAll("input:checked")].map((box) => box.value);
     changed(on.length === known.length ? "" : on.join(","));
+  });
+  fieldset.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    const details = fieldset.closest("details");
+    details.open = false;
+    details.querySelector("summary").focus();
   });
   const words = layers.length === 0 ? "all layers" : layers.length === 1 ? layers[0] : `${layers.length} layers`;
   return h(

@@ -245,7 +245,7 @@ export async function show(article, context) {
       h(
         "p",
         { class: "muted" },
-        `Mean of ${count(size)} neurons: ${short(metric)} `,
+        `Mean of ${count(size)} neuron${size === 1 ? "" : "s"}: ${short(metric)} `,
         h("b", { class: "mean" }, measure(mean)),
         ` ${unit}. Computed here from the published ${metric === "emd" ? "histograms" : "Gaussians"}.`,
       ),

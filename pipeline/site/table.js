@@ -55,6 +55,7 @@ export function sortable(caption, columns, rows, { sort = null, step = STEP, sor
     });
     body.replaceChildren();
     append(0);
+    if (!found.length) body.append(h("tr", {}, h("td", { class: "nothing", colspan: columns.length }, "Nothing found.")));
   }
 
   function append(start) {
