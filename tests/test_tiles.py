@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from distributions import VDNA, IncompatibleError, emd, fd, nfd
+from distributions.comparison import metrics_of
 from pipeline import tiles as module
 from pipeline.store import Store
-from pipeline.tiles import Tiler, metrics, tiles
+from pipeline.tiles import Tiler, tiles
 from tests.material import ALL, LAYERS
 
 FACTS = {"fingerprint": "f", "url": "u", "description": "", "licence": "", "extractor_licence": "", "provenance": {}}
@@ -70,7 +71,7 @@ def test_distances_are_those_of_the_pairs(
     vdnas = [filled(seed, distributions=distributions) for seed in (1, 2, 3, 4, 5, 1)]
     members = [store.put_vdna(vdna, name, FACTS) for vdna, name in zip(vdnas, NAMES, strict=True)]
     its = vdnas[0].spec
-    wanted = metrics(its)
+    wanted = metrics_of(its.distributions)
     assert wanted == EXPECTED[distributions]
 
     def matrix(limit: int) -> dict[str, np.ndarray]:
