@@ -1,5 +1,6 @@
 // A dataset: everything the catalogue says of it, the datasets nearest to it, and how to open it.
 
+import { distance, oneLayer, picked } from "./choices.js";
 import { METRICS, ROOT, SiteError, address, short } from "./data.js";
 import { bytes, count, day, h, measure, refill, route, select } from "./dom.js";
 import { facts } from "./facts.js";
@@ -63,8 +64,7 @@ export async function show(article, { catalogue, parameters, names: [name], titl
       list.replaceChildren(h("p", { class: "muted" }, "It has not been compared with others yet."));
       return;
     }
-    const metric = matrix.drawn.includes(chosen.metric) ? chosen.metric : matrix.drawn[0];
-    const layers = catalogue.layersOf(row.spec, metric);
+    const { metric, layers } = picked(catalogue, [matrix], { ...chosen, spec: row.spec });
     const layer = layers.includes(chosen.layer) ? chosen.layer : "";
     const mine = ++turn;
     const { near: places, nearDistance, k } = await catalogue.layout(row.spec, metric, layer);
@@ -75,13 +75,8 @@ export async function show(article, { catalogue, parameters, names: [name], titl
       nearest();
     };
     refill(controls, {
-      metric: select(
-        "Distance",
-        matrix.drawn.map((m) => [m, short(m)]),
-        metric,
-        again("metric"),
-      ),
-      layer: select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
+      metric: distance(matrix, metric, again("metric")),
+      layer: oneLayer(layers, layer, again("layer")),
     });
     const most = nearDistance[i * k + k - 1] || 1;
     const lines = Array.from({ length: k }, (_, rank) => {

@@ -4,6 +4,7 @@
 //     heat.show({ names, order, at: (i, j) => value, share: (value) => 0 to 1 });
 
 import { colour } from "./dom.js";
+import { listen } from "./pointing.js";
 import { RAMP } from "./ramp.js";
 
 const LINE = 13;
@@ -11,7 +12,7 @@ const MOST = 44;
 
 export class Heat {
   constructor(canvas, { pointed, opened }) {
-    Object.assign(this, { canvas, pointed, opened, cell: null, pointers: new Map(), size: 0 });
+    Object.assign(this, { canvas, pointed, opened, cell: null, size: 0 });
     this.draw = this.draw.bind(this);
     addEventListener("themechange", this.draw);
     this.observer = new ResizeObserver(() => this._resized());
@@ -100,57 +101,31 @@ export class Heat {
     return inside ? cell : null;
   }
 
+  hover(x, y) {
+    this.point(this._at(x, y));
+  }
+
+  tap(x, y, touch) {
+    const cell = this._at(x, y);
+    if (!cell) return;
+    // A finger covers what it touches: it names a pair first, and opens it when it comes again.
+    const again = String(cell) === String(this.cell);
+    this.point(cell);
+    if (!touch || again) this._open();
+  }
+
+  pan(dx, dy) {
+    this.corner = [this.corner[0] - dx / this.size, this.corner[1] - dy / this.size];
+    this._moved();
+  }
+
+  get whole() {
+    return !this.zoomed;
+  }
+
   _listen() {
     const { canvas } = this;
-    const where = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      this.dragged = this.pointers.size > 0;
-      this.from = where(event);
-      this.pointers.set(event.pointerId, this.from);
-      canvas.setPointerCapture(event.pointerId);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const [x, y] = where(event);
-      const last = this.pointers.get(event.pointerId);
-      if (!last) {
-        if (event.pointerType !== "touch") this.point(this._at(x, y));
-        return;
-      }
-      const other = [...this.pointers].find(([id]) => id !== event.pointerId)?.[1];
-      this.pointers.set(event.pointerId, [x, y]);
-      if (other) {
-        const [before, after] = [last, [x, y]].map((p) => Math.hypot(p[0] - other[0], p[1] - other[1]));
-        this.zoom(after / Math.max(before, 1), ...other);
-      } else if (this.dragged || Math.hypot(x - this.from[0], y - this.from[1]) > 4) {
-        this.dragged = true;
-        this.corner = [this.corner[0] - (x - last[0]) / this.size, this.corner[1] - (y - last[1]) / this.size];
-        this._moved();
-      }
-    });
-    canvas.addEventListener("pointerup", (event) => {
-      this.pointers.delete(event.pointerId);
-      const cell = this._at(...where(event));
-      if (this.dragged || !cell) return;
-      // A finger covers what it touches: it names a pair first, and opens it when it comes again.
-      const again = String(cell) === String(this.cell);
-      this.point(cell);
-      if (event.pointerType !== "touch" || again) this._open();
-    });
-    for (const name of ["pointercancel", "lostpointercapture"]) {
-      canvas.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
-    }
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        if (event.deltaY > 0 && !this.zoomed) return; // nothing to zoom out of: the page scrolls on
-        event.preventDefault();
-        this.zoom(Math.exp(-event.deltaY / 300), ...where(event));
-      },
-      { passive: false },
-    );
+    listen(canvas, this);
     canvas.addEventListener("keydown", (event) => this._key(event));
     canvas.addEventListener("focus", () => {
       if (!this.cell && this.n && canvas.matches(":focus-visible")) this.point([0, Math.min(1, this.n - 1)], true);

@@ -1,7 +1,8 @@
 // The first page: a map of all datasets, and below it the table that can be searched.
 
+import { distance, drawable, network, oneLayer, picked } from "./choices.js";
 import { METRICS, short } from "./data.js";
-import { count, day, h, measure, refill, route, select, unique } from "./dom.js";
+import { count, day, h, measure, refill, route, unique } from "./dom.js";
 import { DatasetMap } from "./map.js";
 import { sortable } from "./table.js";
 
@@ -14,7 +15,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     q: parameters.q,
     sort: parameters.sort,
   };
-  const drawn = [...catalogue.matrices.values()].filter((matrix) => matrix.drawn.length);
+  const drawn = drawable(catalogue);
   const datasets = new Set(catalogue.vdnas.map((row) => row.dataset)).size;
   const networks = Object.keys(catalogue.specs).length;
   // A dataset that several networks saw has its images once.
@@ -87,10 +88,8 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       controls.append(field);
       return;
     }
-    matrix = catalogue.matrices.get(chosen.spec);
-    if (!matrix?.drawn.length) matrix = drawn[0];
-    const metric = matrix.drawn.includes(chosen.metric) ? chosen.metric : matrix.drawn[0];
-    const layers = catalogue.layersOf(matrix.spec, metric);
+    const { metric, layers, ...its } = picked(catalogue, drawn, chosen);
+    matrix = its.matrix;
     const layer = layers.includes(chosen.layer) ? chosen.layer : "";
     const again = (name) => async (value) => {
       chosen[name] = value;
@@ -102,21 +101,9 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const layout = await catalogue.layout(matrix.spec, metric, layer);
     if (!current() || mine !== turn) return;
     refill(controls, {
-      spec:
-        drawn.length > 1 &&
-        select(
-          "Network",
-          drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]),
-          matrix.spec,
-          again("spec"),
-        ),
-      metric: select(
-        "Distance",
-        matrix.drawn.map((m) => [m, short(m)]),
-        metric,
-        again("metric"),
-      ),
-      layer: select("Layer", [["", "all layers"], ...layers.map((l) => [l, l])], layer, again("layer")),
+      spec: network(catalogue, drawn, matrix, again("spec")),
+      metric: distance(matrix, metric, again("metric")),
+      layer: oneLayer(layers, layer, again("layer")),
       search: field,
     });
     plot(layout, metric, layer);

@@ -4,6 +4,7 @@
 //     map.match(new Set([3, 5]));      // the others are dimmed
 
 import { colour } from "./dom.js";
+import { listen } from "./pointing.js";
 
 const MOST = 60;
 const NEAR = 14;
@@ -20,7 +21,6 @@ export class DatasetMap {
     this.n = points.names.length;
     this.focus = -1;
     this.matching = null;
-    this.pointers = new Map();
     this.reset(false);
     this._listen();
   }
@@ -114,55 +114,24 @@ export class DatasetMap {
     return best;
   }
 
+  hover(x, y) {
+    this.point(this._at(x, y));
+  }
+
+  tap(x, y, touch) {
+    const found = this._at(x, y);
+    // A finger covers what it touches: it names a dataset first, and opens it when it comes again.
+    if (found >= 0 && (!touch || found === this.focus)) this.opened(found);
+    else this.point(found);
+  }
+
+  get whole() {
+    return this.scale === 1;
+  }
+
   _listen() {
     const { canvas } = this;
-    const where = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      this.pointers.set(event.pointerId, where(event));
-      this.dragged = this.pointers.size > 1;
-      this.from = where(event);
-      canvas.setPointerCapture(event.pointerId);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      const [x, y] = where(event);
-      const last = this.pointers.get(event.pointerId);
-      if (!last) {
-        if (event.pointerType !== "touch") this.point(this._at(x, y));
-        return;
-      }
-      const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, place]) => place);
-      this.pointers.set(event.pointerId, [x, y]);
-      if (others.length === 1) {
-        const [ox, oy] = others[0];
-        this.zoom(Math.hypot(x - ox, y - oy) / Math.max(Math.hypot(last[0] - ox, last[1] - oy), 1), ox, oy);
-      } else if (this.dragged || Math.hypot(x - this.from[0], y - this.from[1]) > 4) {
-        this.dragged = true;
-        this.pan(x - last[0], y - last[1]);
-      }
-    });
-    canvas.addEventListener("pointerup", (event) => {
-      this.pointers.delete(event.pointerId);
-      if (this.dragged) return;
-      const found = this._at(...where(event));
-      // A finger covers what it touches: it names a dataset first, and opens it when it comes again.
-      if (found >= 0 && (event.pointerType !== "touch" || found === this.focus)) this.opened(found);
-      else this.point(found);
-    });
-    for (const name of ["pointercancel", "lostpointercapture"]) {
-      canvas.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
-    }
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        if (event.deltaY > 0 && this.scale === 1) return; // nothing to zoom out of: the page scrolls on
-        event.preventDefault();
-        this.zoom(Math.exp(-event.deltaY / 300), ...where(event));
-      },
-      { passive: false },
-    );
+    listen(canvas, this);
     canvas.addEventListener("keydown", (event) => this._key(event));
     canvas.addEventListener("focus", () => {
       if (this.focus < 0 && this.n && canvas.matches(":focus-visible")) this._step(0, 0);

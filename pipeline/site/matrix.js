@@ -1,6 +1,7 @@
 // The matrix of all pairs as a picture: a network, a distance, some layers, an order; a cell opens its pair.
 
 import { ticks } from "./charts.js";
+import { distance, drawable, network, picked } from "./choices.js";
 import { METRICS, SiteError, pairIndex, short } from "./data.js";
 import { chooser, count, h, measure, refill, route, select } from "./dom.js";
 import { Heat } from "./heat.js";
@@ -11,7 +12,7 @@ const SQUARED = new Set(["nfd", "fd"]);
 
 export async function show(article, { catalogue, parameters, title, keep, say, go, current }) {
   title("Matrix");
-  const drawn = [...catalogue.matrices.values()].filter((matrix) => matrix.drawn.length);
+  const drawn = drawable(catalogue);
   if (!drawn.length) throw new SiteError("No distances are published yet.");
   const chosen = { ...parameters };
   const controls = h("div", { class: "controls" });
@@ -42,10 +43,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   return () => heat.destroy();
 
   async function choose() {
-    let matrix = catalogue.matrices.get(chosen.spec);
-    if (!matrix?.drawn.length) matrix = drawn[0];
-    const metric = matrix.drawn.includes(chosen.metric) ? chosen.metric : matrix.drawn[0];
-    const known = catalogue.layersOf(matrix.spec, metric);
+    const { matrix, metric, layers: known } = picked(catalogue, drawn, chosen);
     const layers = (chosen.layers ?? "").split(",").filter((layer) => known.includes(layer));
     const names = matrix.rows.map((row) => row.dataset);
     const near = matrix.place.has(chosen.near) ? chosen.near : "";
@@ -64,20 +62,8 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       choose();
     };
     refill(controls, {
-      spec:
-        drawn.length > 1 &&
-        select(
-          "Network",
-          drawn.map((m) => [m.spec, catalogue.labels.get(m.spec)]),
-          matrix.spec,
-          again("spec"),
-        ),
-      metric: select(
-        "Distance",
-        matrix.drawn.map((m) => [m, short(m)]),
-        metric,
-        again("metric"),
-      ),
+      spec: network(catalogue, drawn, matrix, again("spec")),
+      metric: distance(matrix, metric, again("metric")),
       layers: layerChoice(known, layers, again("layers")),
       order: select(
         "Order",
