@@ -94,17 +94,19 @@ def _questions(where: str, url: str, options: dict[str, Any], counted: Counted) 
     }
     figures: Figures = {}
     for question, ask in asked.items():
-        found = [_one(lambda ask=ask: ask(open_catalogue(url, **options)), counted) for _ in range(ROUNDS)]  # type: ignore[misc]
+        found = [_one(ask, url, options, counted) for _ in range(ROUNDS)]
         name = f"catalogue of {DATASETS}, {where}, {question}"
         for what, values in zip(("seconds", "requests", "kB"), zip(*found, strict=True), strict=True):
             figures[f"{name}: {what}"] = figure(values, {"seconds": "s", "requests": "", "kB": "kB"}[what])
     return figures
 
 
-def _one(action: Callable[[], object], counted: Counted) -> tuple[float, float, float]:
+def _one(
+    ask: Callable[[Catalogue], object], url: str, options: dict[str, Any], counted: Counted
+) -> tuple[float, float, float]:
     """Seconds, requests and kilobytes, with an empty cache."""
     with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"VDNA_CACHE": cache}):
         counted.clear()
         start = time.perf_counter()
-        action()
+        ask(open_catalogue(url, **options))
         return time.perf_counter() - start, counted["requests"], counted["bytes"] / 1000

@@ -10,7 +10,6 @@ import shutil
 import sys
 import tempfile
 import time
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from bench.figures import Figures, figure, table
 from pipeline.catalogue.publishing import publish
 from pipeline.store import Store
-from tests.conftest import web_server
+from tests.conftest import static_server
 from tests.synthetic import make
 
 DATASETS = 1000
@@ -33,14 +32,6 @@ SHOWN = {
 """By page, its address and what is there once it can be used."""
 
 
-class _Files(SimpleHTTPRequestHandler):
-    root = ""
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript"}
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments, directory=self.root)
-
-
 def measure(datasets: int = DATASETS, folder: str = "") -> Figures:
     with tempfile.TemporaryDirectory() as temporary:
         where = folder or temporary
@@ -48,7 +39,7 @@ def measure(datasets: int = DATASETS, folder: str = "") -> Figures:
             publish(Store(where))  # the site as it is now
         else:
             make(where, datasets)
-        with web_server(type("_Served", (_Files,), {"root": where})) as url:
+        with static_server(where) as url:
             return _measure(url, [m["dataset"] for m in Store(where).manifests()])
 
 

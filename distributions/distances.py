@@ -117,6 +117,8 @@ def cdf(histogram: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
 
 def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
     """One-dimensional Fréchet distance of each neuron, (neurons) float64."""
+    for moments in (a, b):
+        _check_any(moments)
     # (√v1 − √v2)² is v1 + v2 − 2√(v1·v2) without the cancellation, so it is never negative.
     return (a.mean - b.mean) ** 2 + (np.sqrt(a.spread) - np.sqrt(b.spread)) ** 2  # type: ignore[no-any-return]
 
@@ -133,6 +135,7 @@ class Factor:
 
     @classmethod
     def of(cls, moments: Moments, device: torch.device | str = "cpu") -> Factor:
+        _check_any(moments)
         root = linear_algebra().covariance_factor(moments.spread, device)
         return cls(moments.mean, root, float(np.trace(moments.spread)))
 
@@ -152,6 +155,11 @@ def frechet(a: Factor, b: Factor) -> float:
     difference = a.mean - b.mean
     shared: float = linear_algebra().root_trace(first.root, second.root)
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
+
+
+def _check_any(moments: Moments) -> None:
+    if np.isnan(moments.mean).any():
+        raise IncompatibleError("a neuron has no mean: the VDNA counted no image, or only NaN")
 
 
 def check_comparable(a: Spec, b: Spec, layer: str | None, kind: str) -> None:

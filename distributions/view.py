@@ -139,12 +139,14 @@ class View(ABC):
 
 
 def neuron_moments(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> Moments:
-    """Mean and variance (neurons) from the arrays of `gaussian`; the variance of fewer than two images is 0."""
-    return Moments(mean, m2 / np.maximum(count.astype(np.int64) - 1, 1))
+    """Mean and variance (neurons) from the arrays of `gaussian`: NaN of no image, and a variance of 0 of one."""
+    variance = m2 / np.maximum(count.astype(np.int64) - 1, 1)
+    return Moments(*(np.where(count > 0, found, np.nan) for found in (mean, variance)))
 
 
 def layer_moments(count: np.ndarray, mean: np.ndarray, comoment: np.ndarray) -> Moments:
     """Mean (neurons) and covariance (neurons, neurons) from a layer's rows of `layer-gaussian`, which may be padded;
-    zero for one image."""
+    zero for one image. The mean of none is NaN."""
     covariance = comoment[:, : len(mean)] / max(int(count[0]) - 1, 1)
-    return Moments(mean, (covariance + covariance.T) / 2)  # a matrix product may differ in the last bit
+    covariance = (covariance + covariance.T) / 2  # a matrix product may differ in the last bit
+    return Moments(np.where(count > 0, mean, np.nan), covariance)

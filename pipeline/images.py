@@ -10,7 +10,6 @@ Needs torch and the network's weights; neither Ray nor Hydra.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +39,7 @@ def measured(cat: Catalogue, source: str, extractor: str | None = None, beside: 
     """
     example = cat.example(extractor, beside)
     spec = example.spec
-    return make_vdna(source, _network(example), spec.distributions, ranges=_axes(example), positions=spec.positions)
+    return make_vdna(source, _network(example), spec.distributions, ranges=spec.ranges, positions=spec.positions)
 
 
 def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = None) -> pd.DataFrame:
@@ -51,34 +50,30 @@ def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = N
     example.require("histogram")
     network = _network(example)
     name = next(n for n in example.spec.distributions if n.startswith("histogram"))
-    spec = replace(example.spec, distributions=(name,), ranges=_axes(example))
+    spec = replace(example.spec, distributions=(name,))
     example.fetch("histogram")
     shares = {layer: cdf(example.histogram(layer)) for layer in spec.layers}
     rows: list[tuple[str, float, str]] = []
+
+    def distances(image: torch.Tensor) -> dict[str, np.ndarray]:
+        """EMD of each neuron, by layer."""
+        alone = VDNA(spec)
+        network(image[None].to(network.device), lambda layer, values: alone.update(layer, values.cpu()))
+        return {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
+
     with torch.inference_mode():
         for _, key, data in in_turn([ShardReader(shard, {}) for shard in find(source)]):
             try:
                 if isinstance(data, BadImage):
                     raise data
-                image = network.preprocess(decode(data, network.preprocess.least_side), key)
+                each = distances(network.preprocess(decode(data, network.preprocess.least_side), key))
             except BadImage as bad:
                 rows.append((key, np.nan, bad.reason))
                 continue
-            alone = VDNA(spec)
-            network(image[None].to(network.device), lambda layer, values: alone.update(layer, values.cpu()))  # noqa: B023
-            each = {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
             most = max(each, key=lambda layer: float(each[layer].mean()))
             rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
     found = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
     return found.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
-
-
-def _axes(example: StoredVDNA) -> Any:
-    """The catalogue's histogram axes, read."""
-    ranges = example.spec.ranges
-    if ranges is not None:
-        _ = ranges.minimum, ranges.maximum
-    return ranges
 
 
 def _network(example: StoredVDNA) -> Extractor:

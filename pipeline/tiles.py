@@ -28,7 +28,7 @@ from distributions.comparison import metrics_of
 from distributions.distances import Factor, cdf, frechet
 from distributions.kernels import pairwise_emd
 from distributions.kernels.factors import one_thread_each
-from distributions.spec import ARRAYS, bins_of
+from distributions.spec import ARRAYS, bins_of, layer_slices
 from distributions.view import Moments, layer_moments, neuron_moments
 from pipeline.folder import AT_ONCE
 from pipeline.groups import CHUNK_BYTES
@@ -130,7 +130,7 @@ class Tiler:
     def _side(self, side: str, layers: Sequence[str], members: Sequence[int], store: Store) -> _Side:
         """Rows of some layers of some VDNAs: all of a store's answers at once, then a core for each VDNA. Those that
         were the same side of the last tile are overwritten."""
-        whole = _slices(self._spec.layers)
+        whole = layer_slices(self._spec.layers)
         part = slice(whole[layers[0]].start, whole[layers[-1]].stop)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             read = partial(self._fetch, part=part, store=store)
@@ -171,7 +171,7 @@ class _Side:
         self.memory = memory if memory.size >= size else np.empty(size)
         self._shares = {
             layer: self.memory[part.start * datasets * bins : part.stop * datasets * bins].reshape(datasets, -1, bins)
-            for layer, part in _slices(self._layers).items()
+            for layer, part in layer_slices(self._layers).items()
             if "emd" in kinds
         }
         self.moments = {layer: np.empty((datasets, 2 * n)) for layer, n in self._layers.items() if "nfd" in kinds}
@@ -183,7 +183,7 @@ class _Side:
 
     def fill(self, place: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Take a dataset's rows of these layers, as they are stored."""
-        parts = _slices(self._layers)
+        parts = layer_slices(self._layers)
         for layer, shares in self._shares.items():
             cdf(arrays["histogram"][parts[layer]], shares[place])
         neurons = None
@@ -247,9 +247,3 @@ def _arrays(spec: Spec) -> list[str]:
     names += ARRAYS["gaussian"] if "gaussian" in spec.distributions else []
     names += ARRAYS["layer-gaussian"] if "layer-gaussian" in spec.distributions else []
     return names
-
-
-def _slices(layers: Mapping[str, int]) -> dict[str, slice]:
-    """Where layers lie on the axis of the neurons, the first at 0."""
-    ends = np.cumsum(list(layers.values())).tolist()
-    return {layer: slice(end - n, end) for (layer, n), end in zip(layers.items(), ends, strict=True)}

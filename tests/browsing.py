@@ -11,7 +11,6 @@ import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from playwright.sync_api import sync_playwright
 from pipeline.catalogue.publishing import publish
 from pipeline.store import Store
 from tests import synthetic
-from tests.conftest import web_server
+from tests.conftest import static_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -47,19 +46,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-class _Files(SimpleHTTPRequestHandler):
-    """A plain static server: no ranges, and a 404 for what is not there."""
-
-    root = ""
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript"}
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments, directory=self.root)
-
-
 @pytest.fixture(scope="module")
 def site(store: Store) -> Iterator[str]:
-    with web_server(type("_Served", (_Files,), {"root": store.root})) as url:
+    with static_server(store.root) as url:
         yield f"{url}/site/"
 
 

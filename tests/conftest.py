@@ -9,8 +9,8 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,19 @@ def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Files(SimpleHTTPRequestHandler):
+    root = ""
+    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript"}
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, directory=self.root)
+
+
+def static_server(root: Path | str) -> AbstractContextManager[str]:
+    """The URL of a plain server of a folder: no ranges, and a 404 for what is not there."""
+    return web_server(type("Served", (_Files,), {"root": str(root)}))
 
 
 @pytest.fixture

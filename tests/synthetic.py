@@ -42,8 +42,6 @@ LICENCES = ("CC-BY-4.0", "CC0-1.0", "CC-BY-NC-4.0", "MIT", "research only", "")
 WORDS = ("as collected, without filtering", "the validation split", "resized copies", "one image per scene", "")
 MANY = 200
 IMAGES = 48
-SIDE = 71
-"""Datasets along a tile of the matrix as it is stored: the integrator's chunk."""
 
 
 def spec_of(extractor: str = "vit_small", distributions: tuple[str, ...] = FULL) -> Spec:
@@ -103,17 +101,22 @@ def facts_of(name: str, kind: int) -> dict[str, Any]:
 
 def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]], images: int = IMAGES) -> None:
     """Store VDNAs and their matrix with the real machinery."""
-
     if len(datasets) < MANY:
         _put_all(store, spec, images, datasets)
     else:  # packing is Python's own work, so threads would not help
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
             list(processes.map(partial(_put_all, store, spec, images), (datasets[::2], datasets[1::2])))
+    compared(store, spec)
+
+
+def compared(store: Store, spec: Spec) -> None:
+    """Store the matrix of a spec's VDNAs; only new pairs are computed."""
     members = [m for m in store.manifests() if m["spec"] == spec.id]
     matrix = compare._empty(members, spec)
-    todo, tiler = tiles(spec, members, range(len(members))), Tiler(spec, members)
+    old = store.get_distances(spec.extractor, spec.id)
+    todo, tiler = tiles(spec, members, compare._reuse(matrix, old)), Tiler(spec, members)
     compare._fill(matrix, todo, lambda tile: tiler.distances(tile, store))
-    matrix = matrix.assign(sketches(store, spec, members, None))
+    matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
 

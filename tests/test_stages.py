@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from PIL import Image
 
-from distributions import IncompatibleError, emd, fd, nfd
+from distributions import VDNA, IncompatibleError, ShardRecord, emd, fd, nfd
 from extractors import build
 from pipeline import make_vdna, open_catalogue
 from pipeline import tiles as tiles_module
@@ -67,6 +68,31 @@ class TestRanges:
         assert cat.distances("test_vit", "emd").sizes["dataset"] == 1  # what was opened stays as it was
         cat = open_catalogue(s.catalogue)
         assert set(cat.distances("test_vit", "emd")["dataset"].to_numpy().tolist()) == {"faces", "third"}
+
+    def test_a_dataset_without_numbers_stops_no_other(
+        self, quiet: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+        s = replace(quiet, catalogue=str(tmp_path / "catalogue"))
+        spec, generator = s.spec(), torch.Generator().manual_seed(0)
+        for name, broken in (("overflows", np.nan), ("other", 0.0)):
+            vdna = VDNA(spec)
+            for layer, neurons in spec.layers.items():
+                values = torch.randn(4, 6, neurons, generator=generator)
+                values[..., 1] = broken
+                vdna.update(layer, values)
+            vdna.ledger.add(ShardRecord(name, size=1, counted=4))
+            s.store.put_vdna(vdna, name, {"fingerprint": "", "provenance": {}})
+        compare.run(s)
+        assert "overflows is left out: a neuron had no finite activation" in caplog.text
+        caplog.clear()
+        publish.run(s)
+        assert caplog.text == ""
+        cat = open_catalogue(s.catalogue)
+        assert cat.matrix("test_vit").frame.index.tolist() == ["faces", "other"]
+        for distance in (emd, nfd, fd):
+            with pytest.raises(IncompatibleError, match="only NaN"):
+                distance(cat.vdna("faces"), cat.vdna("overflows"))
 
     def test_unknown_ranges_are_refused(self, quiet: Settings, tars: Path) -> None:
         with pytest.raises(UserError, match="ranges=nope: neither a file nor an id"):

@@ -45,7 +45,8 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
     if pointer is None:
         raise UserError(f"catalogue={source.url}: nothing was published there yet: run with publish in stages=[...]")
     damaged: list[str] = []
-    wanted = dict(walk(source, pointer, damaged))
+    index = listed(source, pointer, damaged)
+    wanted = dict(walk(source, pointer, index, damaged))
     page = wanted.pop(PAGE, "")
     if damaged:
         raise DamagedError(f"nothing was copied: {'; '.join(damaged[:5])}")
@@ -59,28 +60,35 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
         data = source.at_once(path)
         if data is None or not hashlib.sha256(data).hexdigest().startswith(sha256):
             raise DamagedError(f"{source.url}/{path} is damaged: it is not what was written")
+        return data
+
+    def counted(path: str, sha256: str) -> bytes:
+        data = read(path, sha256)
         copied[0] += 1
         copied[1] += len(data)
         return data
 
-    target.put_all((path, partial(read, path, sha256)) for path, sha256 in wanted.items() if lacks(path))
+    target.put_all((path, partial(counted, path, sha256)) for path, sha256 in wanted.items() if lacks(path))
     shown = read(PAGE, page)
-    copied[:] = [copied[0] - 1, copied[1] - len(shown)]  # it is always written
-    ranges = _ranges(source, pointer)
+    ranges = _ranges(source, index)
     target.put_all((path, partial(bytes, data)) for path, data in ranges.items() if there.get(path) != len(data))
     target.put_all([(PAGE, partial(bytes, shown)), (published.POINTER, lambda: as_json(pointer))])
     return copied[0], copied[1]
 
 
-def _ranges(folder: Manifests, pointer: Mapping[str, Any]) -> dict[str, bytes]:
-    """The histogram axes of the networks, for those who measure images of their own on them."""
+def listed(folder: Manifests, pointer: Mapping[str, Any], damaged: list[str]) -> dict[str, Any]:
+    """What is listed; nothing where that is `damaged`."""
     try:
-        specs = published.read_index(folder, pointer)["specs"].values()
-    except DamagedError:  # which was told
-        return {}
-    paths = {
-        f"ranges/{s['network']}/{name}" for s in specs if s["ranges"] for name in (f"{s['ranges']}.json", "current")
-    }
+        return published.read_index(folder, pointer)
+    except DamagedError as error:
+        damaged.append(str(error))
+        return {"specs": {}, "vdnas": [], "matrices": []}
+
+
+def _ranges(folder: Manifests, index: Mapping[str, Any]) -> dict[str, bytes]:
+    """The histogram axes of the networks, for those who measure images of their own on them."""
+    specs = [spec for spec in index["specs"].values() if spec["ranges"]]
+    paths = {f"ranges/{spec['network']}/{name}" for spec in specs for name in (f"{spec['ranges']}.json", "current")}
     return {path: data for path in sorted(paths) if (data := folder.at_once(path)) is not None}
 
 
@@ -94,7 +102,8 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
         return 1, 0, [str(error)]
     if pointer is None:
         raise UserError(f"catalogue={folder.url}: nothing was published there, so nothing says what it should hold")
-    found = dict(walk(folder, pointer, damaged))
+    index = listed(folder, pointer, damaged)
+    found = dict(walk(folder, pointer, index, damaged))
 
     def check(path: str) -> int:
         data = folder.at_once(path)
@@ -109,7 +118,7 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
             size += its
             if number % 1000 == 0:
                 told(number)
-    for path, data in _ranges(folder, pointer).items():
+    for path, data in _ranges(folder, index).items():
         number, size = number + 1, size + len(data)
         try:
             found_id = data.decode() if path.endswith("current") else Ranges.from_json(data.decode()).id
@@ -117,16 +126,12 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
             found_id = ""
         if not HASH.fullmatch(found_id) or Path(path).stem not in ("current", found_id):
             damaged.append(f"{folder.url}/{path} is damaged: its contents are other ranges")
-    damaged += _heads(folder, pointer)
+    damaged += _heads(folder, index)
     return number, size, sorted(set(damaged))
 
 
-def _heads(folder: Manifests, pointer: Mapping[str, Any]) -> list[str]:
+def _heads(folder: Manifests, index: Mapping[str, Any]) -> list[str]:
     """What is damaged of the manifests that runs go on from, where they lie beside what was published."""
-    try:
-        index = published.read_index(folder, pointer)
-    except DamagedError:
-        return []
     paths = [f"{row['group'].rpartition('/')[0]}/{row['spec']}.json" for row in index["vdnas"]]
     paths += [f"{matrix['group'].rpartition('/')[0]}/manifest.json" for matrix in index["matrices"]]
 
@@ -148,7 +153,7 @@ def _heads(folder: Manifests, pointer: Mapping[str, Any]) -> list[str]:
 
 
 def walk(
-    folder: Manifests, pointer: Mapping[str, Any], damaged: list[str], vdnas: bool = True
+    folder: Manifests, pointer: Mapping[str, Any], index: Mapping[str, Any], damaged: list[str]
 ) -> Iterator[tuple[str, str]]:
     """Every object that a published catalogue consists of, and its SHA-256, or as much of that as its name says. What
     leads to others and is not as it was written is told to `damaged`, and the others are not found."""
@@ -160,17 +165,12 @@ def walk(
             yield from [*_drawn(site["matrices"]), *site["files"].items()]
     except DamagedError as error:
         damaged.append(str(error))
-    try:
-        index = published.read_index(folder, pointer)
-    except DamagedError as error:
-        damaged.append(str(error))
-        return
     for row in index["vdnas"]:
         yield from ((path, name[1]) for path in row.get("thumbnails", ()) if (name := PICTURE.fullmatch(path)))
     records = [(matrix["manifest"], matrix["group"].rpartition("/")[0]) for matrix in index["matrices"]]
     records += [
         (record, row["group"].rpartition("/")[0])
-        for row in (index["vdnas"] if vdnas else ())
+        for row in index["vdnas"]
         for record in (row["manifest"], *(version["manifest"] for version in row["versions"]))
     ]
 

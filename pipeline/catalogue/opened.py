@@ -24,6 +24,7 @@ from pipeline.catalogue.matrix import Matrix, StoredMatrix
 from pipeline.catalogue.targets import address
 from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import CHANGING, Manifests
+from pipeline.objects import is_local
 from pipeline.stored import StoredVDNA, spec_of
 
 COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
@@ -52,7 +53,8 @@ class Catalogue:
             raise UserError(f"catalogue={url}: there is no catalogue here")
         self._index = found
         self._rows: list[dict[str, Any]] = [{**found["specs"][row["spec"]], **row} for row in found["vdnas"]]
-        cache.tidy()
+        if not is_local(self._folder.fs):
+            cache.tidy()
 
     def __repr__(self) -> str:
         return f"<Catalogue at {self._folder.url}: {len(self._rows)} VDNAs of {self._rows[-1]['created']}>"

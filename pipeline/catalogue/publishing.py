@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import layouts
 from pipeline.catalogue import index as published
-from pipeline.catalogue.copies import PAGE, SITE, app, walk
+from pipeline.catalogue.copies import PAGE, SITE, app, listed, walk
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import as_json
 from pipeline.manifests import Manifests, now
@@ -37,8 +37,9 @@ def publish(store: Store) -> bool:
     pairs = sorted({(m["extractor"], m["spec"]) for m in manifests})
     known = [matrix for pair in pairs if (matrix := store.recorded_distances(*pair)) is not None]
     index = published.make(manifests, known)
+    named = {matrix["group"].rpartition("/")[2] for matrix in index["matrices"]}
     for matrix in known:
-        if matrix["group"] not in {listed["group"].rpartition("/")[2] for listed in index["matrices"]}:
+        if matrix["group"] not in named:
             log.warning(
                 "publish: the matrix of %s is not of the present versions and is left out: add compare to stages=[...]",
                 matrix["extractor"],
@@ -78,12 +79,14 @@ def _manifests(store: Store, before: Mapping[str, Any] | None) -> list[dict[str,
         index = published.read_index(store, before) if before else {"vdnas": [], "specs": {}}
     except DamagedError:
         return found
-    for row in index["vdnas"]:
+    lost = [row for row in index["vdnas"] if (row["dataset"], row["spec"]) not in there]
+    restored = False
+    for row in lost:
         extractor = index["specs"][row["spec"]]["extractor"]
-        if (row["dataset"], row["spec"]) not in there and store.restored(row["dataset"], extractor, row["spec"]):
+        if store.restored(row["dataset"], extractor, row["spec"]):
             log.warning("publish: the manifest of %s, %s was damaged and is restored", row["dataset"], extractor)
-            return store.manifests()
-    return found
+            restored = True
+    return store.manifests() if restored else found
 
 
 def _before(store: Manifests) -> dict[str, Any] | None:
@@ -125,7 +128,10 @@ def _sweep(store: Store) -> None:
     pointer = published.read_pointer(store)
     if pointer is None:
         return
-    kept = {path for its in (pointer, *pointer["superseded"]) for path, _ in walk(store, its, [], vdnas=False)}
+    kept = set()
+    for its in (pointer, *pointer["superseded"]):
+        index = {**listed(store, its, []), "vdnas": []}
+        kept |= {path for path, _ in walk(store, its, index, [])}
     for folder, ending in (("index", ".json.gz"), (f"{SITE}/data", "")):
         for name in store.names(folder, ending):
             path = f"{folder}/{name}{ending}"

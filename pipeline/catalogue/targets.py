@@ -87,7 +87,7 @@ class Repository:
         commit: dict[str, bytes] = {}
         for path, read in itertools.chain(objects, [("", bytes)]):  # the last is no object
             if commit and (not path or len(commit) == FILES or sum(map(len, commit.values())) > BYTES):
-                self._telling(lambda: self._commit(commit))  # noqa: B023
+                self._telling(self._commit, commit)
                 commit = {}
             if path:
                 commit[path] = read()
@@ -101,10 +101,10 @@ class Repository:
             self._repository, operations, commit_message=message, repo_type="dataset", revision="main"
         )
 
-    def _telling(self, action: Callable[[], Any]) -> Any:
+    def _telling(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """What the hub refuses, as one line."""
         try:
-            return action()
+            return action(*arguments)
         except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
             line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
             raise UserError(

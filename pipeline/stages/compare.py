@@ -27,10 +27,13 @@ from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import contents, now
 from pipeline.sketches import sketches
 from pipeline.store import Store
+from pipeline.stored import StoredVDNA
 from pipeline.tiles import Tile, Tiler, tiles
 
 log = logging.getLogger(__name__)
 
+COUNTS = {"histogram": "histogram", "gaussian": "count", "layer-gaussian": "layer_count"}
+"""The array that says how many images, or values, a neuron's distribution is of, by the kind of distribution."""
 MUCH = 120.0
 """Seconds of one core, about, from which on pieces of the matrix are stored, and actors compute them where there are
 several."""
@@ -57,10 +60,13 @@ def _compare(settings: Settings, spec: Spec) -> bool:
             name,
             ", ".join(k for k in (*DECIDING, "distributions", "ranges") if other[k] != members[0][k]) or "layers",
         )
+    for manifest in [m for m in members if not _counted(store, m)]:
+        log.warning("compare: %s is left out: a neuron had no finite activation in any image", manifest["dataset"])
+        members.remove(manifest)
     matrix = _empty(members, spec)
     digest = contents(members)
     known = store.distances_manifest(spec.extractor, spec.id)
-    if not matrix.data_vars or (known is not None and known["digest"] == digest):
+    if not (members and matrix.data_vars) or (known is not None and known["digest"] == digest):
         return False
     try:
         old = store.get_distances(spec.extractor, spec.id)
@@ -80,6 +86,15 @@ def _compare(settings: Settings, spec: Spec) -> bool:
     store.forget_tiles(spec.id, {tile.id for tile in todo})
     log.info("compare: %d dataset(s) of %s", len(members), spec.extractor)
     return True
+
+
+def _counted(store: Store, manifest: Mapping[str, Any]) -> bool:
+    """Whether every neuron of a dataset had a finite activation, without which there is nothing to compare."""
+    if not manifest.get("not_finite"):
+        return True
+    view = StoredVDNA(store, manifest)
+    names = [name for kind, name in COUNTS.items() if view.has(kind)]
+    return all(view.rows(name, view.part(layer)).T.any(axis=0).all() for name in names for layer in view.layers)
 
 
 def _device(settings: Settings) -> torch.device:
