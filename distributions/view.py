@@ -139,9 +139,9 @@ class View(ABC):
 
 
 def neuron_moments(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> Moments:
-    """Mean and variance (neurons) from the arrays of `gaussian`: NaN of no image, and a variance of 0 of one."""
+    """Mean and variance (neurons) from the arrays of `gaussian`; of no image the mean is NaN, of one the variance 0."""
     variance = m2 / np.maximum(count.astype(np.int64) - 1, 1)
-    return Moments(*(np.where(count > 0, found, np.nan) for found in (mean, variance)))
+    return Moments(np.where(count > 0, mean, np.nan), variance)
 
 
 def layer_moments(count: np.ndarray, mean: np.ndarray, comoment: np.ndarray) -> Moments:

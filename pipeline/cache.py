@@ -3,8 +3,9 @@
     remember(sha256, data)
     recall(sha256)                            # the bytes, or None
 
-In `$VDNA_CACHE/objects`, else `~/.cache/vdna-catalogue/objects`. What has rotted there counts as not there. The oldest
-used go when it holds more than `MOST_BYTES`. A cache that cannot be written is none, and no error.
+In `$VDNA_CACHE/objects`, else `~/.cache/vdna-catalogue/objects`; beside them, in `measured`, the VDNAs of one's own
+images (images.py). What has rotted there counts as not there. The oldest used go when both hold more than `MOST_BYTES`.
+A cache that cannot be written is none, and no error.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def remember(sha256: str, data: bytes) -> None:
 def tidy() -> None:
     """Let the oldest go where there is too much."""
     found = []
-    for path in _folder().glob("??/*"):
+    for path in (path for kept in ("objects/??/*", "measured/*/*/*") for path in folder().glob(kept)):
         with contextlib.suppress(OSError):
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))
@@ -62,10 +63,11 @@ def tidy() -> None:
             path.unlink(missing_ok=True)
 
 
-def _folder() -> Path:
-    given = os.environ.get("VDNA_CACHE")
-    return (Path(given) if given else Path.home() / ".cache" / "vdna-catalogue") / "objects"
+def folder() -> Path:
+    """Where the cache lies: beside what was fetched of weights."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VDNA_CACHE") or Path(base) / "vdna-catalogue")
 
 
 def _path(sha256: str) -> Path:
-    return _folder() / sha256[:2] / sha256
+    return folder() / "objects" / sha256[:2] / sha256

@@ -9,7 +9,9 @@ Needs torch and the network's weights; neither Ray nor Hydra.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,29 +22,43 @@ from distributions.distances import cdf
 from distributions.kernels import row_emd
 from distributions.spec import difference_between
 from extractors import Extractor, build
+from pipeline import cache
 from pipeline.catalogue.opened import Catalogue
 from pipeline.data.decode import BadImage, decode
+from pipeline.data.shards import Task
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader, in_turn
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError, UserError
 from pipeline.make import make_vdna
 from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
+from pipeline.store import Store
 from pipeline.stored import StoredVDNA
 
 
-def measured(cat: Catalogue, source: str, extractor: str | None = None, beside: str | None = None) -> VDNA:
+def measured(cat: Catalogue, source: str | Path, extractor: str | None = None, beside: str | None = None) -> VDNA:
     """The VDNA of a folder, tar, zip, Parquet file, image or URL, as the catalogue's VDNAs of that extractor were made:
-    with the same network, layers, distributions and histogram axes. `beside` names a dataset it is meant for.
+    with the same network, layers, distributions and histogram axes. `beside` names a dataset it is meant for. It is
+    remembered on this machine, and images that have not changed are not measured again.
 
     Raises `UserError` if there is nothing at `source`, or if the catalogue's network cannot be made from its name.
     """
     example = cat.example(extractor, beside)
-    spec = example.spec
-    return make_vdna(source, _network(example), spec.distributions, ranges=spec.ranges, positions=spec.positions)
+    spec, shards = example.spec, find([str(source)])
+    kept, name = Store(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
+    known = all(shard.etag for shard in shards)  # else nothing tells whether they have changed
+    with suppress(DamagedError, UserError):
+        if known and (found := kept.get_partial(spec, name)):
+            return found[0]
+    vdna = make_vdna(source, _network(example), spec.distributions, ranges=spec.ranges, positions=spec.positions)
+    with suppress(UserError, OSError):  # a cache that cannot be written is none
+        if known:
+            kept.put_partial(vdna, name, {})
+            cache.tidy()
+    return vdna
 
 
-def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = None) -> pd.DataFrame:
+def against(cat: Catalogue, source: str | Path, dataset: str, extractor: str | None = None) -> pd.DataFrame:
     """Every image by itself against a dataset: EMD between its histograms and the dataset's, in bins, over all neurons,
     and the layer where it is largest. Those least like the dataset come first. Images that cannot be read have NaN, and
     the reason instead of a layer."""
@@ -62,7 +78,7 @@ def against(cat: Catalogue, source: str, dataset: str, extractor: str | None = N
         return {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
 
     with torch.inference_mode():
-        for _, key, data in in_turn([ShardReader(shard, {}) for shard in find(source)]):
+        for _, key, data in in_turn([ShardReader(shard, {}) for shard in find([str(source)])]):
             try:
                 if isinstance(data, BadImage):
                     raise data

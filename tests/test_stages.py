@@ -18,7 +18,7 @@ from PIL import Image
 
 from distributions import VDNA, IncompatibleError, ShardRecord, emd, fd, nfd
 from extractors import build
-from pipeline import make_vdna, open_catalogue
+from pipeline import images, make_vdna, open_catalogue
 from pipeline import tiles as tiles_module
 from pipeline.catalogue.copies import copy, verify
 from pipeline.catalogue.index import read as read_index
@@ -26,6 +26,7 @@ from pipeline.catalogue.targets import target
 from pipeline.config import Settings
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import Folder
+from pipeline.images import against, measured
 from pipeline.manifests import Manifests
 from pipeline.networks import named_extractor
 from pipeline.planning import network_spec
@@ -272,6 +273,55 @@ class TestCompare:
         near = open_catalogue(three.catalogue).nearest("zero", "test_vit")
         assert set(near.index) == {"faces", "one"}
         assert near.iloc[0] <= near.iloc[1]
+
+
+class TestOneOwn:
+    """Images of one's own beside the catalogue that holds the same images."""
+
+    @pytest.fixture(autouse=True)
+    def _network(self, quiet: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(images, "named_extractor", lambda name, precision: quiet.extractor)
+
+    def test_they_are_measured_as_the_catalogue_was_and_once(
+        self, quiet: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cat, mine = open_catalogue(quiet.catalogue), tmp_path / "mine.tar"
+        shutil.copy(tars / "00.tar", mine)
+        first = measured(cat, mine)
+        theirs = cat.vdna("faces").load()
+        assert first.spec.id == theirs.spec.id
+        assert 0 < first.images < theirs.images
+        assert 0 < cat.nearest(first).loc["faces"] < 100
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "make_vdna", None)
+            assert measured(cat, mine).digest() == first.digest()
+            kept = next((tmp_path / "cache").glob("measured/*/*/*.zip"))
+            whole = kept.read_bytes()
+            kept.write_bytes(whole[:-9])
+            with pytest.raises(TypeError):
+                measured(cat, mine)  # what has rotted is not believed
+        shutil.copy(tars / "01.tar", mine)
+        assert measured(cat, mine).digest() != first.digest()
+
+    def test_a_cache_that_cannot_be_written_is_none(
+        self, quiet: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "file"))
+        assert measured(open_catalogue(quiet.catalogue), tars / "00.tar").images
+
+    def test_single_images_are_ranked_and_the_broken_named(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "own"
+        with tarfile.open(tars / "00.tar") as tar:
+            tar.extractall(folder, filter="data")
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "black.png")
+        (folder / "broken.png").write_bytes(b"nothing")
+        found = against(open_catalogue(quiet.catalogue), folder, "faces")
+        assert found["image"].iloc[0].endswith("black.png")
+        assert found["emd"].iloc[:-1].is_monotonic_decreasing
+        assert found.iloc[-1]["differs most in"] == "not an image of a supported format"
+        assert len(found) == len(list(folder.iterdir()))
 
 
 class TestBadData:

@@ -165,7 +165,7 @@ def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = 
     _look(cat, given)
     from pipeline.images import measured
 
-    sys.stderr.write(f"measuring the images of {given}\n")
+    sys.stderr.write(f"measuring the images of {given}, unless they were before\n")
     return measured(cat, given, extractor, beside if beside and cat.has(beside) else None)
 
 
