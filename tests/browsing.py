@@ -25,15 +25,18 @@ from tests.conftest import static_server
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
+WHOLE = synthetic.spec_of("whole_net", ("layer-gaussian",))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Twelve datasets under one spec, one with a hostile description, and three under one without histograms."""
+    """Twelve datasets under one spec, one with a hostile description, three of them also under one without
+    histograms, and two under one of whole layers."""
     store = Store(str(tmp_path_factory.mktemp("site")))
     synthetic.fill(store, synthetic.spec_of(), synthetic.names(12))
     synthetic.fill(store, synthetic.spec_of("plain_net", ("gaussian",)), synthetic.names(3))
+    synthetic.fill(store, WHOLE, synthetic.names(2))
     first, second, *_ = store.manifests()
     picture = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(picture, "JPEG")

@@ -14,7 +14,7 @@ import pytest
 from distributions import emd, fd, nfd
 from pipeline.store import Store
 from tests import browsing, synthetic
-from tests.browsing import number, pair_of, until
+from tests.browsing import WHOLE, number, pair_of, until
 
 pytestmark = browsing.NEEDED
 browser, site, store, visit = browsing.browser, browsing.site, browsing.store, browsing.visit
@@ -61,6 +61,15 @@ def test_the_mean_of_several_layers_is_weighted_as_overall(visit: Callable[..., 
     until(page, "document.querySelector('.intro .muted').textContent.includes('; block_1 of')")
     expected = emd(v, w, layer="block_1")
     assert number(line.locator("td").inner_text()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_where_only_whole_layers_were_measured_there_is_no_neuron_to_choose(visit: Callable[..., Any]) -> None:
+    (a, _), (b, _) = synthetic.names(2)
+    page = visit(f"#/pair/{a}/{b}?spec={WHOLE.id}&layer=norm")
+    page.get_by_text("only whole layers were measured").wait_for()
+    assert page.locator(".bylayer tbody th").all_inner_texts() == list(WHOLE.layers)
+    assert page.locator(".bylayer tbody button").count() == 0
+    assert page.locator(".neurons").inner_text() == ""
 
 
 def test_neurons_are_compared_from_the_published_histograms(visit: Callable[..., Any], store: Store) -> None:

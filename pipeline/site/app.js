@@ -70,7 +70,10 @@ async function show(first = false) {
   try {
     if (!Object.hasOwn(PAGES, page)) throw new SiteError("There is no such page.", "Start from the datasets.");
     const module = await PAGES[page]().catch(() => {
-      throw new SiteError("This page's program cannot be fetched.", "Is the network there? Or it is newer by now: reload.");
+      throw new SiteError(
+        "This page's program cannot be fetched.",
+        "Is the network there? Or it is newer by now: reload.",
+      );
     });
     if (mine !== turn) return;
     main.replaceChildren(article);

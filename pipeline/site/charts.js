@@ -38,7 +38,7 @@ export function overlay({ kind, edges, columns, each, hidden, normals }, names) 
     {
       viewBox: `0 0 ${width} ${height}`,
       role: "img",
-      "aria-label": `${binned ? "Histograms" : "Normal curves"} of ${names.join(" and ")}; the table below has the numbers.`,
+      "aria-label": `${binned ? "Histograms" : "Normal curves"} of ${names.join(" and ")}; ${binned ? "the table" : "the line"} below has the numbers.`,
     },
     ticks(0, most, 5)
       .map((value) => [

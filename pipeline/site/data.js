@@ -60,7 +60,9 @@ export async function get(path, { optional = false, cache = "default", sha256 = 
 async function matches(data, sha256) {
   if (!globalThis.crypto?.subtle) return true;
   const found = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
-  return Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("").startsWith(sha256);
+  return Array.from(found, (byte) => byte.toString(16).padStart(2, "0"))
+    .join("")
+    .startsWith(sha256);
 }
 
 export async function getJson(path, options = {}) {
@@ -121,6 +123,14 @@ class Catalogue {
       const layers = Object.keys(this.specs[matrix.spec].layers);
       this.matrices.set(matrix.spec, { ...matrix, drawn: metrics, rows, place, layers, size: rows.length });
     }
+    const rank = [...this.matrices.keys()];
+    const of = (row) => (rank.indexOf(row.spec) + rank.length + 1) % (rank.length + 1);
+    /** The VDNAs of each dataset; the first is the one in the largest matrix. */
+    this.datasets = new Map();
+    for (const row of [...this.vdnas].sort((a, b) => of(a) - of(b))) {
+      if (!this.datasets.has(row.dataset)) this.datasets.set(row.dataset, []);
+      this.datasets.get(row.dataset).push(row);
+    }
     const extractors = Object.values(this.specs).map((spec) => spec.extractor);
     this.labels = new Map(
       Object.entries(this.specs).map(([id, spec]) => {
@@ -132,10 +142,8 @@ class Catalogue {
 
   /** A dataset's VDNA of that spec; else the one in the largest matrix. */
   vdna(dataset, spec = "") {
-    const all = this.vdnas.filter((row) => row.dataset === dataset);
-    const rank = [...this.matrices.keys()];
-    const of = (row) => (rank.indexOf(row.spec) + rank.length + 1) % (rank.length + 1);
-    return all.find((row) => row.spec === spec) ?? all.sort((a, b) => of(a) - of(b))[0] ?? null;
+    const all = this.datasets.get(dataset) ?? [];
+    return all.find((row) => row.spec === spec) ?? all[0] ?? null;
   }
 
   /** Which layers of a matrix have files of their own. */

@@ -7,10 +7,14 @@ import { facts } from "./facts.js";
 
 export async function show(article, { catalogue, parameters, names: [name], title, keep, current, go }) {
   const row = catalogue.vdna(name ?? "", parameters.spec);
-  if (!row) throw new SiteError(`There is no dataset ${name ?? "without a name"}.`, "It may have been renamed; look for it in the table.");
+  if (!row)
+    throw new SiteError(
+      `There is no dataset ${name ?? "without a name"}.`,
+      "It may have been renamed; look for it in the table.",
+    );
   title(name);
   const spec = catalogue.specs[row.spec];
-  const others = catalogue.vdnas.filter((other) => other.dataset === name);
+  const others = catalogue.datasets.get(name);
   const networks =
     others.length > 1
       ? select(
@@ -153,7 +157,7 @@ function thumbnails(row) {
 function opening(row, spec) {
   const root = ROOT.href.replace(/\/$/, "");
   const python = `from pipeline import open_catalogue\nv = open_catalogue("${root}").vdna("${row.dataset}", "${spec.extractor}", "${row.spec}")`;
-  const shell = `python -m pipeline.catalogue --catalogue ${root} show ${row.dataset} ${spec.extractor}`;
+  const shell = `vdna-catalogue --catalogue ${root} show ${row.dataset} ${spec.extractor}`;
   return [
     code("In Python", python),
     code("On the command line", shell),

@@ -16,10 +16,9 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     sort: parameters.sort,
   };
   const drawn = drawable(catalogue);
-  const datasets = new Set(catalogue.vdnas.map((row) => row.dataset)).size;
   const networks = Object.keys(catalogue.specs).length;
   // A dataset that several networks saw has its images once.
-  const images = [...new Map(catalogue.vdnas.map((row) => [row.dataset, row.images])).values()].reduce((a, b) => a + b, 0);
+  const images = [...catalogue.datasets.values()].reduce((sum, [row]) => sum + row.images, 0);
   const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
   const field = search();
   article.append(
@@ -30,7 +29,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       h(
         "p",
         { class: "muted" },
-        `${plural(datasets, "dataset")}, ${plural(networks, "network")}, ${plural(images, "image")} measured. Published ${day(catalogue.head.created)}.`,
+        `${plural(catalogue.datasets.size, "dataset")}, ${plural(networks, "network")}, ${plural(images, "image")} measured. Published ${day(catalogue.head.created)}.`,
       ),
     ),
   );
@@ -38,8 +37,9 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   const found = h("p", { class: "muted found" });
   const stage = h("figure", { class: "map" });
   article.append(controls);
-  if (drawn.length) article.append(stage);
-  else controls.append(h("p", { class: "muted" }, "No distances are published yet, so there is no map."));
+  article.append(
+    drawn.length ? stage : h("p", { class: "muted" }, "No distances are published yet, so there is no map."),
+  );
   const table = listing(catalogue, chosen, (sort) => keep({ ...chosen, sort: (chosen.sort = sort) }));
   article.append(h("div", { class: "tablehead" }, h("h2", {}, "All datasets"), found), table.element);
   let map = null;
@@ -74,13 +74,17 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
 
   function filter() {
     const words = (chosen.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
-    const text = (row) =>
-      `${row.dataset} ${catalogue.labels.get(row.spec)} ${row.licence ?? ""} ${row.description ?? ""}`.toLowerCase();
-    const fits = (row) => words.every((word) => text(row).includes(word));
+    const text = (its) =>
+      its.map((row) => [row.dataset, catalogue.labels.get(row.spec), row.licence, row.description].join(" "));
+    const fits = (its) => words.every((word) => text(its).join(" ").toLowerCase().includes(word));
     const left = table.filter(words.length ? fits : () => true);
-    found.textContent = words.length ? `${plural(left, "entry").replace("entrys", "entries")} found` : "";
+    found.textContent = words.length ? `${plural(left, "dataset")} found` : "";
     if (words.length) say(found.textContent);
-    map?.match(words.length ? new Set(matrix.rows.flatMap((row, i) => (fits(row) ? [i] : []))) : null);
+    map?.match(
+      words.length
+        ? new Set(matrix.rows.flatMap((row, i) => (fits(catalogue.datasets.get(row.dataset)) ? [i] : [])))
+        : null,
+    );
   }
 
   async function choose() {
@@ -180,24 +184,32 @@ function points(layout, matrix) {
   return { xy, hues, radii, middle, extent, names: matrix.rows.map((row) => row.dataset) };
 }
 
+/** A line for each dataset, which several networks may have seen. */
 function listing(catalogue, chosen, sorted) {
+  const networks = (its) => its.map((row) => catalogue.labels.get(row.spec)).join(", ");
   const columns = [
     {
       name: "Name",
-      key: (row) => row.dataset,
-      cell: (row) => h("a", { href: route(["dataset", row.dataset], { spec: row.spec }) }, row.dataset),
+      key: ([row]) => row.dataset,
+      cell: ([row]) => h("a", { href: route(["dataset", row.dataset], { spec: row.spec }) }, row.dataset),
+    },
+    { name: "Network", class: "wide", key: networks, cell: networks },
+    { name: "Images", number: true, key: ([row]) => row.images, cell: ([row]) => count(row.images) },
+    { name: "Skipped", number: true, class: "wide", key: ([row]) => row.skipped, cell: ([row]) => count(row.skipped) },
+    { name: "Licence", class: "wide", key: ([row]) => row.licence ?? "", cell: ([row]) => row.licence },
+    {
+      name: "Description",
+      class: "words",
+      key: ([row]) => row.description ?? "",
+      cell: ([row]) => row.description && h("span", { dir: "auto" }, row.description),
     },
     {
-      name: "Network",
-      class: "wide",
-      key: (row) => catalogue.labels.get(row.spec),
-      cell: (row) => catalogue.labels.get(row.spec),
+      name: "Measured",
+      class: "wide date",
+      down: true,
+      key: ([row]) => row.created,
+      cell: ([row]) => day(row.created),
     },
-    { name: "Images", number: true, key: (row) => row.images, cell: (row) => count(row.images) },
-    { name: "Skipped", number: true, class: "wide", key: (row) => row.skipped, cell: (row) => count(row.skipped) },
-    { name: "Licence", class: "wide", key: (row) => row.licence ?? "", cell: (row) => row.licence },
-    { name: "Description", class: "words", key: (row) => row.description ?? "", cell: (row) => row.description },
-    { name: "Measured", class: "wide date", down: true, key: (row) => row.created, cell: (row) => day(row.created) },
   ];
-  return sortable("All datasets", columns, catalogue.vdnas, { sort: chosen.sort, sorted });
+  return sortable("All datasets", columns, [...catalogue.datasets.values()], { sort: chosen.sort, sorted });
 }

@@ -150,7 +150,8 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       {
         name: "Dataset",
         key: ({ name }) => name,
-        cell: ({ name }) => h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric, layer: only() }) }, name),
+        cell: ({ name }) =>
+          h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric, layer: only() }) }, name),
       },
       {
         name: `${short(metric)} (${unit})`,

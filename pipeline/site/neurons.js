@@ -11,12 +11,14 @@ import { open } from "./zarr.js";
 const COLUMNS = 72;
 const TAIL = 0.0005;
 
+const histogram = (spec) => spec.distributions.find((name) => name.startsWith("histogram-"));
+
+/** Whether there is anything of single neurons to compare. */
+export const single = (spec) => Boolean(histogram(spec)) || spec.distributions.includes("gaussian");
+
 export async function read(catalogue, rows, spec, layer, progress) {
   const range = place(spec.layers, layer);
-  const binned = spec.distributions.find((name) => name.startsWith("histogram-"));
-  const normal = spec.distributions.includes("gaussian");
-  if (!binned && !normal)
-    throw new SiteError("This network was measured without histograms and Gaussians of single neurons.");
+  const binned = histogram(spec);
   const all = new Map();
   const told = (side) => (name) => (done, of, size) => {
     all.set(`${side} ${name}`, { done, of, size });

@@ -3,7 +3,7 @@
 import { METRICS, SiteError, short } from "./data.js";
 import { chooser, count, h, measure, route, select, unique } from "./dom.js";
 import { bar, key, overlay } from "./charts.js";
-import { published, read } from "./neurons.js";
+import { published, read, single } from "./neurons.js";
 import { sortable } from "./table.js";
 
 export async function show(article, context) {
@@ -56,7 +56,7 @@ export async function show(article, context) {
   article.append(overall, layers, neurons);
   let turn = 0;
   await distances();
-  if (chosen.layer) await layer(chosen.layer, chosen.neuron);
+  if (chosen.layer && single(spec)) await layer(chosen.layer, chosen.neuron);
 
   async function distances() {
     const [i, j] = [a, b].map((name) => matrix?.place.get(name));
@@ -65,7 +65,9 @@ export async function show(article, context) {
         h(
           "p",
           { class: "muted" },
-          "Their distances are not in a published matrix yet; the neurons of a layer can be compared all the same.",
+          single(spec)
+            ? "Their distances are not in a published matrix yet; the neurons of a layer can be compared all the same."
+            : "Their distances are not in a published matrix yet.",
         ),
       );
       list([], {});
@@ -115,7 +117,13 @@ export async function show(article, context) {
       h(
         "tr",
         { "data-layer": name },
-        h("th", { scope: "row" }, h("button", { type: "button", class: "link", onclick: () => layer(name).then(reveal) }, name)),
+        h(
+          "th",
+          { scope: "row" },
+          single(spec)
+            ? h("button", { type: "button", class: "link", onclick: () => layer(name).then(reveal) }, name)
+            : name,
+        ),
         h("td", { class: "number wide" }, count(size)),
         metrics.map((m) =>
           h("td", { class: `number${m === metric ? " chosen" : " wide"}` }, measure(found[m].layers[at])),
@@ -150,7 +158,13 @@ export async function show(article, context) {
             ),
           ]
         : [...layers.childNodes]),
-      h("p", { class: "muted" }, "Choose a layer to see which of its neurons differ."),
+      h(
+        "p",
+        { class: "muted" },
+        single(spec)
+          ? "Choose a layer to see which of its neurons differ."
+          : "Single neurons cannot be compared: only whole layers were measured.",
+      ),
       h(
         "table",
         {},
@@ -174,7 +188,7 @@ export async function show(article, context) {
     for (const line of layers.querySelectorAll("tr[data-layer]")) {
       const is = line.dataset.layer === chosen.layer;
       line.classList.toggle("on", is);
-      line.querySelector("button").setAttribute("aria-pressed", String(is));
+      line.querySelector("button")?.setAttribute("aria-pressed", String(is));
     }
   }
 

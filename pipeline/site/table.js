@@ -55,7 +55,8 @@ export function sortable(caption, columns, rows, { sort = null, step = STEP, sor
     });
     body.replaceChildren();
     append(0);
-    if (!found.length) body.append(h("tr", {}, h("td", { class: "nothing", colspan: columns.length }, "Nothing found.")));
+    if (!found.length)
+      body.append(h("tr", {}, h("td", { class: "nothing", colspan: columns.length }, "Nothing found.")));
   }
 
   function append(start) {
