@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 MOST_DEATHS = 10
 """Actors that may die over one task: machines vanish more often than tasks kill."""
 LONGEST_PAUSE = 30.0
+LONGEST_TMPDIR = 36
+"""Characters: Ray adds up to 71 to it, and the name of a socket has at most 107."""
 GPU_THREADS = 4
 """Processor threads of an actor on a GPU: there the network needs few."""
 
@@ -216,6 +219,12 @@ def start_ray(config: PoolConfig) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
         wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
+        where = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        if len(where) > LONGEST_TMPDIR:
+            raise UserError(
+                f"TMPDIR={where} is too long for the names of Ray's sockets, of at most {LONGEST_TMPDIR} characters: "
+                "set RAY_TMPDIR to a short folder of this machine, for instance RAY_TMPDIR=/tmp"
+            )
         local = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
     on_notice = signal.getsignal(signal.SIGTERM)
     ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=True, **local)

@@ -480,12 +480,15 @@ def test_on_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "all layers" in out
     assert out.index("all layers") < out.index("neuron")
+    assert main([*there, "compare", a, b, "--metrics", "emd"]) == 0
+    assert capsys.readouterr().out.startswith("layer\temd\n")
     assert main([*there, "show", a, "--version", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == 1
     for wrong, words in (
         (["nearest", "nowhere/at/all"], "neither a dataset of this catalogue nor a path"),
         (["compare", a, "nothing"], "neither a dataset of this catalogue nor a path"),
         (["nearest", a, "--layers", "x"], "layers x: there are"),
+        (["compare", a, b, "--metrics", "far"], "allowed are emd, nfd, fd"),
         (["show", a, "net"], "no VDNA of dataset"),
     ):
         assert main([*there, *wrong]) == 2

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ray.exceptions import RayActorError
 
 from pipeline import actors, pool
 from pipeline.actors import IN_FLIGHT, Pool
+from pipeline.config import PoolConfig
 from pipeline.data.shards import Shard, Task
 from pipeline.data.streams import Changed
 from pipeline.errors import UserError
@@ -184,3 +186,11 @@ def test_actors_that_never_start_end_the_run() -> None:
     with pytest.raises(UserError, match="actors die before they have started"):
         for _ in dispatch(crew, tasks(3), STORE, 4, Report()):
             pass
+
+
+def test_a_folder_too_long_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool.ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", f"{tmp_path}/{'x' * 40}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match="set RAY_TMPDIR to a short folder"):
+        pool.start_ray(PoolConfig())

@@ -145,6 +145,21 @@ class TestCopying:
         assert 0 < again < objects
         assert consistent(str(there)) == 2
 
+    def test_what_another_catalogue_lists_is_not_taken_from_its_readers(
+        self, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other, there = tmp_path / "other", str(tmp_path / "there")
+        synthetic.make(other, 3, images=8)
+        assert main(["--catalogue", str(catalogue), "publish", there]) == 0
+        assert main(["--catalogue", str(other), "publish", there]) == 2
+        assert "lists 5 VDNA(s) that" in capsys.readouterr().err
+        assert len(open_catalogue(there).index()) == 8
+        assert main(["--catalogue", str(other), "publish", there, "--replace"]) == 0
+        assert len(open_catalogue(there).index()) == 3
+        assert main(["--catalogue", str(catalogue), "publish", there]) == 0
+        (tmp_path / "there" / "catalogue.json").write_bytes(b"{}")
+        assert main(["--catalogue", str(other), "publish", there]) == 0  # which nobody could read any more
+
     def test_goes_on_where_it_was_cut_off(
         self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

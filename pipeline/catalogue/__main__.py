@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("b", help="likewise")
     command.add_argument("extractor", nargs="?")
     command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
+    command.add_argument("--metrics", type=_names, default=list(KINDS), help="some distances: emd,nfd (default: all)")
     command.add_argument("-k", type=_number, default=5)
     command.add_argument("--save", metavar="FILE", help="a picture of it: FILE.svg or FILE.png")
     command.set_defaults(run=_compare)
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("publish", help="copy what was published to a folder, a bucket or hf:datasets/…")
     command.add_argument("target")
+    command.add_argument("--replace", action="store_true", help="even if it lists what this catalogue has not got")
     command.set_defaults(run=_publish)
 
     command = commands.add_parser("export", help="write a VDNA as files of the seed library, or as FID statistics")
@@ -174,7 +176,7 @@ def _compare(given: argparse.Namespace) -> None:
     if given.save:
         _check_picture(given.save)
     a, b = (_of(cat, it, given.extractor, other) for it, other in ((given.a, given.b), (given.b, given.a)))
-    found = cat.compare(a, b, given.extractor, given.layers)
+    found = cat.compare(a, b, given.extractor, given.layers, given.metrics)
     _say(found, given.k)
     if given.save:
         found.save(given.save)
@@ -230,10 +232,16 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _publish(given: argparse.Namespace) -> None:
-    from pipeline.catalogue.copies import copy
+    from pipeline.catalogue.copies import copy, lost
     from pipeline.catalogue.targets import target
 
-    objects, size = copy(Manifests(*address(given.catalogue, {})), target(given.target))
+    source, there = Manifests(*address(given.catalogue, {})), target(given.target)
+    if not given.replace and (gone := lost(source, Manifests(*address(given.target, {})))):
+        raise UserError(
+            f"{given.target}: lists {len(gone)} VDNA(s) that {given.catalogue} has not got ({', '.join(gone[:3])}); "
+            "publish from a catalogue that has them too, or add --replace"
+        )
+    objects, size = copy(source, there)
     console.print(f"{given.target}: {objects} objects and {size / 2**20:.1f} MiB were new", soft_wrap=True)
 
 

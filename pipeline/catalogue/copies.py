@@ -76,6 +76,19 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
     return copied[0], copied[1]
 
 
+def lost(source: Manifests, there: Manifests) -> list[str]:
+    """What is published there and not here, which a copy would take from its readers."""
+    try:
+        theirs, mine = (published.read(folder) or {"specs": {}, "vdnas": []} for folder in (there, source))
+    except DamagedError:  # a copy makes it whole, or says what is wrong here
+        return []
+    named = [
+        {f"{row['dataset']} · {index['specs'][row['spec']]['extractor']}" for row in index["vdnas"]}
+        for index in (theirs, mine)
+    ]
+    return sorted(named[0] - named[1])
+
+
 def listed(folder: Manifests, pointer: Mapping[str, Any], damaged: list[str]) -> dict[str, Any]:
     """What is listed; nothing where that is `damaged`."""
     try:
