@@ -45,7 +45,7 @@ const SPEC_SHOWN = new Set([
 export function facts(row, spec) {
   const mono = (text) => (text ? h("code", {}, text) : null);
   const reasons = Object.entries(row.skipped_by_reason ?? {}).map(([reason, n]) => `${reason}: ${count(n)}`);
-  const share = row.clamped_share ? `${measure(100 * row.clamped_share)} %` : "none";
+  const share = row.clamped_share ? `${measure(100 * row.clamped_share)} % of activations` : "no activation";
   const layers = Object.entries(spec.layers);
   const groups = {
     "The images": [
@@ -104,7 +104,7 @@ export function facts(row, spec) {
         ],
       ],
       ["Histogram axes", mono(spec.ranges)],
-      ["Clamped", `${share} of activations lay beyond the axes`],
+      ["Clamped", `${share} lay beyond the axes`],
       ["Not finite", count(row.not_finite ?? 0)],
       ["Digest", mono(row.digest)],
       ["Measured", row.created],
