@@ -261,10 +261,13 @@ def _downloaded(fs: Any, url: str, patience: float, most: int = WHOLE, size: int
     """All of an object, in one request, as it lies there; `size` is about what it has."""
     asked = {**fs.kwargs, "headers": {"Accept-Encoding": "identity", **fs.kwargs.get("headers", {})}}
 
+    # Some servers call the gzip of a .gz an encoding of the way, which clients undo; it is the file's own.
+    packed = url.partition("?")[0].endswith(".gz")
+
     async def body() -> bytes:
         parts, come = [], 0
         session = await fs.set_session()
-        async with session.get(fs.encode_url(url), **asked) as answer:
+        async with session.get(fs.encode_url(url), auto_decompress=not packed, **asked) as answer:
             fs._raise_not_found_for_status(answer, url)
             async for part in answer.content.iter_chunked(SMALLEST):
                 parts.append(part)

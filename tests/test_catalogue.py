@@ -44,6 +44,7 @@ class Files(BaseHTTPRequestHandler):
     root: Path
     asked: Counter[str]
     sent: Counter[str]
+    unpacked_on_the_way = False
 
     def do_GET(self) -> None:
         path = self.root / self.path.lstrip("/")
@@ -51,6 +52,8 @@ class Files(BaseHTTPRequestHandler):
         data = path.read_bytes() if path.is_file() else b""
         self.sent[self.path] += len(data)
         self.send_response(200 if path.is_file() else 404)
+        if path.suffix == ".gz" and self.unpacked_on_the_way:
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -402,6 +405,13 @@ def test_an_index_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatc
     folder.put_json("catalogue.json", published.pointer({"index": part, "site": part}))
     with pytest.raises(DamagedError, match="more than an index may have"):
         open_catalogue(str(tmp_path))
+
+
+def test_a_server_that_calls_gzip_an_encoding_of_the_way(store: Store) -> None:
+    handler = type("Site", (Files,), {"root": Path(store.url), "asked": Counter(), "sent": Counter()})
+    handler.unpacked_on_the_way = True  # type: ignore[attr-defined]
+    with web_server(handler) as url:
+        assert len(open_catalogue(url).index()) == DATASETS
 
 
 def test_no_catalogue_at_all(tmp_path: Path) -> None:
