@@ -35,6 +35,9 @@ def arguments(given: Sequence[str]) -> list[str]:
             f"dataset.url is given {keys['dataset.url']} times; if the shell expanded a brace range, "
             "put it in quotes: 'dataset.url=s3://bucket/{00000..00127}.tar'"
         )
+    datasets = [argument for argument in given if re.fullmatch(r"dataset=[^\"'\[]*,.*", argument)]
+    if datasets and (of_one := [key for key in keys if key.lstrip("+~").startswith("dataset.")]):
+        raise UserError(f"{of_one[0]}: of which dataset? {datasets[0]} names several; run them one by one")
     result = []
     for argument in _recipe(given):
         key, equals, value = argument.partition("=")
@@ -42,7 +45,7 @@ def arguments(given: Sequence[str]) -> list[str]:
         if equals and not argument.startswith("-") and top not in (*known, "hydra"):
             close = difflib.get_close_matches(top, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(known))}")
+            raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(set(known)))}")
         plain = value[:1] not in ("'", '"', "[", "") and not (several and "," in value)
         result.append(f'{key}="{_escaped(value)}"' if key in TEXTS and plain else argument)
     if (RECIPE in keys or "--help" in given) and "dataset" not in keys:

@@ -141,6 +141,8 @@ def test_names_stay_text() -> None:
 def test_a_range_that_the_shell_expanded_is_noticed() -> None:
     with pytest.raises(UserError, match=r"given 2 times.*put it in quotes"):
         arguments(["dataset.url=00.tar", "dataset.url=01.tar"])
+    with pytest.raises(UserError, match=r"dataset\.url: of which dataset\? dataset=a,b names several"):
+        arguments(["-m", "dataset=a,b", "dataset.url=00.tar"])
 
 
 @pytest.mark.parametrize(
