@@ -94,6 +94,8 @@ class Comparison:
 
     def most(self, k: int = 10, metric: str | None = None) -> list[Neuron]:
         """The neurons that differ most: layer, neuron in its layer, distance; by EMD, or NFD where there is none."""
+        if k < 1:
+            raise ValueError(f"k={k}: must be at least 1")
         per_layer = self.neurons.get(metric or self.by)
         if per_layer is None:
             raise IncompatibleError(f"no distance of single neurons by {metric or self.by}")
@@ -144,6 +146,9 @@ def compare(
     `IncompatibleError`, which says why, if none is, and `ValueError` for a layer that is none."""
     if isinstance(layers, str) or isinstance(metrics, str):
         raise ValueError(f"layers={layers!r}, metrics={metrics!r}: give lists")
+    metrics = tuple(dict.fromkeys(metrics))
+    if not metrics:
+        raise ValueError(f"metrics=[]: name at least one of {', '.join(KINDS)}")
     if unknown := [metric for metric in metrics if metric not in KINDS]:
         raise ValueError(f"metrics={unknown}: allowed are {', '.join(KINDS)}")
     chosen = tuple(v.layers if layers is None else dict.fromkeys(layers))

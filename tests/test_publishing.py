@@ -190,6 +190,25 @@ class TestCopying:
         assert copy(Manifests(str(catalogue)), target(str(there)))[0] == 1
         assert verify(Manifests(str(there)))[2] == []
 
+    def test_what_is_spoiled_there_is_written_again_if_asked(self, catalogue: Path, tmp_path: Path) -> None:
+        there = tmp_path / "there"
+        command = ["--catalogue", str(catalogue), "publish", str(there)]
+        assert main(command) == 0
+        flip(next(there.glob("vdnas/*/*/*.zarr/histogram/c/0/0")), 7)
+        assert main([*command, "--repair"]) == 0
+        assert verify(Manifests(str(there)))[2] == []
+
+    def test_an_older_catalogue_does_not_take_versions_away(
+        self, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        older, there = tmp_path / "older", str(tmp_path / "there")
+        shutil.copytree(catalogue, older)
+        add(Store(str(catalogue)), 1)
+        assert main(["--catalogue", str(catalogue), "publish", there]) == 0
+        assert main(["--catalogue", str(older), "publish", there]) == 2
+        assert "vit_small, version 2)" in capsys.readouterr().err
+        assert consistent(there) == 2
+
     def test_a_hostile_source_writes_nothing_elsewhere(self, catalogue: Path, tmp_path: Path) -> None:
         record = next(catalogue.glob("vdnas/*/*/versions/*.json"))
         manifest = json.loads(record.read_text())
@@ -239,6 +258,7 @@ class TestCopying:
             ("hf:me/vdnas", "give hf:datasets/OWNER/NAME"),
             ("hf:datasets/me", "give hf:datasets/OWNER/NAME"),
             ("nosuch://x", "cannot open this kind of URL"),
+            ("", "nowhere to publish to"),
         ],
     )
     def test_mistakes(
@@ -307,13 +327,27 @@ class TestVerifying:
         flip(old, 7)
         assert [str(old.relative_to(catalogue)) in words for words in verify(Manifests(str(catalogue)))[2]] == [True]
 
-    def test_other_ranges_under_a_name(self, catalogue: Path) -> None:
+    def test_histogram_axes(self, catalogue: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         store, spec = Store(str(catalogue)), synthetic.spec_of()
         store.put_ranges(spec.network, spec.ranges)  # type: ignore[arg-type]
+        publish(store)
         assert verify(Manifests(str(catalogue)))[2] == []
-        path = catalogue / "ranges" / spec.network / f"{spec.ranges.id}.json"  # type: ignore[union-attr]
-        path.write_text(path.read_text().replace("6.0", "6.5"))
-        assert "other ranges" in verify(Manifests(str(catalogue)))[2][0]
+        copy(store, target(str(tmp_path / "there")))
+        assert Store(str(tmp_path / "there")).get_ranges(spec.network).id == spec.ranges.id  # type: ignore[union-attr]
+        folder = catalogue / "ranges" / spec.network
+        for path in (folder / f"{spec.ranges.id}.json", folder / "current"):  # type: ignore[union-attr]
+            whole = path.read_bytes()
+            for spoil in (path.unlink, lambda path=path, whole=whole: path.write_bytes(whole[::-1])):
+                spoil()
+                assert str(path) in verify(Manifests(str(catalogue)))[2][0]
+            publish(store)
+            assert "publish: " in caplog.text
+            assert "it is left out" in caplog.text
+            caplog.clear()
+            path.write_bytes(whole)
+            publish(store)
+            assert verify(Manifests(str(catalogue)))[2] == []
+            assert caplog.text == ""
 
     def test_where_nothing_was_published(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", str(tmp_path)]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from distributions import VDNA, IncompatibleError, ShardRecord, emd, fd, nfd
 from extractors import build
 from pipeline import images, make_vdna, open_catalogue
 from pipeline import tiles as tiles_module
+from pipeline.catalogue.__main__ import main
 from pipeline.catalogue.copies import copy, verify
 from pipeline.catalogue.index import read as read_index
 from pipeline.catalogue.targets import target
@@ -301,7 +303,9 @@ class TestOneOwn:
             kept.write_bytes(whole[:-9])
             with pytest.raises(TypeError):
                 measured(cat, mine)  # what has rotted is not believed
-        shutil.copy(tars / "01.tar", mine)
+        whole, before = mine.read_bytes(), mine.stat()
+        mine.write_bytes(whole[:700] + bytes(100) + whole[800:])  # the same size and time, other contents
+        os.utime(mine, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert measured(cat, mine).digest() != first.digest()
 
     def test_a_cache_that_cannot_be_written_is_none(
@@ -311,7 +315,9 @@ class TestOneOwn:
         monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "file"))
         assert measured(open_catalogue(quiet.catalogue), tars / "00.tar").images
 
-    def test_single_images_are_ranked_and_the_broken_named(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
+    def test_single_images_are_ranked_and_the_broken_named(
+        self, quiet: Settings, tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         folder = tmp_path / "own"
         with tarfile.open(tars / "00.tar") as tar:
             tar.extractall(folder, filter="data")
@@ -322,6 +328,10 @@ class TestOneOwn:
         assert found["emd"].iloc[:-1].is_monotonic_decreasing
         assert found.iloc[-1]["differs most in"] == "not an image of a supported format"
         assert len(found) == len(list(folder.iterdir()))
+        assert main(["--catalogue", quiet.catalogue, "nearest", str(folder)]) == 0
+        said = capsys.readouterr()
+        assert "17 images; left out: 1 not an image of a supported format" in said.err
+        assert said.out.splitlines()[1].startswith("faces\t")
 
 
 class TestBadData:

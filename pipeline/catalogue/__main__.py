@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("publish", help="copy what was published to a folder, a bucket or hf:datasets/…")
     command.add_argument("target")
     command.add_argument("--replace", action="store_true", help="even if it lists what this catalogue has not got")
+    command.add_argument("--repair", action="store_true", help="read what is there, and write anew what is damaged")
     command.set_defaults(run=_publish)
 
     command = commands.add_parser("export", help="write a VDNA as files of the seed library, or as FID statistics")
@@ -168,7 +169,11 @@ def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = 
     from pipeline.images import measured
 
     sys.stderr.write(f"measuring the images of {given}, unless they were before\n")
-    return measured(cat, given, extractor, beside if beside and cat.has(beside) else None)
+    found = measured(cat, given, extractor, beside if beside and cat.has(beside) else None)
+    if skipped := found.ledger.skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
+        sys.stderr.write(f"{given}: {found.images} images; left out: {reasons}\n")
+    return found
 
 
 def _compare(given: argparse.Namespace) -> None:
@@ -235,13 +240,14 @@ def _publish(given: argparse.Namespace) -> None:
     from pipeline.catalogue.copies import copy, lost
     from pipeline.catalogue.targets import target
 
-    source, there = Manifests(*address(given.catalogue, {})), target(given.target)
-    if not given.replace and (gone := lost(source, Manifests(*address(given.target, {})))):
+    there, source = target(given.target), Manifests(*address(given.catalogue, {}))
+    readers = Manifests(*address(given.target, {}))
+    if not given.replace and (gone := lost(source, readers)):
         raise UserError(
             f"{given.target}: lists {len(gone)} VDNA(s) that {given.catalogue} has not got ({', '.join(gone[:3])}); "
             "publish from a catalogue that has them too, or add --replace"
         )
-    objects, size = copy(source, there)
+    objects, size = copy(source, there, readers if given.repair else None)
     console.print(f"{given.target}: {objects} objects and {size / 2**20:.1f} MiB were new", soft_wrap=True)
 
 

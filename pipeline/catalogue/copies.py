@@ -20,13 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distributions import Ranges
 from pipeline.catalogue import index as published
 from pipeline.catalogue.targets import Target
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import AT_ONCE, as_json
 from pipeline.groups import damage
-from pipeline.manifests import CHANGING, HASH, Manifests
+from pipeline.manifests import CHANGING, Manifests
 from pipeline.objects import is_web
 
 SITE = "site"
@@ -36,8 +35,9 @@ DRAWN = re.compile(rf"{SITE}/data/([0-9a-f]{{16}})\.\w+")
 PICTURE = re.compile(r"thumbnails/([0-9a-f]{16})\.jpg")
 
 
-def copy(source: Manifests, target: Target) -> tuple[int, int]:
+def copy(source: Manifests, target: Target, repaired: Manifests | None = None) -> tuple[int, int]:
     """Copy what was published, what the target lacks of it, and the pointer last; objects and bytes that were copied.
+    What is there with its size is taken for whole, unless the target is given to be read as well, and `repaired`.
 
     Raises `DamagedError` if anything is not as it was written: then the target's readers see what they saw before.
     """
@@ -52,13 +52,15 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
         raise DamagedError(f"nothing was copied: {'; '.join(damaged[:5])}")
     there, sizes, copied = target.sizes(), {} if is_web(source.fs) else source.sizes(), [0, 0]
 
-    def lacks(path: str) -> bool:
-        """Whether the target has not got it, or not all of it."""
-        return there.get(path, -1) != sizes.get(path, there.get(path))
+    def lacks(path: str, sha256: str) -> bool:
+        """Whether the target has not got it, or not as it was written."""
+        if there.get(path, -1) != sizes.get(path, there.get(path)):
+            return True
+        return repaired is not None and not _is(repaired.at_once(path), sha256)
 
     def read(path: str, sha256: str) -> bytes:
         data = source.at_once(path)
-        if data is None or not hashlib.sha256(data).hexdigest().startswith(sha256):
+        if data is None or not _is(data, sha256):
             raise DamagedError(f"{source.url}/{path} is damaged: it is not what was written")
         return data
 
@@ -68,25 +70,29 @@ def copy(source: Manifests, target: Target) -> tuple[int, int]:
         copied[1] += len(data)
         return data
 
-    target.put_all((path, partial(counted, path, sha256)) for path, sha256 in wanted.items() if lacks(path))
+    target.put_all((path, partial(counted, path, sha256)) for path, sha256 in wanted.items() if lacks(path, sha256))
     shown = read(PAGE, page)
-    ranges = _ranges(source, index)
-    target.put_all((path, partial(bytes, data)) for path, data in ranges.items() if there.get(path) != len(data))
     target.put_all([(PAGE, partial(bytes, shown)), (published.POINTER, lambda: as_json(pointer))])
     return copied[0], copied[1]
 
 
 def lost(source: Manifests, there: Manifests) -> list[str]:
-    """What is published there and not here, which a copy would take from its readers."""
+    """The versions that are published there and not here, which a copy would take from its readers."""
     try:
         theirs, mine = (published.read(folder) or {"specs": {}, "vdnas": []} for folder in (there, source))
     except DamagedError:  # a copy makes it whole, or says what is wrong here
         return []
-    named = [
-        {f"{row['dataset']} · {index['specs'][row['spec']]['extractor']}" for row in index["vdnas"]}
-        for index in (theirs, mine)
-    ]
-    return sorted(named[0] - named[1])
+
+    def versions(index: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+        found: dict[tuple[str, ...], str] = {}
+        for row in index["vdnas"]:
+            for its in (row, *row["versions"]):
+                name = f"{row['dataset']} · {index['specs'][row['spec']]['extractor']}, version {its['version']}"
+                found[row["dataset"], row["spec"], its["digest"]] = name
+        return found
+
+    known = versions(mine)
+    return sorted(name for key, name in versions(theirs).items() if key not in known)
 
 
 def listed(folder: Manifests, pointer: Mapping[str, Any], damaged: list[str]) -> dict[str, Any]:
@@ -98,11 +104,9 @@ def listed(folder: Manifests, pointer: Mapping[str, Any], damaged: list[str]) ->
         return {"specs": {}, "vdnas": [], "matrices": []}
 
 
-def _ranges(folder: Manifests, index: Mapping[str, Any]) -> dict[str, bytes]:
-    """The histogram axes of the networks, for those who measure images of their own on them."""
-    specs = [spec for spec in index["specs"].values() if spec["ranges"]]
-    paths = {f"ranges/{spec['network']}/{name}" for spec in specs for name in (f"{spec['ranges']}.json", "current")}
-    return {path: data for path in sorted(paths) if (data := folder.at_once(path)) is not None}
+def _is(data: bytes | None, sha256: str) -> bool:
+    """Whether an object has a SHA-256, of which a name may say only the beginning."""
+    return data is not None and hashlib.sha256(data).hexdigest().startswith(sha256)
 
 
 def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> tuple[int, int, list[str]]:
@@ -120,7 +124,7 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
 
     def check(path: str) -> int:
         data = folder.at_once(path)
-        if data is None or not hashlib.sha256(data).hexdigest().startswith(found[path]):
+        if not _is(data, found[path]):
             why = "there" if data is None else "what was written"
             damaged.append(f"{folder.url}/{path} is damaged: it is not {why}")
         return len(data or b"")
@@ -131,14 +135,6 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
             size += its
             if number % 1000 == 0:
                 told(number)
-    for path, data in _ranges(folder, index).items():
-        number, size = number + 1, size + len(data)
-        try:
-            found_id = data.decode() if path.endswith("current") else Ranges.from_json(data.decode()).id
-        except ValueError:
-            found_id = ""
-        if not HASH.fullmatch(found_id) or Path(path).stem not in ("current", found_id):
-            damaged.append(f"{folder.url}/{path} is damaged: its contents are other ranges")
     damaged += _heads(folder, index)
     return number, size, sorted(set(damaged))
 

@@ -117,6 +117,9 @@ class StoredMatrix:
 
     def among(self, metric: str, layers: Sequence[str] | None = None, datasets: Sequence[str] | None = None) -> Matrix:
         """The distances between all datasets, or some of them."""
+        for key, given in {"layers": layers, "datasets": datasets}.items():
+            if isinstance(given, str) or (given is not None and not list(given)):
+                raise UserError(f"{key}={given!r}: give a list of at least one")
         names = self.datasets if datasets is None else list(datasets)
         if unknown := [name for name in names if name not in self.datasets]:
             raise UserError(f"datasets {', '.join(unknown[:5])}: not in the matrix of {', '.join(self.datasets[:20])}")

@@ -81,9 +81,9 @@ class Catalogue:
         if version in (None, newest["version"]):
             return self._manifest(newest)
         versions = {row["version"]: row for row in newest["versions"]}
-        if version not in versions:
+        if not isinstance(version, int) or version not in versions:
             there = ", ".join(map(str, versions)) or "1"
-            raise UserError(f"{dataset} · {extractor}: there is no version {version}; there are {there}")
+            raise UserError(f"{dataset} · {extractor}: there is no version {version!r}; there are {there}")
         return self._record(versions[version]["manifest"])
 
     def _manifest(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,6 +244,9 @@ class Catalogue:
         metrics: Sequence[str] = tuple(KINDS),
     ) -> Comparison:
         """Two datasets of the catalogue, or any VDNAs, side by side: how far apart, and in which layers and neurons."""
+        for of in (a, b):
+            if not isinstance(of, str | View):
+                raise UserError(f"{of!r}: give a dataset's name or a VDNA")
         names = tuple(str(of) if isinstance(of, str) else _name(of) for of in (a, b))
         spec = None
         if isinstance(a, str) and isinstance(b, str):

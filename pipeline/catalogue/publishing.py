@@ -46,7 +46,8 @@ def publish(store: Store) -> bool:
             )
     page, files = app()
     files |= {f"index/schema-{published.FORMAT}.json": published.schema()}
-    said = {path: hashlib.sha256(data).hexdigest() for path, data in {**files, PAGE: page}.items()}
+    all_files = {**files, PAGE: page, **_ranges(store, index)}
+    said = {path: hashlib.sha256(data).hexdigest() for path, data in all_files.items()}
     data = {"index": published.packed(index), "site": published.packed(_site(store, index, before, said))}
     parts = {name: published.named(FOLDERS[name], ".json.gz", its) for name, its in data.items()}
     lacking = {path: content for path, content in files.items() if store.get(path) != content}
@@ -61,6 +62,24 @@ def publish(store: Store) -> bool:
     store.put(published.POINTER, as_json(published.pointer({**parts, "superseded": _superseded(before)})))
     _sweep(store)
     return True
+
+
+def _ranges(store: Store, index: Mapping[str, Any]) -> dict[str, bytes]:
+    """The histogram axes of the networks, for those who measure images of their own on them."""
+    found = {}
+    for network, identity in {(spec["network"], spec["ranges"]) for spec in index["specs"].values() if spec["ranges"]}:
+        try:
+            for known, name in ((identity, f"{identity}.json"), (None, "current")):
+                path = f"ranges/{network}/{name}"
+                data = store.get(path)
+                if data is None:
+                    continue
+                if store.get_ranges(network, known) is None:
+                    raise DamagedError(f"{store.url}/{path} is damaged: there are no axes of that name")
+                found[path] = data
+        except DamagedError as error:
+            log.warning("publish: %s, it is left out", error)
+    return dict(sorted(found.items()))
 
 
 def _superseded(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:

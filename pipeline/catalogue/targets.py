@@ -53,6 +53,8 @@ class Target(Protocol):
 
 def target(url: str, options: Mapping[str, Any] | None = None) -> Target:
     """The place that a path or URL names. Raises `UserError` for one that cannot be written to."""
+    if not url.strip():
+        raise UserError("nowhere to publish to: give a folder, a bucket or hf:datasets/OWNER/NAME")
     if url.startswith(HUB):
         return Repository(url)
     if url.startswith(("http://", "https://")):
