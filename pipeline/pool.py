@@ -15,7 +15,7 @@ import logging
 import os
 import random
 import signal
-import tempfile
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -219,7 +219,7 @@ def start_ray(config: PoolConfig) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
         wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
-        where = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        where = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR", "") if sys.platform == "linux" else "")
         if len(where) > LONGEST_TMPDIR:
             raise UserError(
                 f"TMPDIR={where} is too long for the names of Ray's sockets, of at most {LONGEST_TMPDIR} characters: "
