@@ -13,7 +13,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from distributions import VDNA, LayerGaussian, ShardRecord, Spec, fd
+from distributions import VDNA, ShardRecord, Spec, fd
 from extractors import build
 from pipeline import fid_files, make_vdna
 from pipeline.catalogue import open_catalogue
@@ -230,7 +230,10 @@ def test_only_what_is_not_stated_is_taken_on_trust(statistics: Path) -> None:
     with pytest.raises(ValueError, match="extractor: inception and other"):
         fd(published, mine, layer="b")
     more = VDNA(Spec("inception", "a", "w", "p", "fp32", {"a": 3, "b": 12}, ("layer-gaussian",)))
-    more.find(LayerGaussian).load({**more.state()})
+    with pytest.raises(ValueError, match="a neuron has no mean"):
+        fd(published, more, layer="b")
+    for layer, neurons in more.spec.layers.items():
+        more.update(layer, torch.zeros(2, 1, neurons))
     assert fd(published, more, layer="b") > 0
     with pytest.raises(ValueError, match="other layers"):
         fd(published, more)
