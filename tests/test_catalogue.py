@@ -479,6 +479,15 @@ assert main(["--catalogue", {store.url!r}, "nearest", {str(ROOT / "docs")!r}]) =
     assert fd_there == pytest.approx(fd(cat.vdna(a, "vit_small"), cat.vdna(b, "vit_small")), rel=1e-8)
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(store: Store) -> None:
+    command = [sys.executable, "-m", "pipeline.catalogue", "--catalogue", store.url, "list"]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_on_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     there = ["--catalogue", store.url]
     a, b = open_catalogue(store.url).index()["dataset"][:2]
