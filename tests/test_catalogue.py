@@ -60,10 +60,10 @@ class Files(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def website(root: Path) -> Iterator[tuple[str, Counter[str]]]:
+def website(root: Path, **more: Any) -> Iterator[tuple[str, Counter[str]]]:
     """A folder's URL, and what it was asked for."""
     asked: Counter[str] = Counter()
-    with web_server(type("Site", (Files,), {"root": root, "asked": asked, "sent": Counter()})) as url:
+    with web_server(type("Site", (Files,), {"root": root, "asked": asked, "sent": Counter(), **more})) as url:
         yield url, asked
 
 
@@ -408,9 +408,7 @@ def test_an_index_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_a_server_that_calls_gzip_an_encoding_of_the_way(store: Store) -> None:
-    handler = type("Site", (Files,), {"root": Path(store.url), "asked": Counter(), "sent": Counter()})
-    handler.unpacked_on_the_way = True  # type: ignore[attr-defined]
-    with web_server(handler) as url:
+    with website(Path(store.url), unpacked_on_the_way=True) as (url, _):
         assert len(open_catalogue(url).index()) == DATASETS
 
 
