@@ -35,6 +35,7 @@ from pipeline.planning import network_spec
 from pipeline.stages import calibrate, compare, extract, plan, publish
 from pipeline.store import Store
 from pipeline.tiles import Tile, Tiler
+from tests import synthetic
 from tests.conftest import TINY, settings
 from tests.runs import SMALL, digest, do, manifest, of
 
@@ -96,6 +97,18 @@ class TestRanges:
         for distance in (emd, nfd, fd):
             with pytest.raises(IncompatibleError, match="only NaN"):
                 distance(cat.vdna("faces"), cat.vdna("overflows"))
+
+    @pytest.mark.parametrize("kinds", [synthetic.FULL, synthetic.FAST, ("gaussian",), ("layer-gaussian",)])
+    def test_every_kind_tells_a_dataset_without_numbers(self, kinds: tuple[str, ...], tmp_path: Path) -> None:
+        store, spec = Store(str(tmp_path)), synthetic.spec_of(distributions=kinds)
+        for name, broken in (("overflows", np.nan), ("other", 0.0)):
+            vdna = VDNA(spec)
+            for layer, neurons in spec.layers.items():
+                values = torch.ones(4, 3, neurons)
+                values[..., 1] = broken
+                vdna.update(layer, values)
+            found = store.put_vdna(vdna, name, {"fingerprint": "", "provenance": {}})
+            assert compare._counted(store, spec, found) == (name == "other")
 
     def test_unknown_ranges_are_refused(self, quiet: Settings, tars: Path) -> None:
         with pytest.raises(UserError, match="ranges=nope: neither a file nor an id"):

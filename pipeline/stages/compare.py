@@ -60,7 +60,7 @@ def _compare(settings: Settings, spec: Spec) -> bool:
             name,
             ", ".join(k for k in (*DECIDING, "distributions", "ranges") if other[k] != members[0][k]) or "layers",
         )
-    for manifest in [m for m in members if not _counted(store, m)]:
+    for manifest in [m for m in members if not _counted(store, spec, m)]:
         log.warning("compare: %s is left out: a neuron had no finite activation in any image", manifest["dataset"])
         members.remove(manifest)
     matrix = _empty(members, spec)
@@ -88,13 +88,15 @@ def _compare(settings: Settings, spec: Spec) -> bool:
     return True
 
 
-def _counted(store: Store, manifest: Mapping[str, Any]) -> bool:
+def _counted(store: Store, spec: Spec, manifest: Mapping[str, Any]) -> bool:
     """Whether every neuron of a dataset had a finite activation, without which there is nothing to compare."""
-    if not manifest.get("not_finite"):
+    tallied = spec.has("histogram") or spec.has("activation-ranges")  # Gaussians alone only leave out
+    if tallied and not manifest.get("not_finite"):
         return True
     view = StoredVDNA(store, manifest)
-    names = [name for kind, name in COUNTS.items() if view.has(kind)]
-    return all(view.rows(name, view.part(layer)).T.any(axis=0).all() for name in names for layer in view.layers)
+    names = [name for kind, name in COUNTS.items() if spec.has(kind)]
+    counts = (view.rows(name, view.part(layer)) for name in names for layer in spec.layers)
+    return all(rows.reshape(len(rows), -1).any(axis=1).all() for rows in counts)
 
 
 def _device(settings: Settings) -> torch.device:
