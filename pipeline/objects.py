@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec.asyn
@@ -78,7 +79,7 @@ class StoreFault(OSError):
 def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The file system of a path or URL and the path on it. Raises `UserError` for a URL that is not opened."""
     protocol = fsspec.core.split_protocol(url)[0] or "file"
-    if "::" in url or protocol not in PROTOCOLS:
+    if protocol not in PROTOCOLS or ("::" in url and "://" not in url and not Path(url).exists()):
         raise UserError(f"{hide(url)}: cannot open this kind of URL; allowed are paths and {', '.join(PROTOCOLS)}")
     # A bucket's name has no colon; a secret may hold a slash.
     if re.match(r"(https?|ftp|sftp|smb|s3a?)://[^/]*@|s3a?://[^/@]*:", url):
@@ -89,7 +90,12 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     if protocol in ("s3", "s3a"):  # botocore's ten connections would hold up what is asked for at once
         options = {**options, "config_kwargs": {"max_pool_connections": FILES, **options.get("config_kwargs", {})}}
     try:
-        fs, path = fsspec.core.url_to_fs(url, **options)
+        if "::" in url:  # a sign of chained file systems, none of which is opened; so it is part of a name
+            found = fsspec.get_filesystem_class(protocol)
+            fs = fsspec.filesystem(protocol, **{**found._get_kwargs_from_urls(url), **options})
+            path = found._strip_protocol(url)
+        else:
+            fs, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise UserError(f"{hide(url)}: cannot open this kind of URL ({error})") from None
     if protocol in ("s3", "s3a"):
@@ -108,7 +114,7 @@ AZURE = "sig|sv|ss|srt|sr|se|st|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
 def unsigned(url: str) -> tuple[str, str]:
     """A URL's lasting part, and the part of its query that signs it: which is secret, and another every time."""
     path, _, query = url.partition("?")
-    if "://" not in url or not query:
+    if not url.lower().startswith(("http://", "https://")) or not query:  # elsewhere `?` is part of a name
         return url, ""
     names = f"{SIGNING}|{AZURE}" if re.search(r"(^|&)sig=", query) else SIGNING
     signing = [p for p in query.split("&") if re.fullmatch(names, p.partition("=")[0], re.IGNORECASE)]

@@ -168,7 +168,8 @@ def _packed() -> Iterator[Case]:
     yield Case("whole.tar.gz", packed, 5)
     yield Case("whole.tgz", gzip.compress(whole[:4096], mtime=0) + gzip.compress(whole[4096:], mtime=0), 5)
     yield Case("cut.tar.gz", gzip.compress(whole, 0, mtime=0)[: starts(whole)[3] + 600], 3, CUT, damaged=True)
-    yield Case("no_gzip.tar.gz", whole, damaged=True)
+    yield Case("no_gzip.tar.gz", whole, 5)
+    yield Case("gzip.tar", packed, 5)
     corrupt = bytearray(packed)
     corrupt[-6] ^= 0xFF  # the checksum of what was unpacked
     yield Case("checksum.tar.gz", bytes(corrupt), 5, damaged=True)

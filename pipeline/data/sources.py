@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import posixpath
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ import fsspec
 import pyarrow
 
 from pipeline.data.indexed import open_parquet, open_zip
+from pipeline.data.names import archive, ending, hidden, is_image, wanted
 from pipeline.data.shards import ABSENT, UNKNOWN, Shard
 from pipeline.errors import UserError
 from pipeline.objects import (
@@ -41,14 +43,10 @@ from pipeline.objects import (
     version,
 )
 
-IMAGES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
-    *(".avif", ".jp2", ".heic", ".heif"),
-)
-"""Endings by which a file counts as an image; one that cannot be decoded (HEIC) is skipped with its reason."""
-
-ARCHIVES = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".zip": "zip", ".parquet": "parquet"}
 ACCEPTED = "a folder of images, .tar, .tar.gz, .zip, .parquet, an image, or a .txt of paths"
+
+SIGNS = "*?["
+SIGN = re.compile(r"([*?[])")
 
 MANY = 32
 """Names in one folder from which on it is listed, and requests for single names that are under way at once."""
@@ -75,9 +73,9 @@ def find(
             raise UserError(f"{shown}: shell commands are not run; name the object itself")
         try:
             for fs, entry in _entries(url, storage or {}, patience):
-                if _ending(entry.name).endswith(IMAGES):
+                if is_image(entry.name):
                     single.append(entry)
-                elif _ending(entry.name).endswith(".txt"):
+                elif ending(entry.name).endswith(".txt"):
                     single.extend(_lines(fs, entry.name, storage or {}, patience))
                 else:
                     shards.extend(_archive(fs, entry, images_per_shard, patience))
@@ -121,7 +119,7 @@ def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tup
     for folder, its in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
         several = list(its)
         fs, first = filesystem(several[0], storage)
-        if len(several) < MANY or any(sign in folder for sign in "*?[") or "://" not in url:
+        if len(several) < MANY or any(sign in folder for sign in SIGNS) or "://" not in url:
             for name in several:
                 fs, path = filesystem(name, storage)
                 found = patiently(partial(_listed, fs, path, name, patience), patience, name)
@@ -166,25 +164,44 @@ def _listed(fs: Any, path: str, url: str, patience: float) -> list[Entry]:
 
 def _list(fs: Any, path: str, url: str, patience: float) -> Iterator[Entry]:
     """What is below a folder (recursively), the matches of a glob, or one file; sorted."""
-    if not is_web(fs) and any(sign in path for sign in "*?[") and not fs.exists(path):
-        found = fs.glob(path, detail=True)
+    if not is_web(fs) and any(sign in path for sign in SIGNS) and not fs.exists(path):
+        there, pattern = _literal(fs, path)
+        found = fs.glob(SIGN.sub(r"[\1]", there) + pattern, detail=True)
+        asks = any(hidden(part) for part in pattern.split("/"))
+        found = {name: info for name, info in found.items() if asks or not hidden(name[len(there) :])}
         if not found:
             raise UserError(f"dataset.url={hide(url)}: the pattern matches nothing")
+        taken: set[str] = set()  # `**` fits a folder and what is in it
         for name in sorted(found):
             info = found.pop(name)
             if info["type"] == "directory":
-                yield from _below(fs, name)
-            elif info["type"] == "file" and (_wanted(name) or _ending(name).endswith(".txt")):
-                yield Entry.of(fs.unstrip_protocol(name), info)
+                for entry in _below(fs, name):
+                    if entry.name not in taken:
+                        taken.add(entry.name)
+                        yield entry
+            elif info["type"] == "file" and wanted(name):  # a .txt is a list only where the user names it
+                entry = Entry.of(fs.unstrip_protocol(name), info)
+                if entry.name not in taken:
+                    taken.add(entry.name)
+                    yield entry
         return
     path = posixpath.normpath(path) if is_local(fs) else path
     info = call(fs, "info", path, patience=patience)
     if info["type"] == "directory":
         yield from _below(fs, path)
-    elif info["type"] == "file" and (_wanted(path) or _ending(path).endswith(".txt")):
+    elif info["type"] == "file" and (wanted(path) or ending(path).endswith(".txt")):
         yield Entry.of(fs.unstrip_protocol(path), info)
     else:
         raise UserError(f"dataset.url={hide(url)}: not a kind of file that holds images; expected {ACCEPTED}")
+
+
+def _literal(fs: Any, path: str) -> tuple[str, str]:
+    """The longest part of a path that exists as it is written, and the rest, which begins with a pattern."""
+    parts = path.split("/")
+    for i, part in enumerate(parts):
+        if any(sign in part for sign in SIGNS) and not fs.exists("/".join(parts[: i + 1])):
+            return "".join(f"{before}/" for before in parts[:i]), "/".join(parts[i:])
+    return path, ""
 
 
 def _below(fs: Any, path: str) -> Iterator[Entry]:
@@ -192,8 +209,7 @@ def _below(fs: Any, path: str) -> Iterator[Entry]:
     fs.invalidate_cache()
     for name in sorted(found):
         info = found.pop(name)
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in name[len(path) :].split("/"))
-        if info["type"] == "file" and _wanted(name) and not hidden:
+        if info["type"] == "file" and wanted(name) and not hidden(name[len(path) :]):
             yield Entry.of(fs.unstrip_protocol(name), info)
 
 
@@ -209,7 +225,7 @@ def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
         visited.add(os.path.realpath(folder))
         folders.sort(key=lambda f: (Path(folder, f).is_symlink(), f))
         folders[:] = [f for f in folders if _first(os.path.realpath(f"{folder}/{f}"), visited)]
-        for name in (f"{folder}/{f}" for f in files if _wanted(f)):
+        for name in (f"{folder}/{f}" for f in files if wanted(f)):
             try:
                 found[name] = fs.info(name)
             except FileNotFoundError:  # a link to nowhere: counted as missing when it is read
@@ -223,23 +239,12 @@ def _first(path: str, visited: set[str]) -> bool:
     return new
 
 
-def _ending(name: str) -> str:
-    """A name to judge by its ending: lower case, and without the query of a signed URL."""
-    return (name.partition("?")[0] if "://" in name else name).lower()
-
-
-def _wanted(name: str) -> bool:
-    return _ending(name).endswith(IMAGES) or _kind(name) is not None
-
-
-def _kind(name: str) -> str | None:
-    return next((kind for ending, kind in ARCHIVES.items() if _ending(name).endswith(ending)), None)
-
-
 def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iterator[Entry]:
     """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
     path = fs._strip_protocol(name)
-    lines = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name).decode().splitlines()
+    data = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name)
+    # Only a line feed ends a line: other separators may be part of a name. Some editors begin with a byte order mark.
+    lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
 
     def entry(line: str) -> Entry:
         its, path = (fs, f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}")
@@ -255,11 +260,11 @@ def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iter
         return Entry.of(its.unstrip_protocol(path), info)
 
     with ThreadPoolExecutor(MANY) as asking:
-        yield from asking.map(entry, filter(None, map(str.strip, lines)))
+        yield from asking.map(entry, filter(None, (line.strip(" \t") for line in lines)))
 
 
 def _archive(fs: Any, entry: Entry, images_per_shard: int, patience: float) -> Iterator[Shard]:
-    kind = _kind(entry.name) or ""
+    kind = archive(entry.name) or ""
     url, signing = unsigned(entry.name)
     keys = (signing,) if signing else ()
     if kind == "tar":
@@ -281,7 +286,7 @@ def _archive(fs: Any, entry: Entry, images_per_shard: int, patience: float) -> I
 
 def _zip_members(file: Any) -> list[str]:
     names = {info.filename for info in open_zip(file).infolist() if not info.is_dir()}
-    return sorted(n for n in names if n.lower().endswith(IMAGES) and not n.startswith("__MACOSX"))
+    return sorted(n for n in names if is_image(n) and not hidden(n))
 
 
 def _row_groups(file: Any) -> list[str]:
@@ -296,7 +301,7 @@ def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
         etag = group_version([Entry(name, e.size, e.version) for name, e in zip(names, part, strict=True)])
         size = sum(max(entry.size, 0) for entry in part)
         folder = names[0].rpartition("/")[0]
-        while any(not name.startswith(f"{folder}/") for name in names):
+        while folder and any(not name.startswith(f"{folder}/") for name in names):
             folder = folder.rpartition("/")[0]
         # Named by its members: groups of other files in the same folder are other shards.
         part_name = f"{len(part)} files {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"

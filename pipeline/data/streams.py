@@ -172,8 +172,7 @@ class ShardReader:
 
     def _tar(self) -> Generator[Item]:
         with self._opened() as file:
-            packed = self.shard.url.partition("?")[0].lower().endswith("gz")
-            tar = TarStream(file, packed, self._digest)
+            tar = TarStream(file, self._digest)
             for name, data in tar:
                 yield f"{self._name}/{name}", data
             if self.shard.size >= 0 and tar.count != self.shard.size:

@@ -1,6 +1,6 @@
 """The images of a tar archive, in order, and where it breaks.
 
-    tar = TarStream(file, packed=False)
+    tar = TarStream(file)
     for name, data in tar:                    # data: bytes, or a BadImage where there are none to be had
         ...
     tar.count, tar.damage, tar.lost_bytes     # once the end is reached
@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.sources import IMAGES
+from pipeline.data.names import hidden, is_image
 
 BLOCK = 512
+GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
 MAX_HEADER = 1 << 20
 """Bytes of an extended header, which holds a long name and attributes."""
@@ -41,7 +42,10 @@ WITHOUT_BODY = (
 class TarStream:
     """Iterate once; then `count` bytes were read, and `damage` says where the archive broke, if it did."""
 
-    def __init__(self, file: Any, packed: bool, digest: Any = None) -> None:
+    def __init__(self, file: Any, digest: Any = None) -> None:
+        """`file` is seekable. Its first bytes say whether the archive is gzipped: names often do not."""
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
         self._raw = _Tap(file, digest)
         self._unpacked = _Unpacked(self._raw) if packed else None
         self._stream = self._unpacked or self._raw
@@ -202,11 +206,9 @@ class _Unpacked:
 
 def _is_image(member: tarfile.TarInfo) -> bool:
     """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
-    name = member.name.rpartition("/")[2]
-    hidden = name.startswith(".") or re.match(r"__[^/]*__($|/)", member.name)
     # An unknown type is an ordinary file, says POSIX.
     regular = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
-    return regular and not hidden and name.lower().endswith(IMAGES)
+    return regular and is_image(member.name) and not hidden(member.name)
 
 
 _RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")
