@@ -101,9 +101,7 @@ def _of_timm(model: nn.Module) -> list[str]:
     stages: list[str] = []
     for entry in info if isinstance(info, Sequence) else [None]:
         stage = entry.get("module") if isinstance(entry, Mapping) else None
-        if (
-            not isinstance(stage, str) or stage not in modules
-        ):  # a name for people, not of a module
+        if not isinstance(stage, str) or stage not in modules:  # a name for people, not of a module
             return _of_sequences(model)
         parent = stage.rpartition(".")[0]
         # feature_info lists only the stages after which the resolution changes: take their siblings too.
@@ -206,7 +204,7 @@ def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tenso
     (samples, tokens, neurons); (samples, neurons) as one position. Of a tuple, its first tensor.
     """
     output = first_of(output)
-    if isinstance(output, torch.Tensor) and output.is_floating_point():
+    if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
         if output.ndim == 4:
             return output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)
         if output.ndim == 3:
