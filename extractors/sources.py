@@ -73,17 +73,16 @@ def _remedy(size: int | None) -> str:
 
 def names(source: str) -> list[str]:
     """The models of a library, those of torch.hub and of one's own code excepted."""
-    if source == "timm":
-        import timm
+    with foreign(f"{source} cannot be imported", "install a version of it that fits this torch"):
+        if source == "timm":
+            import timm
 
-        return list(timm.list_models())
-    if source == "torchvision":
-        import torchvision
+            return list(timm.list_models())
+        if source == "torchvision":
+            import torchvision
 
-        return list(torchvision.models.list_models(module=torchvision.models))
-    if source == "open_clip":
-        return list(_library().list_models())
-    return []
+            return list(torchvision.models.list_models(module=torchvision.models))
+        return list(_library().list_models()) if source == "open_clip" else []
 
 
 def _timm(model: str, size: int | None = None) -> Network:
