@@ -15,7 +15,7 @@ test-faults: .venv/dev.stamp
 	FAULTS=full .venv/bin/python -m pytest tests/test_faults.py tests/test_flaky.py tests/test_pool.py tests/test_dirty.py tests/test_damage.py
 
 test-zoo: .venv/dev.stamp
-	ZOO=full .venv/bin/python -m pytest tests/test_zoo.py
+	ZOO=full .venv/bin/python -m pytest tests/test_zoo.py tests/test_trial.py
 
 bench: .venv/dev.stamp
 	.venv/bin/python -m bench

@@ -219,6 +219,6 @@ def _seconds(retry_after: str | None) -> float | None:
             return None
 
 
-def line_of(error: Exception) -> str:
+def line_of(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

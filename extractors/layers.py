@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from extractors.cache import line_of
 
 Layers = str | Sequence[str] | Mapping[str, str]
 Tokens = str | Mapping[str, str]
@@ -34,6 +36,20 @@ class ExtractorError(ValueError):
 
 class LayerError(ExtractorError):
     """A layer that the network does not have, or whose output is no activation map."""
+
+
+@contextmanager
+def foreign(what: str, remedy: str, kind: type[ExtractorError] = ExtractorError) -> Iterator[None]:
+    """Whatever the code of a model library, or of one's own network, raises inside becomes a `kind` of one line.
+
+    What is one already and a full device stay as they are. A script that is imported may also end the process.
+    """
+    try:
+        yield
+    except (ExtractorError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise kind(f"{what} ({type(error).__name__}: {line_of(error)}); {remedy}") from error
 
 
 def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:
@@ -56,33 +72,6 @@ def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:
             raise LayerError(_unknown(pattern, modules))
         chosen.update({name: name for name in found})
     return chosen
-
-
-def every(model: nn.Module, image: torch.Tensor) -> list[str]:
-    """Every module that fires once for an image and puts out activations of its own, not those of one inside it."""
-    fired: dict[str, list[tuple[int, int]]] = {}
-    kept: list[object] = []  # so that no output gets the identity of one that is gone
-
-    def fire(name: str, module: nn.Module, inputs: object, output: object) -> None:
-        kept.append(output)
-        try:
-            a = as_positions(name, output, False)
-        except LayerError:
-            return
-        if 1 in a.shape[:2]:
-            version = output._version if isinstance(output, torch.Tensor) else 0
-            fired.setdefault(name, []).append((id(output), version))
-
-    hooks = [m.register_forward_hook(partial(fire, name)) for name, m in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    once = {name: calls[0] for name, calls in fired.items() if len(calls) == 1}
-    first = {call: name for name, call in reversed(once.items())}
-    return [name for name, call in once.items() if first[call] == name]
 
 
 def default_layers(model: nn.Module) -> list[str]:
@@ -110,9 +99,9 @@ def _of_timm(model: nn.Module) -> list[str]:
     info: Any = model.feature_info
     modules = dict(model.named_modules())
     stages: list[str] = []
-    for entry in info:
-        stage = entry["module"]
-        if stage not in modules:  # a name for people, not of a module
+    for entry in info if isinstance(info, Sequence) else [None]:
+        stage = entry.get("module") if isinstance(entry, Mapping) else None
+        if not isinstance(stage, str) or stage not in modules:  # a name for people, not of a module
             return _of_sequences(model)
         parent = stage.rpartition(".")[0]
         # feature_info lists only the stages after which the resolution changes: take their siblings too.
@@ -214,9 +203,8 @@ def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tenso
     (samples, neurons, height, width), or (samples, height, width, neurons) where `channels_last`;
     (samples, tokens, neurons); (samples, neurons) as one position. Of a tuple, its first tensor.
     """
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    if isinstance(output, torch.Tensor) and output.is_floating_point():
+    output = first_of(output)
+    if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
         if output.ndim == 4:
             return output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)
         if output.ndim == 3:
@@ -225,6 +213,17 @@ def as_positions(layer: str, output: object, channels_last: bool) -> torch.Tenso
             return output.unsqueeze(1)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     raise LayerError(f"layer {layer!r} puts out {shape}, not a batch of activations; choose a module inside it")
+
+
+def first_of(output: object) -> object:
+    """What counts of a module's output: of a tuple or a list, the first."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def tokens_first(output: object) -> bool:
+    """Whether a module's output for one image is (tokens, samples, neurons)."""
+    output = first_of(output)
+    return isinstance(output, torch.Tensor) and output.ndim == 3 and output.shape[1] == 1 < len(output)
 
 
 class Picked(NamedTuple):

@@ -5,15 +5,19 @@ extractor = build(ExtractorConfig(name="vgg16", model="vgg16", source="torchvisi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
 
 from extractors import sources, weights
 from extractors.cache import forget, stated
-from extractors.layers import ExtractorError
+from extractors.layers import ExtractorError, foreign
 from extractors.network import Extractor, ExtractorConfig
 from extractors.sources import Network
+from extractors.trial import said
+
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -35,12 +39,16 @@ def build(
     except (AttributeError, ValueError) as error:
         raise ExtractorError(f"extractor.without={list(config.without)}: {error}") from error
     if state is not None:
-        if set(state) != set(module.state_dict()):
-            weights.remove(module, network.classifiers)
-        module.load_state_dict(dict(state))
+        with foreign(f"{config.model} does not take the parameters it was given", "have one version on all machines"):
+            if set(state) != set(module.state_dict()):
+                weights.remove(module, network.classifiers)
+            module.load_state_dict(dict(state))
     elif config.weights != "random" and not (published and config.source == "hub"):
         _load(config, network)
-    return Extractor(config, network, device)
+    extractor = Extractor(config, network, device)
+    if extractor.left_out and state is None:  # else another process has said it
+        log.warning("%s: default layers that cannot be measured: %s", config.model, said(extractor.left_out))
+    return extractor
 
 
 def _load(config: ExtractorConfig, network: Network) -> None:
@@ -65,6 +73,9 @@ def _load(config: ExtractorConfig, network: Network) -> None:
         raise weights.WeightsError(str(error).replace(str(path), source)) from error
     if config.prefix:
         state = weights.under(state, config.prefix, source)
-    state = dict(network.adapt(weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])))
-    by_order = config.match == "order" and state.keys() != network.module.state_dict().keys()
-    weights.fit(network.module, state, by_order, network.classifiers, source)
+    state = weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])
+    remedy = "give this model's file, or extractor.prefix=, extractor.ignore= for a part"
+    with foreign(f"{source} does not fit {config.model}", remedy, weights.WeightsError):
+        state = dict(network.adapt(state))
+        by_order = config.match == "order" and state.keys() != network.module.state_dict().keys()
+        weights.fit(network.module, state, by_order, network.classifiers, source)

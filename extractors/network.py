@@ -28,15 +28,16 @@ from extractors.layers import (
     Sink,
     Tokens,
     as_positions,
-    choose,
-    every,
+    foreign,
     neurons_last,
     picked,
+    tokens_first,
     tokens_of,
 )
 from extractors.preprocess import Preprocess
 from extractors.sources import Network
 from extractors.streams import Streams
+from extractors.trial import LeftOut, chosen
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,10 +93,13 @@ class Extractor:
         self.config = config
         self.name = config.name
         self.licence = config.licence or network.licence
-        self.weights_sha256 = weights.digest(model)
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if _is_convolutional(model) else torch.contiguous_format
-        self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=self.memory_format)
+        with foreign(f"{config.model} cannot be set up", "see whether the network runs by itself"):
+            self.weights_sha256 = weights.digest(model)
+            self.model = model.eval().requires_grad_(False).to(self.device)
+            if self.memory_format == torch.channels_last:
+                _to_channels_last(self.model)
         self.preprocess = _preprocess(config, network)
         self._channels_last = network.channels_last
         self._neurons_last: dict[str, bool] = {}
@@ -103,8 +107,8 @@ class Extractor:
         self._calls = threading.local()  # several threads may run batches at once, each for a sink of its own
         self._streams = Streams(self.device) if self.device.type == "cuda" else None
         named = dict(model.named_modules())
-        with self._trial():
-            self.modules = choose(model, every(model, self._noise()) if config.layers == "all" else config.layers)
+        before = [dict(vars(module)) for module in model.modules()]
+        self.modules, self.left_out = self._chosen()
         self.tokens = tokens_of(self.modules, config.tokens, named, network.prefix_tokens, network.class_token)
         self._tokens_first: set[str] = set()
         """Layers whose outputs are (tokens, samples, neurons)."""
@@ -114,7 +118,6 @@ class Extractor:
         self.overwritten = frozenset(self.modules)
         """Layers whose output the network changes after they fired: in doubt all, until the dry run has told."""
         self._turn: threading.Lock | None = None
-        before = [dict(vars(module)) for module in model.modules()]
         self.layers, self.overwritten = self._dry_run()
         after = [vars(module) for module in model.modules()]
         if any(a.keys() != b.keys() or any(a[k] is not b[k] for k in a) for a, b in zip(before, after, strict=True)):
@@ -130,7 +133,7 @@ class Extractor:
         if layer not in self._neurons_last:
             self._neurons_last[layer] = neurons_last(output, self._channels_last)
         activations = as_positions(layer, output, self._neurons_last[layer])
-        if not self.layers and activations.shape[1] == 1 < activations.shape[0]:  # of the dry run's one image
+        if not self.layers and tokens_first(output):  # of the dry run's one image
             self._tokens_first.add(layer)
         if layer in self._tokens_first:
             activations = activations.transpose(0, 1)
@@ -147,9 +150,29 @@ class Extractor:
 
         What the sink gets is a view that the network may overwrite later: consume or copy it at once. On a GPU
         the sink is called with a stream of its own as the current one, and nothing waits for it before the last layer.
+        Raises what the sink raises; what the network raises as `ExtractorError`, but for a full device.
         """
-        with self._turn or nullcontext():
-            self._run(images, sink)
+        its: list[Exception] = []
+
+        def sinking(layer: str, activations: torch.Tensor) -> None:
+            try:
+                sink(layer, activations)
+            except Exception as error:
+                its.append(error)
+                raise
+
+        try:
+            with self._turn or nullcontext():
+                self._run(images, sinking)
+        except (ExtractorError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if error in its:
+                raise
+            raise ExtractorError(
+                f"{self.config.model} fails on {len(images)} images at once ({type(error).__name__}: {line_of(error)}):"
+                " try another batch_size, or see whether the network runs by itself on so many"
+            ) from error
 
     def _run(self, images: torch.Tensor, sink: Sink) -> None:
         images = self._streams.bring(images) if self._streams else images.to(self.device)
@@ -161,6 +184,16 @@ class Extractor:
             self._calls.sink = None
             if self._streams:
                 self._streams.join()
+
+    def _chosen(self) -> tuple[dict[str, str], dict[str, LeftOut]]:
+        """Layers and their modules, and what is left out of a choice that nobody made."""
+
+        def run() -> None:
+            with torch.no_grad():
+                self._run(self._noise(), lambda layer, activations: None)
+
+        with self._trial():
+            return chosen(self.model, self.config.layers, run, f"{self.config.source}:{self.config.model}")
 
     def _dry_run(self) -> tuple[dict[str, int], frozenset[str]]:
         """Neurons of each layer in the order they fire, and which layers' outputs the network overwrites later.
@@ -254,6 +287,13 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
+
+
+def _to_channels_last(model: nn.Module) -> None:
+    """Tensors of four dimensions; others have no such format, and torch refuses those of five (3-D convolutions)."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4 and tensor.layout == torch.strided:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def _is_convolutional(model: nn.Module) -> bool:

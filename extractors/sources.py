@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from extractors.cache import line_of
-from extractors.layers import HEADS, ExtractorError
+from extractors.layers import HEADS, ExtractorError, foreign
 
 SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
@@ -59,28 +56,33 @@ def create(source: str, model: str, size: int | None = None, tag: str = "", trai
     """
     if source not in SOURCES:
         raise ExtractorError(f"extractor.source={source}: allowed are {', '.join(SOURCES)}")
-    if source == "hub":
-        return _hub(model, trained)
-    if source == "timm":
-        return _timm(model, size)
-    if source == "python":
-        return _python(model)
-    return (_torchvision if source == "torchvision" else _open_clip_network)(model, tag)
+    with foreign(f"extractor.model={model}: {source} cannot make it", _remedy(size)):
+        if source == "hub":
+            return _hub(model, trained)
+        if source == "timm":
+            return _timm(model, size)
+        if source == "python":
+            return _python(model)
+        return (_torchvision if source == "torchvision" else _open_clip)(model, tag)
+
+
+def _remedy(size: int | None) -> str:
+    sized = f"extractor.preprocess.size={size} may not suit it, " if size else ""
+    return f"{sized}another version of the library may; or choose another model"
 
 
 def names(source: str) -> list[str]:
     """The models of a library, those of torch.hub and of one's own code excepted."""
-    if source == "timm":
-        import timm
+    with foreign(f"{source} cannot be imported", "install a version of it that fits this torch"):
+        if source == "timm":
+            import timm
 
-        return list(timm.list_models())
-    if source == "torchvision":
-        import torchvision
+            return list(timm.list_models())
+        if source == "torchvision":
+            import torchvision
 
-        return list(torchvision.models.list_models(module=torchvision.models))
-    if source == "open_clip":
-        return list(_open_clip().list_models())
-    return []
+            return list(torchvision.models.list_models(module=torchvision.models))
+        return list(_library().list_models()) if source == "open_clip" else []
 
 
 def _timm(model: str, size: int | None = None) -> Network:
@@ -160,14 +162,17 @@ def _of_today(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     return renamed
 
 
-def _open_clip_network(model: str, tag: str) -> Network:
-    """The image half of a CLIP, normalised as one of its checkpoints was."""
-    library = _open_clip()
+def _open_clip(model: str, tag: str) -> Network:
+    """The image half of a CLIP, normalised as one of its checkpoints was. The text half, which may need a library of
+    its own, is not made: open_clip has no public way to that, so this is its own builder of the half."""
+    library = _library()
     if model not in library.list_models():
         raise ExtractorError(_unknown("open_clip", model, library.list_models()))
-    with _quiet():
-        module = library.create_model(model, pretrained=None, load_weights=False, pretrained_text=False).visual
-    size = library.get_model_config(model)["vision_cfg"].get("image_size", 224)
+    config = library.get_model_config(model)
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    builder = importlib.import_module("open_clip.model")
+    module = builder._build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
+    size = vision.get("image_size", 224)
     tags = library.list_pretrained_tags_by_model(model)
     said = {name: library.get_pretrained_cfg(model, name) for name in tags}
     published = {name: _clip_file(of) for name, of in said.items()}
@@ -195,21 +200,6 @@ def _clip_file(said: Mapping[str, Any]) -> str:
     return f"hf:{repository}" if whole else f"hf:{repository}/open_clip_model.safetensors"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip says, through the root logger, what it does, and warns that a network without weights has none."""
-    root = logging.getLogger()
-
-    def quiet(record: logging.LogRecord) -> bool:
-        return False
-
-    root.addFilter(quiet)
-    try:
-        yield
-    finally:
-        root.removeFilter(quiet)
-
-
 def _image_half(state: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """A whole CLIP's tensors without its text half; those of a checkpoint of the image half alone stay."""
     visual = {name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")}
@@ -225,27 +215,18 @@ def _hub(model: str, trained: bool) -> Network:
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", repository):
         raise ExtractorError(f"extractor.model={model}: there is no {repository}/hubconf.py")
     where: dict[str, Any] = {"source": "local" if local else "github", "trust_repo": True, "verbose": False}
-    try:
+    with foreign(f"extractor.model={model}: torch.hub cannot load it", "a folder that holds it needs no network"):
         # An entry need not know the word when its own weights are not wanted.
         module = torch.hub.load(repository, entry, **where, **({"pretrained": True} if trained else {}))  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever that repository's code raises
-        raise ExtractorError(
-            f"extractor.model={model}: torch.hub cannot load it ({type(error).__name__}: {line_of(error)}); a folder "
-            "that holds the repository needs no network"
-        ) from error
     return _own(module, model)
 
 
 def _python(model: str) -> Network:
     """`package.module.function`, which is called without arguments and returns a network."""
     module, _, function = model.rpartition(".")
-    try:
+    remedy = "give MODULE.FUNCTION, importable from this folder, that takes no argument and returns a torch module"
+    with foreign(f"extractor.model={model}: cannot be called", remedy):
         made = getattr(importlib.import_module(module), function)()
-    except Exception as error:
-        raise ExtractorError(
-            f"extractor.model={model}: cannot be called ({type(error).__name__}: {line_of(error)}); give "
-            "MODULE.FUNCTION, importable from this folder, that takes no argument and returns a torch module"
-        ) from error
     return _own(made, model)
 
 
@@ -261,7 +242,7 @@ def _own(module: Any, model: str) -> Network:
     )
 
 
-def _open_clip() -> Any:
+def _library() -> Any:
     try:
         return importlib.import_module("open_clip")
     except ImportError as error:

@@ -15,7 +15,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -159,7 +158,5 @@ def digest(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         sha.update(f"{name}{values.dtype}{tuple(values.shape)}".encode())
-        sha.update(
-            np.ascontiguousarray(values.view(-1).view(torch.uint8).numpy() if values.ndim else values.numpy()).data
-        )
+        sha.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

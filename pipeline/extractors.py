@@ -21,6 +21,7 @@ from rich.table import Table
 
 from extractors import Extractor, ExtractorConfig, ExtractorError, build
 from extractors.sources import SOURCES, names
+from extractors.trial import said
 from pipeline.errors import UserError
 from pipeline.networks import known_extractors, named_extractor
 
@@ -70,7 +71,8 @@ def _show(console: Console, name: str, every: bool) -> None:
     console.print(
         f"{extractor.name}: {config.source} {config.model}, {len(extractor.layers)} layers, "
         f"{sum(extractor.layers.values()):,} neurons; {extractor.preprocess.id}\n"
-        f"weights {config.pretrained}; licence {extractor.licence or 'not stated'}",
+        f"weights {config.pretrained}; licence {extractor.licence or 'not stated'}"
+        + (f"\nleft out, since they cannot be measured: {said(extractor.left_out)}" if extractor.left_out else ""),
         soft_wrap=True,
         highlight=False,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -129,21 +130,67 @@ def _make(
 def _sources(source: Any) -> list[str]:
     if isinstance(source, str | Path):
         return [str(source)]
+    if _is_image(source) and getattr(source, "ndim", 3) != 4:  # a batch is its images
+        raise UserError(f"source is one {shown(source)}: give a list of arrays; {remedy(source)}")
     items = list(source) if isinstance(source, Iterable) else [source]
-    if items and all(isinstance(item, np.ndarray) for item in items):
+    if any(map(_is_image, items)) and not any(isinstance(item, str | Path) for item in items):
         return [_as_tar(items)]
     if wrong := [type(item).__name__ for item in items if not isinstance(item, str | Path)]:
         raise UserError(f"source: give a path, or a list of paths or of arrays, not {wrong[0]}")
     return [str(item) for item in items]
 
 
-def _as_tar(arrays: Sequence[np.ndarray]) -> str:
+def _is_image(thing: object) -> bool:
+    return isinstance(thing, np.ndarray | torch.Tensor | Image.Image)
+
+
+def shown(image: Any) -> str:
+    """Type and shape of an array, a tensor, a PIL image or whatever else was given, for an error."""
+    if isinstance(image, Image.Image):
+        return f"PIL image {image.mode}{(image.height, image.width)}"
+    if isinstance(image, np.ndarray):
+        return f"{image.dtype}{image.shape}"
+    if isinstance(image, torch.Tensor):
+        return f"tensor {str(image.dtype).removeprefix('torch.')}{tuple(image.shape)}"
+    return type(image).__name__
+
+
+def remedy(image: Any) -> str:
+    """How an image in another form becomes a (height, width, 3) uint8 array."""
+    if isinstance(image, Image.Image):
+        return "np.asarray(image.convert('RGB')) is one"
+    if not _is_image(image) or not math.prod(image.shape):
+        return "none can be made of this"
+    steps = []
+    if isinstance(image, torch.Tensor):
+        steps.append("tensor.cpu().numpy() is an array")
+    shape = tuple(image.shape)
+    if len(shape) == 4:
+        steps.append("list(batch) are its images")
+    elif len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        steps.append("np.dstack([grey] * 3) has three channels")
+    elif len(shape) == 3 and shape[2] in (2, 4):
+        steps.append("Image.fromarray(array).convert('RGB') drops alpha")
+    elif len(shape) == 3 and shape[2] != 3 and shape[0] in (1, 3, 4):
+        steps.append("array.transpose(1, 2, 0) moves channels to the end")
+    kind = str(image.dtype).removeprefix("torch.")
+    if "float" in kind:
+        steps.append("(array * 255).round().astype(np.uint8) is right for values from 0 to 1")
+    elif kind != "uint8":
+        steps.append("scale its values to 0 … 255 and take .astype(np.uint8)")
+    return ", ".join(steps) or "[image] is a list of one"
+
+
+def _as_tar(arrays: Sequence[Any]) -> str:
     """The arrays as a tar in fsspec's memory file system: the same path through the pipeline as any shard."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index, array in enumerate(arrays):
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-                raise UserError(f"image {index} is {array.dtype}{array.shape}: give (height, width, 3) uint8 arrays")
+            fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] == (3,)
+            if not fits or not array.size:
+                raise UserError(
+                    f"image {index} is {shown(array)}: give (height, width, 3) uint8 arrays; {remedy(array)}"
+                )
             data = io.BytesIO()
             Image.fromarray(array).save(data, "PNG", compress_level=0)
             member = tarfile.TarInfo(f"{index:08d}.png")

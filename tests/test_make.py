@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from distributions import emd
@@ -29,6 +30,11 @@ def test_arrays_are_the_images_that_they_are(tmp_path: Path) -> None:
     assert v.layer_gaussian().keys() == v.layers.keys()
 
 
+def test_a_batch_is_its_images() -> None:
+    batch = np.stack([array[:, :30] for array in ARRAYS])
+    assert emd(make_vdna(batch, **OPTIONS), make_vdna(list(batch), **OPTIONS)) == 0
+
+
 def test_arrays_do_not_stay_in_memory() -> None:
     make_vdna(ARRAYS, **OPTIONS)
     assert not fsspec.filesystem("memory").find("/vdna")
@@ -43,6 +49,31 @@ def test_arrays_do_not_stay_in_memory() -> None:
         ([ARRAYS[0][..., 0]], {}, r"image 0 is uint8\(20, 30\): give"),
         ([np.zeros((0, 5, 3), np.uint8)], {}, r"image 0 is uint8\(0, 5, 3\): give"),
         ([ARRAYS[0] / 255], {}, "image 0 is float64"),
+        (
+            [ARRAYS[1], ARRAYS[0][..., 0]],
+            {},
+            r"image 1 is uint8\(20, 30\): give \(h.*; np\.dstack\(\[grey\] \* 3\) has three",
+        ),
+        ([ARRAYS[0][..., :1]], {}, r"image 0 is uint8\(20, 30, 1\): give .*; np\.dstack"),
+        ([np.dstack([ARRAYS[0], ARRAYS[0][..., 0]])], {}, r"image 0 is uint8\(20, 30, 4\): .* drops alpha"),
+        ([ARRAYS[0].transpose(2, 0, 1)], {}, r"image 0 is uint8\(3, 20, 30\): .*; array\.transpose\(1, 2, 0\)"),
+        ([ARRAYS[0][None]], {}, r"image 0 is uint8\(1, 20, 30, 3\): .*; list\(batch\) are its images"),
+        ([ARRAYS[0].astype(np.uint16)], {}, r"image 0 is uint16\(20, 30, 3\): .*; scale its values to 0 … 255"),
+        ([ARRAYS[0].astype(np.float32)], {}, r"image 0 is float32\(20, 30, 3\): .*; \(array \* 255\)\.round"),
+        (ARRAYS[0], {}, r"source is one uint8\(20, 30, 3\): give a list of arrays; \[image\] is a list of one"),
+        (ARRAYS[0][..., 0], {}, r"source is one uint8\(20, 30\): give a list"),
+        (np.float32(ARRAYS[0])[None], {}, r"image 0 is float32\(20, 30, 3\)"),
+        (
+            torch.from_numpy(ARRAYS[0]),
+            {},
+            r"source is one tensor uint8\(20, 30, 3\): give a list.*tensor\.cpu\(\)\.numpy\(\)",
+        ),
+        ([torch.zeros(3, 20, 30)], {}, r"image 0 is tensor float32\(3, 20, 30\): .*numpy\(\) is .*transpose.*\* 255"),
+        ([Image.fromarray(ARRAYS[0])], {}, r"image 0 is PIL image RGB\(20, 30\): .*convert\('RGB'\)\) is one"),
+        ([ARRAYS[0], Image.fromarray(ARRAYS[0]).convert("P")], {}, r"image 1 is PIL image P\(20, 30\)"),
+        (Image.fromarray(ARRAYS[0]).convert("CMYK"), {}, r"source is one PIL image CMYK\(20, 30\)"),
+        ([ARRAYS[0], None], {}, r"image 1 is NoneType: give"),
+        ([ARRAYS[0].tolist()], {}, "not list"),
         (ARRAYS, {"device": "tpu"}, "device=tpu: not here; allowed are auto, cpu"),
         (ARRAYS, {"distributions": "gaussian"}, "give a list, for instance"),
         (ARRAYS, {"distributions": ["gausian"]}, "unknown distribution 'gausian'"),

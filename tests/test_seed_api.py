@@ -17,6 +17,7 @@ from distributions import Ranges
 from pipeline import make_vdna
 from pipeline.errors import UserError
 from pipeline.seed_api import EMD, FD, NFD, VDNA, VDNAProcessor, load_vdna_from_files, load_vdna_from_hub
+from pipeline.seed_api.processor import _images
 from tests.hub_server import hub_server
 from tests.test_zoo import SETTINGS, mugs, patched, spread
 
@@ -162,6 +163,94 @@ def test_as_its_own_tests_do(processor: VDNAProcessor, pictures: Path, name: str
             distance(v1, v2, "block_0", 384)
         with pytest.raises(ValueError, match="Cannot return neuron-wise"):
             distance(v1, v2, "block_0", 3, True)
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+ALPHA = np.dstack([RGB, RGB[..., 0]])
+TAKEN: dict[str, np.ndarray] = {
+    "uint8": RGB,
+    "one pixel": RGB[:1, :1],
+    "upside down": RGB[::-1, ::-1],
+    "by columns": np.asfortranarray(RGB),
+    "alpha": ALPHA,
+    "float64": RGB.astype(float),
+    "float32 with fractions": RGB / np.float32(1.7),
+    "float16": (RGB // 2).astype(np.float16),
+    "whole numbers of 0 and 1": np.ones((20, 30, 3)),
+    "int64": RGB.astype(np.int64),
+    "uint16": RGB.astype(np.uint16),
+    "alpha in floats": ALPHA / 1.5,
+    "big-endian": RGB.astype(">i4"),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_arrays_are_taken_as_the_seed_takes_them(name: str) -> None:
+    from vdna.utils.im import ResizeDataset
+
+    theirs = np.array(ResizeDataset(images=[TAKEN[name]])._get_image(0))[..., :3]  # its resizer reads three channels
+    (ours,) = _images([TAKEN[name]], -1, False, 0)
+    assert ours.dtype == np.uint8
+    np.testing.assert_array_equal(ours, theirs)
+
+
+NOT_TAKEN: dict[str, tuple[Any, str]] = {
+    "grey": (RGB[..., 0], r"uint8\(20, 30\): .*np\.dstack\(\[grey\] \* 3\)"),
+    "grey with a channel": (RGB[..., :1], r"uint8\(20, 30, 1\): .*np\.dstack"),
+    "two channels": (RGB[..., :2], r"uint8\(20, 30, 2\): .*drops alpha"),
+    "seven channels": (np.zeros((20, 30, 7), np.uint8), r"uint8\(20, 30, 7\)"),
+    "channels first": (RGB.transpose(2, 0, 1), r"uint8\(3, 20, 30\): .*array\.transpose\(1, 2, 0\)"),
+    "floats, channels first": (np.zeros((3, 20, 30)), r"float64\(3, 20, 30\): .*transpose.*\* 255"),
+    "a batch": (RGB[None], r"uint8\(1, 20, 30, 3\): .*list\(batch\)"),
+    "a number": (np.array(3), r"int64\(\): "),
+    "nothing": (np.zeros((0, 5, 3), np.uint8), r"uint8\(0, 5, 3\): "),
+    "from 0 to 1": (RGB / 255, r"float64\(20, 30, 3\) with values from 0 to 1: .*\* 255"),
+    "normalised": (RGB / 127 - 1, r"float64\(20, 30, 3\) with values from -1 to"),
+    "sixteen bits": (RGB.astype(np.uint16) * 257, r"uint16\(20, 30, 3\) with values from \d+ to 65535: .*scale"),
+    "no number": (np.full((2, 2, 3), np.nan), r"float64\(2, 2, 3\) with values from nan"),
+    "infinite": (np.full((2, 2, 3), np.inf), r"float64\(2, 2, 3\) with values from inf"),
+    "bool": (RGB > 9, r"bool\(20, 30, 3\): .*scale"),
+    "complex": (RGB * 1j, r"complex128\(20, 30, 3\)"),
+    "objects": (RGB.astype(object), r"object\(20, 30, 3\)"),
+    "texts": (RGB.astype(str), r"<U3\(20, 30, 3\)"),
+    "tensor": (torch.from_numpy(RGB), r"tensor uint8\(20, 30, 3\): .*tensor\.cpu\(\)\.numpy\(\)"),
+    "tensor, channels first": (torch.rand(3, 20, 30), r"tensor float32\(3, 20, 30\): .*transpose\(1, 2, 0\).*\* 255"),
+    "bytes": (b"x", "bytes: give"),
+    **{
+        mode: (Image.fromarray(RGB).convert(mode), rf"PIL image {mode}\(20, 30\): .*convert\('RGB'\)")
+        for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I", "F", "CMYK", "YCbCr", "HSV", "I;16")
+    },
+}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("name", NOT_TAKEN)
+def test_what_is_no_picture_as_an_array_is_refused_by_its_true_form(
+    processor: VDNAProcessor, name: str, place: int
+) -> None:
+    thing, message = NOT_TAKEN[name]
+    with pytest.raises(UserError, match=rf"^image {place} is {message}"):
+        made(processor, [*[RGB] * place, thing], "gaussian")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            RGB,
+            r"source is uint8\(20, 30, 3\): give a path, or a list of paths or of arrays; \[image\] is a list of one",
+        ),
+        (RGB[None], r"source is uint8\(1, 20, 30, 3\): give .*; list\(batch\)"),
+        (torch.rand(2, 3, 4, 4), r"source is tensor float32\(2, 3, 4, 4\): give"),
+        (Image.fromarray(RGB), r"source is PIL image RGB\(20, 30\): give"),
+        (None, "source is NoneType: give a path"),
+        (["a.png", RGB], r"image 0 is str: give \(height"),
+        ([], "there are no images here"),
+    ],
+)
+def test_sources_that_are_none(processor: VDNAProcessor, source: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        made(processor, source, "gaussian")
 
 
 def same(a: object, b: object) -> bool:

@@ -1,6 +1,8 @@
 """The seed's extractors by name: from a checkpoint as upstream writes it, every layer equals the seed's own network's.
 
-`ZOO=full` (`make test-zoo`) adds the large ones.
+And default layers of timm's families, as the table in docs/extractors.md has them.
+
+`ZOO=full` (`make test-zoo`) adds the large ones, and all families to a sample of them.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from extractors import Extractor, WeightsError, build
 from extractors.cache import digest
 from pipeline.networks import named_extractor
+from tests import families
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -68,6 +72,7 @@ NEURONS = {
 }
 NEURONS |= {"inception": 3072, "clip_im_vit_b16": 9984, "clip_im_vit_l14": 25600, "clip_im_rn50": 16192}
 BIG = ("mugs_vit_large", "clip_im_vit_l14", "mugs_vit_base", "clip_im_vit_b16")
+SAMPLE = ("crossvit", "efficientvim", "hrnet", "levit", "resnet", "tnt", "swin_transformer_v2")
 CLIPS = {"vit_b32": (512, 224, 12, 768, 32), "vit_b16": (512, 224, 12, 768, 16), "vit_l14": (768, 224, 24, 1024, 14)}
 CLIPS["rn50"] = (1024, 224, (3, 4, 6, 3), 64, None)
 
@@ -253,3 +258,15 @@ def test_a_program_is_not_run_unless_its_hash_is_stated(tmp_path: Path) -> None:
 def test_the_small_dino_the_seed_cannot_build() -> None:
     extractor: Extractor = build(named_extractor("dino_vit_small", weights="random"))
     assert extractor.layers == LAYERS["dino_vit_small"]
+
+
+def test_every_family_has_a_row() -> None:
+    assert set(families.written()) == set(timm.list_modules())
+
+
+@pytest.mark.parametrize("family", timm.list_modules() if FULL else SAMPLE)
+def test_default_layers_of_a_family(family: str) -> None:
+    model, size, rest = families.written()[family]
+    if FULL:
+        assert families.smallest(family) == (model, size)
+    assert families.tried(model, size) == rest

@@ -19,7 +19,7 @@ from extractors import Extractor, build
 from pipeline import seed_files
 from pipeline.data.decode import BadImage, decode
 from pipeline.errors import UserError
-from pipeline.make import make_vdna
+from pipeline.make import make_vdna, remedy, shown
 from pipeline.networks import named_extractor
 from pipeline.seed_api.vdna import VDNA, DataSettings, ExtractionSettings, at
 
@@ -115,13 +115,13 @@ def _written(source: Any) -> Any:
 
 def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
     """The files or arrays that count: the seed takes a first part of the sorted files, or of them shuffled."""
-    if isinstance(source, list | tuple) and source and isinstance(source[0], np.ndarray):
-        return [
-            np.asarray(array).astype(np.uint8)[..., :3] for array in source
-        ]  # as the seed does, whatever their range
     files: list[str]
     if isinstance(source, list | tuple):
+        if any(not isinstance(item, str | Path) for item in source):
+            return [_pixels(index, item) for index, item in enumerate(source)]
         files = [str(path) for path in source]
+    elif not isinstance(source, str | Path):
+        raise UserError(f"source is {shown(source)}: give a path, or a list of paths or of arrays; {remedy(source)}")
     elif Path(source).is_dir():
         # As in the seed: links to folders are followed, which Path.glob does not, and nothing hidden is taken.
         found = glob.glob(f"{glob.escape(str(source))}/**/*", recursive=True)  # noqa: PTH207
@@ -141,6 +141,21 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
     if not files:
         raise UserError(f"source={source}: there are no images here")
     return files
+
+
+def _pixels(index: int, image: Any) -> np.ndarray:
+    """An array's (height, width, 3) uint8 pixels as the seed takes them: whole parts of numbers from 0 to 255, without
+    a fourth channel. What the seed refuses, or would misread (values that wrap around, from 0 to 1), is refused."""
+    what = f"image {index} is {shown(image)}"
+    fits = isinstance(image, np.ndarray) and image.dtype.kind in "uif" and image.ndim == 3 and image.shape[2] in (3, 4)
+    if not fits or not image.size:
+        raise UserError(f"{what}: give (height, width, 3) arrays of values from 0 to 255; {remedy(image)}")
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        unlike = not (low >= 0 and high <= 255)  # NaN too
+        if unlike or (high <= 1 and (image != image.astype(np.uint8)).any()):
+            raise UserError(f"{what} with values from {low:g} to {high:g}: give values from 0 to 255; {remedy(image)}")
+    return np.asarray(image).astype(np.uint8)[..., :3]
 
 
 def _save_samples(network: Extractor, images: Sequence[Any], folder: Path, count: int) -> None:
