@@ -95,7 +95,10 @@ WRONG = [
     ("#/?sort=--name", ["sort=--name"], "#/?sort=-name"),
     ("#/matrix?order=colour", ["order=colour"], "#/matrix?order=cluster"),
     ("#/matrix?sort=colour", ["sort=colour"], "#/matrix?sort=-distance"),
-    *((f"#/?shown={n}", [f"shown={n}", "no number of lines"], "#/") for n in ("0", "-5", "1e3", "many", "07", "Infinity")),
+    *(
+        (f"#/?shown={n}", [f"shown={n}", "no number of lines"], "#/")
+        for n in ("0", "-5", "1e3", "many", "07", "Infinity")
+    ),
     ("#/pair/{a}/{b}?layer=norm&neuron=24", ["neuron=24", "neurons 0 to 23"], "#/pair/{a}/{b}?layer=norm"),
     *(
         (f"#/pair/{{a}}/{{b}}?layer=norm&neuron={n}", [f"neuron={n}"], "#/pair/{a}/{b}?layer=norm")

@@ -154,7 +154,7 @@ export function told({ message, faults, without }) {
     h("p", { class: "muted" }, "It may be mistyped, or of an earlier state of the catalogue."),
     faults.slice(0, MOST).map(({ words, choices }) => [
       h("p", { role: "alert" }, words),
-      choices.length > 0 && list(choices.slice(0, NEAREST)),
+      choices.length > 0 && [h("p", { class: "label" }, "There is:"), list(choices.slice(0, NEAREST))],
       choices.length > NEAREST &&
         h("details", {}, h("summary", {}, `${choices.length - NEAREST} more`), list(choices.slice(NEAREST))),
     ]),

@@ -25,7 +25,7 @@ export function steps(element, shown, show) {
   [main, settled] = [element, shown];
   history.scrollRestoration = "manual";
   try {
-    for (const [id, place] of JSON.parse(sessionStorage.getItem("places") ?? "[]")) places.set(id, place);
+    for (const [id, place] of JSON.parse(sessionStorage.getItem("vdna places") ?? "[]")) places.set(id, place);
   } catch {
     // Storage may be forbidden, or hold what is no list of ours; then a page that is loaded again begins at its top.
   }
@@ -55,7 +55,7 @@ export function steps(element, shown, show) {
     write();
     remember();
     try {
-      sessionStorage.setItem("places", JSON.stringify([...places].slice(-MOST)));
+      sessionStorage.setItem("vdna places", JSON.stringify([...places].slice(-MOST)));
     } catch {
       // as above
     }
