@@ -151,7 +151,7 @@ def paged(browser: Any, site: str) -> Iterator[Callable[[str], Any]]:
     page.close()
 
 
-@pytest.mark.parametrize("route, said, offered", WRONG, ids=[route[:60] for route, _, _ in WRONG])
+@pytest.mark.parametrize(("route", "said", "offered"), WRONG, ids=[route[:60] for route, _, _ in WRONG])
 def test_what_a_link_asks_for_that_is_not_there_is_said(
     paged: Callable[[str], Any], store: Store, route: str, said: list[str], offered: str | None
 ) -> None:
@@ -174,7 +174,8 @@ def test_what_a_link_asks_for_that_is_not_there_is_said(
 
 RIGHT = [
     "#", "#/", "#matrix", "#/matrix/", "#/?", "#/matrix?&order=name&", "#/?q=%3Cb%3E", "#/?q=__proto__", "#/?shown=300",
-    "#/?spec={plain}&metric=nfd&layer=norm&q=a+b&sort=-images&shown=200", "#/matrix?layers=norm,block_1&order=near&near={z}",
+    "#/?spec={plain}&metric=nfd&layer=norm&q=a+b&sort=-images&shown=200",
+    "#/matrix?layers=norm,block_1&order=near&near={z}",
     "#/matrix?sort=-distance&shown=24", "#/dataset/{a}?spec={whole}&metric=fd&layer=norm", "#/pair/{a}/{a}",
     "#/pair/{a}/{b}?spec={whole}&layer=norm", "#/pair/{a}/{z}?metric=nfd&layer=norm&neuron=23&sort=neuron&shown=24",
 ]  # fmt: skip
