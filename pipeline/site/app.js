@@ -4,6 +4,8 @@
 
 import { SiteError, load } from "./data.js";
 import { h, route } from "./dom.js";
+import { Asked, WrongLink, told } from "./links.js";
+import { restore, step, steps } from "./steps.js";
 
 const PAGES = {
   "": () => import("./home.js"),
@@ -13,52 +15,30 @@ const PAGES = {
 };
 const main = document.getElementById("main");
 const status = document.getElementById("status");
-const scrolled = new Map();
 let catalogue = null;
 let turn = 0;
 let leave = null;
-let here = location.hash;
-let forward = false;
+let settled = false;
 
-function parsed() {
-  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  let parts;
-  try {
-    parts = path.split("/").filter(Boolean).map(decodeURIComponent);
-  } catch {
-    parts = ["?"];
-  }
-  return { page: parts[0] ?? "", names: parts.slice(1), parameters: Object.fromEntries(new URLSearchParams(query)) };
-}
-
-async function show(first = false) {
+async function show({ first = false, note = null } = {}) {
   const mine = ++turn;
-  const height = forward ? 0 : (scrolled.get(location.hash) ?? 0); // back leads to where one was
-  forward = false;
-  const { page, names, parameters } = parsed();
-  for (const link of document.querySelectorAll(".top nav a")) {
-    const is = link.getAttribute("href") === `#/${page}`;
-    if (is) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  const article = h("article", { class: page || "home" });
+  settled = false;
   const context = {
     catalogue,
-    parameters,
-    names,
+    asked: null,
+    note,
     /** What the page is of, in the window's title. */
     title: (text) => {
       if (mine === turn) document.title = text ? `${text} · VDNA catalogue` : "VDNA catalogue";
     },
-    /** Keep what was chosen on this page in its address, so that it can be sent on. */
-    keep: (chosen, path = [page, ...names].filter(Boolean)) => {
-      if (mine !== turn) return;
-      history.replaceState(history.state, "", route(path, chosen));
-      here = location.hash;
+    /** Keep what was chosen in a field of this page in its address: a step, which Back undoes. */
+    keep: (chosen, field) => {
+      if (mine === turn) step(route(context.asked.path, chosen), field);
     },
-    go: (path, chosen) => {
-      forward = true;
-      location.hash = route(path, chosen);
+    /** Show another page, or this one with something else chosen in a field; `note` is said on it. */
+    go: (path, chosen, field = "", note = null) => {
+      step(route(path, chosen), field);
+      show({ note });
     },
     say: (text) => {
       if (mine === turn) status.textContent = text;
@@ -68,7 +48,14 @@ async function show(first = false) {
   leave?.();
   leave = null;
   try {
-    if (!Object.hasOwn(PAGES, page)) throw new SiteError("There is no such page.", "Start from the datasets.");
+    const asked = new Asked(location.hash);
+    const [page] = asked.path;
+    current(page);
+    asked.page(Object.keys(PAGES), [
+      ["", "Datasets"],
+      ["matrix", "Matrix"],
+    ]);
+    context.asked = asked;
     const module = await PAGES[page]().catch(() => {
       throw new SiteError(
         "This page's program cannot be fetched.",
@@ -76,6 +63,7 @@ async function show(first = false) {
       );
     });
     if (mine !== turn) return;
+    const article = h("article", { class: page || "home" });
     main.replaceChildren(article);
     const left = await module.show(article, context);
     if (mine === turn) leave = left ?? null;
@@ -83,16 +71,27 @@ async function show(first = false) {
   } catch (error) {
     if (mine === turn) fail(error);
   }
-  if (mine !== turn || first) return;
-  const heading = main.querySelector("h1");
-  heading?.setAttribute("tabindex", "-1");
-  heading?.focus({ preventScroll: true });
-  scrollTo(0, height);
+  if (mine !== turn) return;
+  settled = true;
+  restore(first);
+}
+
+/** Mark which of the pages above is shown. */
+function current(page) {
+  for (const link of document.querySelectorAll(".top nav a")) {
+    if (link.getAttribute("href") === `#/${page}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
 }
 
 function fail(error) {
   if (!(error instanceof SiteError)) console.error(error);
   document.title = "VDNA catalogue";
+  if (error instanceof WrongLink) {
+    document.title = "Not here · VDNA catalogue";
+    main.replaceChildren(h("div", { class: "failure" }, told(error)));
+    return;
+  }
   const hint = error.hint ?? "";
   main.replaceChildren(
     h(
@@ -148,22 +147,14 @@ async function start() {
     leave = null;
     fail(event.reason);
   });
-  history.scrollRestoration = "manual";
-  addEventListener("click", (event) => {
-    if (event.target.closest?.('a[href^="#/"]')) forward = true;
-  });
-  addEventListener("scroll", () => scrolled.set(here, scrollY), { passive: true });
-  addEventListener("hashchange", () => {
-    here = location.hash;
-    if (catalogue) show();
-  });
+  steps(main, () => settled, () => catalogue && show());
   try {
     catalogue = await load();
   } catch (error) {
     fail(error);
     return;
   }
-  await show(true);
+  await show({ first: true });
   document.documentElement.dataset.ready = "true";
 }
 

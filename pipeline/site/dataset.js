@@ -1,29 +1,39 @@
 // A dataset: everything the catalogue says of it, the datasets nearest to it, and how to open it.
 
-import { distance, oneLayer, picked } from "./choices.js";
-import { METRICS, ROOT, SiteError, address, short } from "./data.js";
+import { askedLayer, distance, drawable, oneLayer, picked, settle } from "./choices.js";
+import { METRICS, ROOT, address, short } from "./data.js";
 import { bytes, count, day, h, measure, refill, route, select } from "./dom.js";
 import { facts } from "./facts.js";
 
-export async function show(article, { catalogue, parameters, names: [name], title, keep, current, go }) {
-  const row = catalogue.vdna(name ?? "", parameters.spec);
-  if (!row)
-    throw new SiteError(
-      `There is no dataset ${name ?? "without a name"}.`,
-      "It may have been renamed; look for it in the table.",
-    );
+export async function show(article, { catalogue, asked, title, keep, current, go, note }) {
+  const name = asked.dataset(1, [...catalogue.datasets.keys()], "There is no such dataset here.");
+  asked.ends(2);
+  const others = catalogue.datasets.get(name);
+  const known = others.map((other) => [other.spec, catalogue.labels.get(other.spec)]);
+  const chosen = { spec: asked.one("spec", known, `${name} was not measured with such a network.`) };
+  const row = catalogue.vdna(name, chosen.spec);
+  const compared = (its) => its.map((one) => catalogue.matrices.get(one.spec)).filter((m) => m?.drawn.length);
+  const own = compared(asked.wrong.has("spec") ? others : [row]);
+  // Of one that was not compared the page says so; then any distance that there is will do.
+  Object.assign(chosen, askedLayer(asked, catalogue, own.length ? own : drawable(catalogue)));
+  asked.checked();
   title(name);
   const spec = catalogue.specs[row.spec];
-  const others = catalogue.datasets.get(name);
   const networks =
     others.length > 1
       ? select(
           "Network",
-          others.map((other) => [other.spec, catalogue.labels.get(other.spec)]),
+          known,
           row.spec,
-          (value) => go(["dataset", name], { ...parameters, spec: value }),
+          (value) => {
+            chosen.spec = value;
+            const its = compared([{ spec: value }]);
+            const lost = its.length ? settle(catalogue, its, chosen) : null;
+            go(["dataset", name], chosen, "network", lost);
+          },
         )
       : null;
+  if (networks) networks.dataset.name = "network";
   article.append(
     h(
       "header",
@@ -57,11 +67,10 @@ export async function show(article, { catalogue, parameters, names: [name], titl
       ),
     );
   }
-  const chosen = { spec: parameters.spec, metric: parameters.metric, layer: parameters.layer };
   let turn = 0;
-  await nearest();
+  await nearest(note);
 
-  async function nearest() {
+  async function nearest(lost = null) {
     const matrix = catalogue.matrices.get(row.spec);
     const i = matrix?.place.get(name);
     if (i === undefined || !matrix.drawn.length || matrix.size < 2) {
@@ -69,18 +78,20 @@ export async function show(article, { catalogue, parameters, names: [name], titl
       return;
     }
     const { metric, layers } = picked(catalogue, [matrix], { ...chosen, spec: row.spec });
-    const layer = layers.includes(chosen.layer) ? chosen.layer : "";
+    const { layer } = chosen;
     const mine = ++turn;
     const { near: places, nearDistance, k } = await catalogue.layout(row.spec, metric, layer);
     if (!current() || mine !== turn) return;
     const again = (key) => (value) => {
       chosen[key] = value;
-      keep(chosen);
-      nearest();
+      const gone = settle(catalogue, [matrix], chosen);
+      keep(chosen, key);
+      nearest(gone);
     };
     refill(controls, {
       metric: distance(matrix, metric, again("metric")),
       layer: oneLayer(layers, layer, again("layer")),
+      lost,
     });
     const most = nearDistance[i * k + k - 1] || 1;
     const lines = Array.from({ length: k }, (_, rank) => {

@@ -50,11 +50,11 @@ export function source(url) {
   return h("code", {}, url);
 }
 
-/** A hash route; parameters that are empty are left out. */
+/** A hash route; parameters, an object or pairs, that are empty are left out. */
 export function route(path, parameters = {}) {
   const search = new URLSearchParams();
-  for (const [name, value] of Object.entries(parameters)) {
-    if (value !== null && value !== undefined && value !== "") search.set(name, value);
+  for (const [name, value] of Array.isArray(parameters) ? parameters : Object.entries(parameters)) {
+    if (value !== null && value !== undefined && value !== "") search.append(name, value);
   }
   const query = search.toString();
   return `#/${path.map(encodeURIComponent).join("/")}${query && `?${query}`}`;
@@ -103,19 +103,24 @@ export function chooser(label, names, value, chosen) {
 
 /** Put new fields, by name, in place of old ones; the one that had the focus has it again, what was open is open. */
 export function refill(element, fields) {
-  const focused = element.contains(document.activeElement)
-    ? document.activeElement.closest("[data-name]")?.dataset.name
-    : "";
-  const box = focused && document.activeElement.type === "checkbox" ? document.activeElement.value : "";
+  const focused = spot(element);
   const open = element.querySelector("details")?.open;
   const scrolled = element.querySelector("fieldset")?.scrollTop ?? 0;
   for (const [name, field] of Object.entries(fields)) if (field) field.dataset.name = name;
   element.replaceChildren(...Object.values(fields).filter(Boolean));
   if (open) element.querySelector("details")?.setAttribute("open", "");
   if (scrolled) element.querySelector("fieldset")?.scrollTo(0, scrolled);
-  if (!focused) return;
-  const which = box ? `input[value="${CSS.escape(box)}"]` : ":is(select, input, summary)";
-  element.querySelector(`[data-name="${focused}"] ${which}`)?.focus();
+  if (focused) element.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+/** A selector of what has the focus, that finds it when the page was made anew; "" if it cannot be told. */
+export function spot(element) {
+  const focused = document.activeElement;
+  if (!element.contains(focused)) return "";
+  const name = focused.closest("[data-name]")?.dataset.name;
+  const which = focused.type === "checkbox" ? `input[value="${CSS.escape(focused.value)}"]` : focused.localName;
+  if (name) return `[data-name="${CSS.escape(name)}"]:is(${which}), [data-name="${CSS.escape(name)}"] ${which}`;
+  return focused.matches("a[href]") ? `a[href="${CSS.escape(focused.getAttribute("href"))}"]` : "";
 }
 
 export function colour(name) {

@@ -1,21 +1,25 @@
 // The first page: a map of all datasets, and below it the table that can be searched.
 
-import { distance, drawable, network, oneLayer, picked } from "./choices.js";
+import { askedLayer, askedNetwork, distance, drawable, network, oneLayer, picked, settle } from "./choices.js";
 import { METRICS, short } from "./data.js";
 import { count, day, h, measure, refill, route, unique } from "./dom.js";
 import { DatasetMap } from "./map.js";
-import { sortable } from "./table.js";
+import { orders, sortable } from "./table.js";
 
-export async function show(article, { catalogue, parameters, title, keep, say, go, current }) {
+export async function show(article, { catalogue, asked, title, keep, say, go, current }) {
   title("");
-  const chosen = {
-    spec: parameters.spec,
-    metric: parameters.metric,
-    layer: parameters.layer,
-    q: parameters.q,
-    sort: parameters.sort,
-  };
   const drawn = drawable(catalogue);
+  const columns = columnsOf(catalogue);
+  const { spec, matrices } = askedNetwork(asked, catalogue, drawn);
+  const chosen = {
+    spec,
+    ...askedLayer(asked, catalogue, matrices),
+    q: asked.one("q"),
+    sort: asked.one("sort", orders(columns), "There is no such column."),
+    shown: asked.number("shown", 1, Infinity, "That is no number of lines."),
+  };
+  asked.ends(1);
+  asked.checked();
   const networks = Object.keys(catalogue.specs).length;
   // A dataset that several networks saw has its images once.
   const images = [...catalogue.datasets.values()].reduce((sum, [row]) => sum + row.images, 0);
@@ -40,7 +44,10 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   article.append(
     drawn.length ? stage : h("p", { class: "muted" }, "No distances are published yet, so there is no map."),
   );
-  const table = listing(catalogue, chosen, (sort) => keep({ ...chosen, sort: (chosen.sort = sort) }));
+  const table = sortable("All datasets", columns, [...catalogue.datasets.values()], {
+    ...chosen,
+    changed: (order, field) => keep(Object.assign(chosen, order), field),
+  });
   article.append(h("div", { class: "tablehead" }, h("h2", {}, "All datasets"), found), table.element);
   let map = null;
   let matrix = null;
@@ -54,7 +61,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const input = h("input", {
       id,
       type: "search",
-      value: parameters.q ?? "",
+      value: chosen.q,
       autocomplete: "off",
       spellcheck: "false",
       placeholder: "name, description, licence…",
@@ -64,20 +71,20 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       clearTimeout(waiting);
       waiting = setTimeout(() => {
         if (!current()) return;
-        chosen.q = input.value.trim();
-        keep(chosen);
-        filter();
+        Object.assign(chosen, { q: input.value.trim(), shown: "" });
+        keep(chosen, "q");
+        filter(true);
       }, 80);
     });
     return h("div", { class: "field search" }, h("label", { for: id }, "Search"), input);
   }
 
-  function filter() {
-    const words = (chosen.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+  function filter(top = false) {
+    const words = chosen.q.toLowerCase().split(/\s+/).filter(Boolean);
     const text = (its) =>
       its.map((row) => [row.dataset, catalogue.labels.get(row.spec), row.licence, row.description].join(" "));
     const fits = (its) => words.every((word) => text(its).join(" ").toLowerCase().includes(word));
-    const left = table.filter(words.length ? fits : () => true);
+    const left = table.filter(words.length ? fits : () => true, top);
     found.textContent = words.length ? `${plural(left, "dataset")} found` : "";
     if (words.length) say(found.textContent);
     map?.match(
@@ -87,18 +94,19 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     );
   }
 
-  async function choose() {
+  async function choose(note = null) {
     if (!drawn.length) {
       controls.append(field);
       return;
     }
     const { metric, layers, ...its } = picked(catalogue, drawn, chosen);
     matrix = its.matrix;
-    const layer = layers.includes(chosen.layer) ? chosen.layer : "";
+    const { layer } = chosen;
     const again = (name) => async (value) => {
       chosen[name] = value;
-      keep(chosen);
-      await choose();
+      const lost = settle(catalogue, drawn, chosen);
+      keep(chosen, name);
+      await choose(lost);
       filter();
     };
     const mine = ++turn;
@@ -109,6 +117,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
       metric: distance(matrix, metric, again("metric")),
       layer: oneLayer(layers, layer, again("layer")),
       search: field,
+      note,
     });
     plot(layout, metric, layer);
   }
@@ -120,6 +129,7 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     const canvas = h("canvas", {
       tabindex: "0",
       role: "application",
+      "data-name": "map",
       "aria-roledescription": "map",
       "aria-label": what,
     });
@@ -184,10 +194,10 @@ function points(layout, matrix) {
   return { xy, hues, radii, middle, extent, names: matrix.rows.map((row) => row.dataset) };
 }
 
-/** A line for each dataset, which several networks may have seen. */
-function listing(catalogue, chosen, sorted) {
+/** Of the table with a line for each dataset, which several networks may have seen. */
+function columnsOf(catalogue) {
   const networks = (its) => its.map((row) => catalogue.labels.get(row.spec)).join(", ");
-  const columns = [
+  return [
     {
       name: "Name",
       key: ([row]) => row.dataset,
@@ -211,5 +221,4 @@ function listing(catalogue, chosen, sorted) {
       cell: ([row]) => day(row.created),
     },
   ];
-  return sortable("All datasets", columns, [...catalogue.datasets.values()], { sort: chosen.sort, sorted });
 }

@@ -1,22 +1,36 @@
 // The matrix of all pairs as a picture: a network, a distance, some layers, an order; a cell opens its pair.
 
 import { ticks } from "./charts.js";
-import { distance, drawable, network, picked } from "./choices.js";
+import { askedDistance, askedNetwork, distance, drawable, network, picked, settle } from "./choices.js";
 import { METRICS, SiteError, pairIndex, short } from "./data.js";
 import { chooser, count, h, measure, refill, route, select } from "./dom.js";
 import { Heat } from "./heat.js";
 import { RAMP } from "./ramp.js";
-import { sortable } from "./table.js";
+import { said } from "./links.js";
+import { orders, sortable } from "./table.js";
 
 const SQUARED = new Set(["nfd", "fd"]);
+const COLUMNS = [{ name: "Dataset" }, { id: "distance", name: "distance" }];
+const ORDERS = [
+  ["cluster", "like beside like"],
+  ["name", "by name"],
+  ["near", "by distance to…"],
+];
 
-export async function show(article, { catalogue, parameters, title, keep, say, go, current }) {
+export async function show(article, { catalogue, asked, title, keep, say, go, current }) {
   title("Matrix");
   const drawn = drawable(catalogue);
   if (!drawn.length) throw new SiteError("No distances are published yet.");
-  const chosen = { ...parameters };
+  const chosen = askedOf(asked, catalogue, drawn);
+  asked.ends(1);
+  asked.checked();
   const controls = h("div", { class: "controls" });
-  const canvas = h("canvas", { tabindex: "0", role: "application", "aria-roledescription": "matrix" });
+  const canvas = h("canvas", {
+    tabindex: "0",
+    role: "application",
+    "data-name": "matrix",
+    "aria-roledescription": "matrix",
+  });
   const readout = h("p", { class: "readout", "aria-live": "polite" });
   const legend = h("div", { class: "legend" });
   const numbers = h("section", { class: "numbers" });
@@ -42,13 +56,12 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
   await choose();
   return () => heat.destroy();
 
-  async function choose() {
+  async function choose(lost = null) {
     const { matrix, metric, layers: known } = picked(catalogue, drawn, chosen);
-    const layers = (chosen.layers ?? "").split(",").filter((layer) => known.includes(layer));
+    const layers = chosen.layers.split(",").filter(Boolean);
     const names = matrix.rows.map((row) => row.dataset);
-    const near = matrix.place.has(chosen.near) ? chosen.near : "";
-    const base = near || names[0];
-    const order = ["name", "near"].includes(chosen.order) ? chosen.order : "cluster";
+    const base = chosen.near || names[0];
+    const order = chosen.order || "cluster";
     const mine = ++turn;
     say("Reading the matrix…");
     const [pairs, layout] = await Promise.all([
@@ -58,24 +71,17 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
     if (!current() || mine !== turn) return;
     const again = (name) => (value) => {
       chosen[name] = value;
-      keep(chosen);
-      choose();
+      const gone = settle(catalogue, drawn, chosen);
+      keep(chosen, name);
+      choose(gone);
     };
     refill(controls, {
       spec: network(catalogue, drawn, matrix, again("spec")),
       metric: distance(matrix, metric, again("metric")),
       layers: layerChoice(known, layers, again("layers")),
-      order: select(
-        "Order",
-        [
-          ["cluster", "like beside like"],
-          ["name", "by name"],
-          ["near", "by distance to…"],
-        ],
-        order,
-        again("order"),
-      ),
+      order: select("Order", ORDERS, order, again("order")),
       near: chooser(order === "near" ? "Distance to" : "Row of", names, base, again("near")),
+      lost,
     });
     if (!pairs) {
       figure.hidden = true;
@@ -154,18 +160,51 @@ export async function show(article, { catalogue, parameters, title, keep, say, g
           h("a", { href: route(["pair", base, name], { spec: matrix.spec, metric, layer: only() }) }, name),
       },
       {
+        id: "distance",
         name: `${short(metric)} (${unit})`,
         number: true,
         key: ({ value }) => value,
         cell: ({ value }) => measure(value),
       },
     ];
-    const table = sortable(`${short(metric)} from ${base}`, columns, others, { sort: columns[1].name, step: 12 });
+    const table = sortable(`${short(metric)} from ${base}`, columns, others, {
+      sort: chosen.sort || "distance",
+      shown: chosen.shown,
+      step: 12,
+      changed: (order, field) => keep(Object.assign(chosen, order), field),
+    });
     numbers.replaceChildren(
       h("h2", {}, "Row of ", h("a", { href: route(["dataset", base], { spec: matrix.spec, metric }) }, base)),
       table.element,
     );
   }
+}
+
+/** What a link asks for of the matrix. */
+function askedOf(asked, catalogue, drawn) {
+  const { spec, matrices } = askedNetwork(asked, catalogue, drawn);
+  const { metric, known, missing } = askedDistance(asked, catalogue, matrices);
+  const layers = asked.one("layers");
+  const names = layers.split(",");
+  names.forEach((name, i) => {
+    if (!layers || (known.includes(name) && names.indexOf(name) === i)) return;
+    const others = names.filter((_, j) => j !== i);
+    const left = known.filter((layer) => !others.includes(layer));
+    const choices = left.map((layer) => [names.with(i, layer).join(","), layer]);
+    const why = !name ? "One of these names is empty." : known.includes(name) ? "That layer is named twice." : missing;
+    asked.reject("layers", ["The link asks for ", said(`layers=${layers}`), ", and in it ", said(name), ". ", why], choices, name);
+  });
+  const members = new Set(matrices.flatMap((matrix) => [...matrix.place.keys()]));
+  const near = [...members].map((name) => [name, name]);
+  return {
+    spec,
+    metric,
+    layers,
+    order: asked.one("order", ORDERS, "There is no such order."),
+    near: asked.one("near", near, "There is no such dataset in this matrix."),
+    sort: asked.one("sort", orders(COLUMNS), "There is no such column."),
+    shown: asked.number("shown", 1, Infinity, "That is no number of lines."),
+  };
 }
 
 function layerChoice(known, layers, changed) {

@@ -1,29 +1,18 @@
 // Two datasets: how far they are by every distance and layer, and in a layer which neurons make the difference.
 
+import { drawable } from "./choices.js";
 import { METRICS, SiteError, short } from "./data.js";
-import { chooser, count, h, measure, route, select, unique } from "./dom.js";
-import { bar, key, overlay } from "./charts.js";
+import { chooser, count, h, measure, route, select } from "./dom.js";
+import { bar } from "./charts.js";
 import { published, read, single } from "./neurons.js";
-import { sortable } from "./table.js";
+import { COLUMNS, ranked } from "./ranked.js";
+import { orders } from "./table.js";
 
 export async function show(article, context) {
-  const { catalogue, parameters, names, title, keep, go, say, current } = context;
-  const [a, b] = names;
-  const first = catalogue.vdna(a ?? "", parameters.spec);
-  if (!first) throw new SiteError(`There is no dataset ${a}.`);
-  const rows = [first, b ? catalogue.vdna(b, first.spec) : null];
-  if (!rows[1]) throw new SiteError(`There is no dataset ${b ?? ""} to compare ${a} with.`);
-  if (rows[1].spec !== first.spec) {
-    // The first may have been measured with the second's network as well.
-    const other = catalogue.vdna(a, rows[1].spec);
-    if (other.spec !== rows[1].spec)
-      throw new SiteError(`${a} and ${b} were not measured by the same network, so nothing can be compared.`);
-    rows[0] = other;
-  }
-  const id = rows[0].spec;
+  const { catalogue, asked, title, keep, go, say, current } = context;
+  const { a, b, rows, matrix, ...chosen } = askedOf(asked, catalogue);
+  const id = chosen.spec;
   const spec = catalogue.specs[id];
-  const matrix = catalogue.matrices.get(id);
-  const chosen = { spec: id, metric: parameters.metric, layer: parameters.layer, neuron: parameters.neuron };
   title(`${a} and ${b}`);
   const known = [...new Set(catalogue.vdnas.filter((row) => row.spec === id).map((row) => row.dataset))];
   const dataset = (name) => h("a", { href: route(["dataset", name], { spec: id }) }, name);
@@ -56,11 +45,10 @@ export async function show(article, context) {
   article.append(overall, layers, neurons);
   let turn = 0;
   await distances();
-  if (chosen.layer && single(spec)) await layer(chosen.layer, chosen.neuron);
+  if (chosen.layer && single(spec)) await layer(chosen.layer);
 
   async function distances() {
-    const [i, j] = [a, b].map((name) => matrix?.place.get(name));
-    if (i === undefined || j === undefined) {
+    if (!matrix) {
       layers.append(
         h(
           "p",
@@ -73,6 +61,7 @@ export async function show(article, context) {
       list([], {});
       return;
     }
+    const [i, j] = [a, b].map((name) => matrix.place.get(name));
     say("Reading the distances…");
     const group = await published(matrix);
     const depth = matrix.layers.length;
@@ -111,17 +100,17 @@ export async function show(article, context) {
   }
 
   function list(metrics, found) {
-    const metric = metrics.includes(chosen.metric) ? chosen.metric : metrics[0];
+    const metric = (metrics.length && chosen.metric) || metrics[0];
     const most = metric ? Math.max(...found[metric].layers) || 1 : 1;
     const lines = Object.entries(spec.layers).map(([name, size], at) =>
       h(
         "tr",
-        { "data-layer": name },
+        { "data-layer": name, "data-name": `layer ${name}` },
         h(
           "th",
           { scope: "row" },
           single(spec)
-            ? h("button", { type: "button", class: "link", onclick: () => layer(name).then(reveal) }, name)
+            ? h("button", { type: "button", class: "link", onclick: () => choose(name).then(reveal) }, name)
             : name,
         ),
         h("td", { class: "number wide" }, count(size)),
@@ -143,18 +132,13 @@ export async function show(article, context) {
               "div",
               { class: "tablehead" },
               h("h2", {}, "By layer"),
-              select(
-                "Bars show",
-                metrics.map((m) => [m, short(m)]),
-                metric,
-                (value) => {
-                  chosen.metric = value;
-                  keep(chosen);
-                  list(metrics, found);
-                  mark();
-                  layers.querySelector("select").focus();
-                },
-              ),
+              bars(metrics, metric, (value) => {
+                chosen.metric = value;
+                keep(chosen, "metric");
+                list(metrics, found);
+                mark();
+                layers.querySelector("select").focus();
+              }),
             ),
           ]
         : [...layers.childNodes]),
@@ -200,11 +184,14 @@ export async function show(article, context) {
     neurons.scrollIntoView({ block: "start" });
   }
 
-  async function layer(name, neuron) {
+  async function choose(name) {
+    Object.assign(chosen, { layer: name, neuron: "", shown: "" });
+    keep(chosen, "layer");
+    await layer(name);
+  }
+
+  async function layer(name) {
     const mine = ++turn;
-    chosen.layer = name;
-    chosen.neuron = neuron;
-    keep(chosen);
     mark();
     const progress = h("p", { class: "muted progress", role: "status" }, `Reading ${name} of both datasets…`);
     neurons.replaceChildren(h("h2", {}, `Neurons of ${name}`), progress);
@@ -220,92 +207,54 @@ export async function show(article, context) {
       return;
     }
     if (mine !== turn || !current()) return;
-    neuronsOf(name, found, neuron);
+    ranked(neurons, [a, b], name, found, chosen, context);
   }
+}
 
-  function neuronsOf(name, { metric, unit, distances: values, curves }, neuron) {
-    const size = values.length;
-    const ranked = Array.from(values, (value, i) => ({ i, value })).sort((p, q) => (q.value || 0) - (p.value || 0));
-    const most = ranked[0].value || 1;
-    const mean = values.reduce((sum, value) => sum + value, 0) / size;
-    const chart = h("div", { class: "chart" });
-    const columns = [
-      {
-        name: "Neuron",
-        key: ({ i }) => String(i),
-        cell: ({ i }) =>
-          h("button", { type: "button", class: "link", "data-neuron": i, onclick: () => pick(i) }, String(i)),
-      },
-      {
-        name: `${short(metric)} (${unit})`,
-        number: true,
-        key: ({ value }) => value || 0,
-        cell: ({ value }) => measure(value),
-      },
-      { name: "", sortable: false, class: "bars", cell: ({ value }) => bar(value / most) },
-    ];
-    const table = sortable(`Neurons of ${name} by ${short(metric)}`, columns, ranked, {
-      sort: `-${columns[1].name}`,
-      step: 12,
-    });
-    const field = unique("neuron");
-    const number = h("input", { id: field, type: "number", min: 0, max: size - 1, inputmode: "numeric" });
-    number.addEventListener("change", () => {
-      const i = Number(number.value);
-      if (Number.isInteger(i) && i >= 0 && i < size) pick(i);
-    });
-    neurons.replaceChildren(
-      h("h2", {}, `Neurons of ${name}`),
-      h(
-        "p",
-        { class: "muted" },
-        `Mean of ${count(size)} neuron${size === 1 ? "" : "s"}: ${short(metric)} `,
-        h("b", { class: "mean" }, measure(mean)),
-        ` ${unit}. Computed here from the published ${metric === "emd" ? "histograms" : "Gaussians"}.`,
-      ),
-      h(
-        "div",
-        { class: "beside" },
-        chart,
-        h(
-          "div",
-          { class: "ranked" },
-          h(
-            "div",
-            { class: "tablehead" },
-            h("h3", {}, "Those that differ most"),
-            h("div", { class: "field" }, h("label", { for: field }, "Go to neuron"), number),
-          ),
-          table.element,
-        ),
-      ),
-    );
-    say(`${count(size)} neurons of ${name}, those that differ most first.`);
-    const wanted = Number(neuron);
-    if (neuron !== undefined && neuron !== "" && Number.isInteger(wanted) && wanted >= 0 && wanted < size) pick(wanted);
-    else pick(ranked[0].i, false);
-
-    function pick(i, keeping = true) {
-      if (keeping) {
-        chosen.neuron = String(i);
-        keep(chosen);
-      }
-      number.value = i;
-      for (const button of neurons.querySelectorAll("[data-neuron]"))
-        button.setAttribute("aria-pressed", String(Number(button.dataset.neuron) === i));
-      chart.replaceChildren(
-        h(
-          "h3",
-          {},
-          `Neuron ${i}`,
-          h("span", { class: "muted" }, " "),
-          h("span", { class: "measured" }, `${short(metric)} ${measure(values[i])} ${unit}`),
-        ),
-        Number.isFinite(values[i])
-          ? overlay(curves(i), [a, b])
-          : h("p", { class: "muted" }, "One of them counted no activation of this neuron.", key([a, b])),
-      );
-      if (keeping) say(`Neuron ${i}: ${short(metric)} ${measure(values[i])} ${unit}.`);
-    }
+/** The pair that a link asks for, and what of it; `matrix` is null where it is in none. */
+function askedOf(asked, catalogue) {
+  const all = [...catalogue.datasets.keys()];
+  const a = asked.dataset(1, all, "There is no such dataset here.");
+  const b = asked.dataset(2, all, `There is no such dataset here to compare ${a} with.`);
+  asked.ends(3);
+  const label = (row) => [row.spec, catalogue.labels.get(row.spec)];
+  const both = catalogue.datasets.get(a).filter((row) => catalogue.vdna(b, row.spec).spec === row.spec);
+  if (!both.length) {
+    const apart = `${a} and ${b} were not measured by the same network, so nothing can be compared.`;
+    throw new SiteError(apart, "Each has a page of its own, with the datasets nearest to it.");
   }
+  const spec = asked.one("spec", both.map(label), `${a} and ${b} were not both measured with such a network.`);
+  const rows = [a, b].map((name) => catalogue.vdna(name, spec || both[0].spec));
+  const id = rows[0].spec;
+  const found = catalogue.matrices.get(id);
+  const matrix = found?.place.has(a) && found.place.has(b) ? found : null;
+  // Of a pair in no matrix the page says so; then any distance that there is will do.
+  const metrics = matrix ? matrix.metrics : drawable(catalogue).flatMap((one) => one.metrics);
+  const whose = catalogue.labels.get(id);
+  const options = [...new Set(metrics)].map((one) => [one, short(one)]);
+  const { layers } = catalogue.specs[id];
+  const names = Object.keys(layers).map((name) => [name, name]);
+  const chosen = {
+    spec: id,
+    metric: asked.one("metric", options, `No such distance of ${whose} is published here.`),
+    layer: asked.one("layer", names, `${whose} has no such layer.`),
+  };
+  if ((chosen.layer || asked.wrong.has("layer")) && single(catalogue.specs[id])) {
+    const last = chosen.layer ? layers[chosen.layer] - 1 : Infinity;
+    Object.assign(chosen, {
+      neuron: asked.number("neuron", 0, last, `${chosen.layer} has neurons 0 to ${last}.`),
+      sort: asked.one("sort", orders(COLUMNS), "There is no such column."),
+      shown: asked.number("shown", 1, Infinity, "That is no number of lines."),
+    });
+  }
+  asked.checked();
+  return { a, b, rows, matrix, ...chosen };
+}
+
+/** Which distance the bars show. */
+function bars(metrics, metric, changed) {
+  const options = metrics.map((each) => [each, short(each)]);
+  const field = select("Bars show", options, metric, changed);
+  field.dataset.name = "bars";
+  return field;
 }
