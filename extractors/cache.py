@@ -89,8 +89,9 @@ def digest(path: Path) -> str:
 
 
 def folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VDNA_CACHE") or Path(base) / "vdna-catalogue")
+    named = os.environ.get("VDNA_CACHE")
+    users = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdna-catalogue").expanduser()
+    return users
 
 
 def _packaged(rest: str) -> Path:

@@ -65,8 +65,9 @@ def tidy() -> None:
 
 def folder() -> Path:
     """Where the cache lies: beside what was fetched of weights."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VDNA_CACHE") or Path(base) / "vdna-catalogue")
+    named = os.environ.get("VDNA_CACHE")
+    users = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdna-catalogue").expanduser()
+    return users
 
 
 def _path(sha256: str) -> Path:
