@@ -65,9 +65,11 @@ def tidy() -> None:
 
 def folder() -> Path:
     """Where the cache lies: beside what was fetched of weights."""
-    named = os.environ.get("VDNA_CACHE")
-    users = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdna-catalogue").expanduser()
-    return users
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdna-catalogue"
+    try:
+        return Path(os.environ.get("VDNA_CACHE") or users).expanduser()
+    except RuntimeError:  # neither HOME nor a name of the user: a place where nothing can be
+        return Path(os.devnull) / "vdna-catalogue"
 
 
 def _path(sha256: str) -> Path:
