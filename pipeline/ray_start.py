@@ -32,6 +32,8 @@ LONGEST_TMPDIR = 36
 """Characters: Ray adds up to 71 to it, and the name of a socket has at most 107."""
 GPU_THREADS = 4
 """Processor threads of an actor on a GPU: there the network needs few."""
+SHARED = Path("/dev/shm")
+"""Where Ray holds its objects, or elsewhere where there is too little room; but it does not see that it cannot write."""
 ANSWER = 10.0
 """Seconds in which whoever listens at a cluster's address has to answer."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
@@ -102,8 +104,12 @@ def _alone(config: PoolConfig) -> dict[str, Any]:
     # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
     wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
     _give_token()
-    sessions = str(_sessions())
-    return {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": sessions}
+    sessions = _sessions()
+    options = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": str(sessions)}
+    if sys.platform == "linux" and not _writable(SHARED):
+        log.warning("%s cannot be written: Ray's objects lie in %s, which is slower", SHARED, sessions.parent)
+        options["_plasma_directory"] = str(sessions.parent)
+    return options
 
 
 def _sessions() -> Path:

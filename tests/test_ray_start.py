@@ -226,6 +226,16 @@ def test_rays_sessions_lie_where_it_would_have_them(
     assert [call["_temp_dir"] for call in joined] == ["/tmp/ray", "/tmp/ray", f"{tmp_path}/ray", f"{tmp_path}/ray"]
 
 
+def test_shared_memory_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, joined: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    start_ray(PoolConfig())
+    monkeypatch.setattr(ray_start, "SHARED", tmp_path / "none")
+    start_ray(PoolConfig())
+    assert [call.get("_plasma_directory") for call in joined] == [None, "/tmp"]
+    assert "none cannot be written: Ray's objects lie in /tmp" in caplog.text
+
+
 @pytest.mark.parametrize("home", ["/proc", "file", "file/home"])
 def test_the_token_of_a_user_without_a_home_is_in_the_environment(
     home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
