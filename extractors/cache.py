@@ -59,13 +59,23 @@ def fetch(source: str, sha256: str = "") -> Path:
     """
     kind, _, rest = source.partition(":")
     if kind in ("http", "https"):
-        return _download(source, sha256 or stated(source))
+        try:
+            return _download(source, sha256 or stated(source))
+        except FetchError:
+            raise
+        except OSError as error:
+            raise FetchError(
+                f"it cannot be kept in {folder()} ({error}); set VDNA_CACHE to a folder of yours"
+            ) from error
     if kind == "hf":
         path = _with_tries(source, lambda: _from_hub(rest))
     elif kind == "package":
         path = _packaged(rest)
     else:
-        path = Path(source).expanduser()
+        try:
+            path = Path(source).expanduser()
+        except RuntimeError as error:  # ~ of nobody
+            raise FetchError(line_of(error)) from error
         if not path.is_file():
             raise FetchError("no such file" + "; of URLs http(s) and hf: are known" * ("://" in source))
     if sha256 and not (found := digest(path)).startswith(sha256):
@@ -89,8 +99,11 @@ def digest(path: Path) -> str:
 
 
 def folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VDNA_CACHE") or Path(base) / "vdna-catalogue")
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdna-catalogue"
+    try:
+        return Path(os.environ.get("VDNA_CACHE") or users).expanduser()
+    except RuntimeError:  # neither HOME nor a name of the user: a place where nothing can be
+        return Path(os.devnull) / "vdna-catalogue"
 
 
 def _packaged(rest: str) -> Path:
@@ -118,6 +131,8 @@ def _from_hub(rest: str) -> Path:
         raise FetchError(line_of(error)) from error
     except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError) as error:
         raise FetchError(line_of(error)) from error
+    except PermissionError as error:
+        raise FetchError(f"it cannot be kept ({error}); set HF_HOME to a folder of yours") from error
 
 
 def _download(url: str, sha256: str) -> Path:

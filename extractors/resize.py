@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numba
 import numpy as np
+
+from distributions.kernels.compiled import compiled
 
 SHARPNESS = -0.5
 """The cubic's free parameter, as in Pillow (Keys 1981)."""
@@ -53,7 +54,7 @@ def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     return first, (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _resize(picture, first_row, row_weights, first_column, column_weights, planes):  # type: ignore[no-untyped-def]
     # New rows are made a group at a time, then laid side by side, so that both passes run along memory.
     height, width = planes.shape[1:]
@@ -87,7 +88,7 @@ def _resize(picture, first_row, row_weights, first_column, column_weights, plane
                     planes[channel, top + y, x] = pixel[channel * GROUP + y]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _normalise(planes, mean, std):  # type: ignore[no-untyped-def]
     for channel in range(3):
         flat = planes[channel].reshape(-1)

@@ -65,8 +65,11 @@ def tidy() -> None:
 
 def folder() -> Path:
     """Where the cache lies: beside what was fetched of weights."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VDNA_CACHE") or Path(base) / "vdna-catalogue")
+    users = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdna-catalogue"
+    try:
+        return Path(os.environ.get("VDNA_CACHE") or users).expanduser()
+    except RuntimeError:  # neither HOME nor a name of the user: a place where nothing can be
+        return Path(os.devnull) / "vdna-catalogue"
 
 
 def _path(sha256: str) -> Path:

@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-import os
 import random
-import signal
-import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -33,6 +29,7 @@ from pipeline.data.streams import Changed
 from pipeline.errors import UserError
 from pipeline.objects import hide
 from pipeline.progress import Tracker
+from pipeline.ray_start import GPU_THREADS, start_ray
 from pipeline.store import Store
 from pipeline.worker import Receipt, Worker, cores
 
@@ -41,10 +38,6 @@ log = logging.getLogger(__name__)
 MOST_DEATHS = 10
 """Actors that may die over one task: machines vanish more often than tasks kill."""
 LONGEST_PAUSE = 30.0
-LONGEST_TMPDIR = 36
-"""Characters: Ray adds up to 71 to it, and the name of a socket has at most 107."""
-GPU_THREADS = 4
-"""Processor threads of an actor on a GPU: there the network needs few."""
 
 
 @dataclass
@@ -203,30 +196,3 @@ def dispatch(
             heapq.heappush(later, (time.monotonic() + pause, task.index, task))
         counted, skipped = actors.progress()
         yield max(counted, report.counted), max(skipped, report.skipped.total())
-
-
-def start_ray(config: PoolConfig) -> None:
-    """Join the cluster at `config.address`, or the one this job runs in, or start one on this machine."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # or lines of different actors are lost
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {}
-    if address is None:
-        # Waiting threads that spin take the cores from the decoders; measured, a tenth of the speed.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
-        wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
-        where = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR", "") if sys.platform == "linux" else "")
-        if len(where) > LONGEST_TMPDIR:
-            raise UserError(
-                f"TMPDIR={where} is too long for the names of Ray's sockets, of at most {LONGEST_TMPDIR} characters: "
-                "set RAY_TMPDIR to a short folder of this machine, for instance RAY_TMPDIR=/tmp"
-            )
-        local = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False}
-    on_notice = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=True, **local)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_notice)  # Ray's own ends the process where it stands

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numba
 import numpy as np
 import torch
+
+from distributions.kernels.compiled import compiled
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ def _team(size: int) -> ThreadPoolExecutor:
 _own = threading.local()
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _slot(value, centre, half_width, bins):  # type: ignore[no-untyped-def]
     # Without branches, so that it becomes vector instructions. What place a NaN has does not matter.
     z = (np.float64(value) - centre) / half_width
@@ -136,7 +137,7 @@ def _slot(value, centre, half_width, bins):  # type: ignore[no-untyped-def]
     return bins + 2 if z != z else place
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _count_token_major(flat, strides, samples, positions, neurons, centre, half_width, slots):  # type: ignore[no-untyped-def]
     first, count, width = neurons[0], neurons[1] - neurons[0], slots.shape[1]
     centre, half_width = centre[first : first + count], half_width[first : first + count]
@@ -155,7 +156,7 @@ def _count_token_major(flat, strides, samples, positions, neurons, centre, half_
                     counts[places[row, i]] += 1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _count_channel_major(flat, strides, samples, positions, neurons, centre, half_width, slots):  # type: ignore[no-untyped-def]
     width = slots.shape[1]
     places = np.empty((LANES, RUN), np.uint32)
@@ -176,7 +177,7 @@ def _count_channel_major(flat, strides, samples, positions, neurons, centre, hal
                         counts[places[lane, i]] += 1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _means_token_major(flat, strides, samples, positions, means):  # type: ignore[no-untyped-def]
     neurons = means.shape[1]
     for sample in range(samples[0], samples[1]):
@@ -190,7 +191,7 @@ def _means_token_major(flat, strides, samples, positions, means):  # type: ignor
             sums[neuron] /= positions
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _means_channel_major(flat, strides, samples, positions, means):  # type: ignore[no-untyped-def]
     for sample in range(samples[0], samples[1]):
         for neuron in range(means.shape[1]):
@@ -201,7 +202,7 @@ def _means_channel_major(flat, strides, samples, positions, means):  # type: ign
             means[sample, neuron] = total / positions
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _extremes_token_major(flat, strides, samples, positions, low, high):  # type: ignore[no-untyped-def]
     """Widens `low` and `high`, blind to NaN; how many those were."""
     neurons, nans = len(low), np.int32(0)
@@ -217,7 +218,7 @@ def _extremes_token_major(flat, strides, samples, positions, low, high):  # type
     return nans
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _extremes_channel_major(flat, strides, samples, positions, low, high):  # type: ignore[no-untyped-def]
     nans = np.int32(0)
     for sample in range(samples[0], samples[1]):

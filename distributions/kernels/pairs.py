@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
+
+from distributions.kernels.compiled import compiled
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ def on_device(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
     return total.cpu().numpy()
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _cumulative(counts, shares):  # type: ignore[no-untyped-def]
     rows, bins = counts.shape
     sums = np.empty(bins, np.uint64)
@@ -106,7 +107,7 @@ def _cumulative(counts, shares):  # type: ignore[no-untyped-def]
             shares[row, column] = np.float64(sums[column]) / whole
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _emd(a, b, run, same, first, last, sums):  # type: ignore[no-untyped-def]
     """Fill `sums[first:last]`, each over `run` neurons; with `same`, only pairs of which the first is not after."""
     width, height, neurons = a.shape[0], b.shape[0], a.shape[1]
@@ -125,7 +126,7 @@ def _emd(a, b, run, same, first, last, sums):  # type: ignore[no-untyped-def]
 
 
 # Sums may be taken apart into vector lanes, always in the same way; nothing else is relaxed.
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+@compiled(fastmath={"reassoc", "nsz"})
 def _square(a, b, neuron, i, j, found):  # type: ignore[no-untyped-def]
     # Beyond the last dataset the last is taken again: one loop, and so one order of the sums, for all.
     end, other = a.shape[0] - 1, b.shape[0] - 1
