@@ -16,7 +16,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ MAX_TILE = 1 << 24
 """Pixels of a tile of a TIFF, which may be larger than its picture."""
 STRIP_PIXELS = 1 << 20
 """Pixels converted at once: beside the picture itself, no copy of the whole is made."""
-STATED_RANGES = tuple(2**bits - 1 for bits in range(8, 17))
+STATED_RANGES: tuple[int, ...] = tuple(2**bits - 1 for bits in range(8, 17))
 """Largest values of a TIFF that are the depth of its samples; others are measurements of what the picture shows."""
 FLOATS = "floating-point pixels"
 UNSUPPORTED = "not an image of a supported format"
@@ -159,37 +159,50 @@ def _check_size(image: Image.Image, data: bytes) -> None:
         raise BadImage("too large")
 
 
-def _mend(image: Image.Image, data: bytes) -> None:
+def _mend(image: Any, data: bytes) -> None:
     """Have Pillow load what it would load wrongly."""
-    key = image.info.get("transparency")
-    if image.format == "PNG" and key is not None:
-        raw = image.tile[0].args
-        if raw == "RGB;16B":  # its pixels become 8 bits, of which the transparent colour has 16
-            image.putalpha(_keyed(image, data, key))
-        elif isinstance(key, int):  # not scaled as its pixels are
-            image.info["transparency"] = key * {"L;2": 85, "L;4": 17}.get(raw, 1)
-    if image.format != "TIFF":
-        return
-    tags, tiles = image.tag_v2, []
-    wide = tags.get(PLANAR) == 2 and tags.get(BITS, (8,))[0] == 16
-    for tile in image.tile:
-        raw, *others = tile.args
-        if tile.codec_name == "libtiff":  # which has put the bytes in this machine's order
-            raw = NATIVE.get(raw, raw)
-        elif wide:  # it would be taken for 8 bits
-            raw = f"{raw};16{'B' if tags.prefix == b'MM' else 'L'}"
-        tiles.append(tile._replace(args=(raw, *others)))
-    image.tile = tiles
+    if image.format == "PNG" and "transparency" in image.info:
+        _mend_key(image, data)
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        wide = tags.get(PLANAR) == 2 and tags[BITS][0] == 16
+        image.tile = [_mended(tile, wide, tags.prefix) for tile in image.tile]
 
 
-def _keyed(image: Image.Image, data: bytes, key: tuple[int, int, int]) -> Image.Image:
+def _mended(tile: Any, wide: bool, order: bytes) -> Any:
+    raw, *others = tile.args
+    if tile.codec_name == "libtiff":  # which has put the bytes in this machine's order
+        raw = NATIVE.get(raw, raw)
+    elif wide:  # a channel of 16 bits, which would be taken for one of 8
+        if raw not in ("R", "G", "B", "A"):
+            raise BadImage(UNSUPPORTED)
+        raw = f"{raw};16{'B' if order == b'MM' else 'L'}"
+    return tile._replace(args=(raw, *others))
+
+
+def _mend_key(image: Any, data: bytes) -> None:
+    """What is transparent in a PNG, in the numbers that its pixels will have."""
+    key, raw = image.info["transparency"], image.tile[0].args
+    if raw == "RGB;16B":  # they lose their lower 8 bits
+        image.putalpha(_keyed(image, data, key))
+    elif image.mode == "RGB":
+        image.info["transparency"] = tuple(value & 255 for value in key)
+    elif image.mode == "L":
+        most = {"L;2": 3, "L;4": 15}.get(raw, 255)
+        image.info["transparency"] = (key & most) * 255 // most
+    elif image.mode == "P":  # of 256 colours
+        image.info["transparency"] = key[:256] if isinstance(key, bytes) else key if key < 256 else b""
+
+
+def _keyed(image: Image.Image, data: bytes, key: tuple[int, ...]) -> Image.Image:
     """Where a PNG of 16 bits has not its transparent colour: 255, elsewhere 0."""
     opaque = np.zeros((image.height, image.width), bool)
     for raw, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
         with Image.open(io.BytesIO(data), formats=("PNG",)) as half:
             half.tile = [tile._replace(args=raw) for tile in half.tile]
             for top, strip in _strips(half):
-                opaque[top : top + strip.height] |= (np.asarray(strip) != [value >> shift & 255 for value in key]).any(2)
+                differs = np.asarray(strip) != [value >> shift & 255 for value in key]
+                opaque[top : top + strip.height] |= differs.any(axis=2)
     return Image.fromarray(opaque.astype(np.uint8) * 255)
 
 
@@ -250,21 +263,21 @@ def _levels(image: Image.Image, numbers: Numbers) -> np.ndarray:
 def _numbers(image: Image.Image) -> Numbers | None:
     """Of a picture whose numbers Pillow leaves as they are; None where it makes levels of them."""
     tags = getattr(image, "tag_v2", None) or {}
-    if image.mode == "L" and 2 in tags.get(SAMPLE_FORMAT, ()) and image.getextrema()[1] > 127:
+    if image.mode == "L" and 2 in tags.get(SAMPLE_FORMAT, ()) and np.max(image.getextrema()) > 127:
         raise BadImage(NO_RANGE)  # they are below zero, and would be taken for bright ones
     if not image.mode.startswith(("I", "F")):
         return None
     return Numbers(_white(image, tags), tags.get(PHOTOMETRIC) == 0)
 
 
-def _white(image: Image.Image, tags: Mapping[int, Any]) -> int:
+def _white(image: Image.Image, tags: Any) -> int:
     if not tags and image.mode != "F":  # of PNG, PGM and JPEG 2000, which know their range: Pillow makes it 16 bits
         return 65535
     extremes, whole = [], True
     for _, strip in _strips(image):
         found = np.asarray(strip)
         extremes += [found.min(), found.max()]
-        whole = whole and bool((np.floor(found) == found).all())
+        whole = whole and (image.mode != "F" or bool((np.floor(found) == found).all()))
     lowest, highest = np.min(extremes), np.max(extremes)  # NaN, if there is one
     if image.mode == "F":
         if not (whole and lowest >= 0 and 1 < highest <= 255):
@@ -274,8 +287,8 @@ def _white(image: Image.Image, tags: Mapping[int, Any]) -> int:
         return 4095
     if image.mode == "I" and (lowest < 0 or highest > 65535):
         raise BadImage(NO_RANGE)
-    for value in (tags.get(tag) for tag in MAXIMA):
-        stated = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-        if stated in STATED_RANGES and stated >= highest:
-            return int(stated)
+    for said in (tags.get(tag) for tag in MAXIMA):
+        for depth in STATED_RANGES:
+            if said in (depth, (depth,)) and highest <= depth:
+                return depth
     return 255 if image.mode == "I" and highest <= 255 else 65535

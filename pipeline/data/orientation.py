@@ -1,7 +1,7 @@
 """Which way up a picture is, by its EXIF.
 
-    jpeg_orientation(data)                    # 1 to 8, from the segments before the pixels
-    orientation_of(image)                     # of an image that Pillow has loaded
+jpeg_orientation(data)                    # 1 to 8, from the segments before the pixels
+orientation_of(image)                     # of an image that Pillow has loaded
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SCAN, FILLING, APPLICATION = b"\xda", b"\xff", b"\xe1"
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """The orientation that a JPEG's EXIF says, 1 to 8; 1 of anything else. Only what comes before its pixels is read."""
+    """The orientation that a JPEG's EXIF says, 1 to 8; 1 of anything else. What comes before its pixels is read."""
     found: dict[str | tuple[int, int], bytes] = {}
     at = 2
     for _ in range(MAX_SEGMENTS):
@@ -39,6 +39,7 @@ def jpeg_orientation(data: bytes) -> int:
 
 
 def orientation_of(image: Image.Image) -> int:
+    """The orientation that an image's EXIF, or else its XMP, says: 1 to 8; 1 where neither can be read."""
     try:
         said = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # Pillow raises anything of a broken EXIF block, and the pixels beside it are whole
