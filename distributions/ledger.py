@@ -58,9 +58,14 @@ class ShardRecord:
 
 
 class Ledger:
-    """The records of distinct shards, ordered by name. A shard that is already there cannot be added."""
+    """The records of distinct shards, ordered by name. A shard that is already there cannot be added.
+
+    `noticed` says of how many images that counted something was noticed, by what it was; None where nobody looked. It
+    merges like the records, and is no part of a digest.
+    """
 
     def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
+        self.noticed: Mapping[str, int] | None = None
         self._records: dict[tuple[str, str], ShardRecord] = {}
         for record in records:
             self.add(record)
@@ -75,6 +80,11 @@ class Ledger:
         common = self._records.keys() & other._records.keys()
         if common:
             raise IncompatibleError(f"{len(common)} shard(s) would be counted twice, for instance {min(common)[0]}")
+        if not self._records:
+            self.noticed = other.noticed
+        elif other._records:
+            both = None not in (self.noticed, other.noticed)
+            self.noticed = _sum(self.noticed or {}, other.noticed or {}) if both else None
         self._records.update(other._records)
 
     def __iter__(self) -> Iterator[ShardRecord]:
@@ -119,3 +129,7 @@ class Ledger:
         lost = sum(record.lost_bytes for record in self._records.values())
         size = sum(max(record.size, 0) for record in self._records.values())
         return max(skipped / max(self.counted + skipped, 1), lost / max(size, 1))
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {what: one.get(what, 0) + other.get(what, 0) for what in sorted({*one, *other})}

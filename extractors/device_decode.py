@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from extractors.preprocess import Preprocess, cropped
+from extractors.preprocess import FLIPS, Preprocess, cropped
 
 MAX_PIXELS = 1 << 25
 """Larger pictures are not for the device's memory: as floating-point numbers this one takes 400 MB."""
@@ -42,19 +42,29 @@ SMALLEST = _smallest()
 
 
 def device_inputs(
-    files: Sequence[bytes], keys: Sequence[str], preprocess: Preprocess, device: torch.device | str
+    files: Sequence[bytes],
+    keys: Sequence[str],
+    preprocess: Preprocess,
+    device: torch.device | str,
+    orientations: Sequence[int] | None = None,
 ) -> list[torch.Tensor | None]:
     """What `preprocess` makes of each file's picture, on the device: (3, size, size) float32, or None.
 
-    `keys` name the images: they place random crops.
+    `keys` name the images: they place random crops. `orientations` are what their EXIF says, 1 to 8, which
+    `exif=apply` needs; without it they are ignored. Raises `ValueError` where they are missing.
     """
+    if preprocess.exif == "ignore":
+        orientations = [1] * len(files)
+    elif orientations is None:
+        raise ValueError("exif=apply needs the orientations of the files")
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
     made: list[torch.Tensor | None] = []
-    for picture, key in zip(decode_jpegs(files, device), keys, strict=True):
+    for picture, key, orientation in zip(decode_jpegs(files, device), keys, orientations, strict=True):
         if picture is None:
             made.append(None)
             continue
         rows: Any = picture.permute(1, 2, 0)  # (height, width, 3), as pictures in NumPy
+        rows = (rows.swapaxes(0, 1) if orientation > 4 else rows).flip(FLIPS[orientation])
         rows = cropped(rows, preprocess.crop, key)
         planes = rows.permute(2, 0, 1)[None].float()
         size = (preprocess.size, preprocess.size)

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -303,11 +303,9 @@ def _is_convolutional(model: nn.Module) -> bool:
 
 def _preprocess(config: ExtractorConfig, network: Network) -> Preprocess:
     own = {key: value for key, value in config.preprocess.items() if value is not None}
-    unknown = own.keys() - {"size", "mean", "std", "resize", "crop"}
-    if unknown:
-        raise ExtractorError(
-            f"extractor.preprocess.{min(unknown)}: unknown key; allowed are size, mean, std, resize, crop"
-        )
+    allowed = [field.name for field in fields(Preprocess)]
+    if unknown := own.keys() - set(allowed):
+        raise ExtractorError(f"extractor.preprocess.{min(unknown)}: unknown key; allowed are {', '.join(allowed)}")
     values: dict[str, Any] = {"size": network.size, "mean": network.mean, "std": network.std} | own
     for key in ("size", "mean", "std"):
         if values[key] is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ RESIZES = {
 }
 """The resizes and their names in an id: another number where the last digits of what comes out have changed."""
 CROPS = ("none", "center", "random")
+ALPHAS = ("drop", "white", "black")
+ORIENTATIONS = ("ignore", "apply")
+FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
+"""Axes that are reversed to undo an EXIF orientation, after rows and columns have changed places from 5 on."""
 REDUCED_SIDES = 2
 """Times the network's size that a picture keeps when its decoder makes it smaller."""
 STRIP_PIXELS = 1 << 24
@@ -45,6 +50,9 @@ class Preprocess:
     files as `clean`. `legacy_pytorch` and `legacy_tensorflow` are the bilinear resizes without antialiasing of
     pytorch-fid and of TensorFlow 1, which torch-fidelity has: for FIDs that compare with theirs. A picture that is not
     square is squashed unless cropped.
+
+    `alpha` says what transparent pixels are shown on: `white`, `black`, or `drop`, which shows the colours that they
+    have; `exif` whether a picture is turned as its EXIF says, `apply` or `ignore`. A decoder does both (`decoding`).
     """
 
     size: int
@@ -52,12 +60,18 @@ class Preprocess:
     std: tuple[float, float, float]
     resize: str = "clean"
     crop: str = "none"
+    alpha: str = "drop"
+    exif: str = "ignore"
 
     def __post_init__(self) -> None:
         if self.resize not in tuple(RESIZES):
             raise ExtractorError(f"extractor.preprocess.resize={self.resize}: allowed are {', '.join(RESIZES)}")
         if self.crop not in CROPS:
             raise ExtractorError(f"extractor.preprocess.crop={self.crop}: allowed are {', '.join(CROPS)}")
+        if self.alpha not in ALPHAS:
+            raise ExtractorError(f"extractor.preprocess.alpha={self.alpha}: allowed are {', '.join(ALPHAS)}")
+        if self.exif not in ORIENTATIONS:
+            raise ExtractorError(f"extractor.preprocess.exif={self.exif}: allowed are {', '.join(ORIENTATIONS)}")
         if self.size < 1:
             raise ExtractorError(f"extractor.preprocess.size={self.size}: must be at least 1 pixel")
 
@@ -65,12 +79,18 @@ class Preprocess:
     def id(self) -> str:
         """Name of the transformation; equal ids give equal inputs from equal pictures."""
         mean, std = (",".join(f"{value!r}" for value in values) for values in (self.mean, self.std))
-        return f"{RESIZES[self.resize]}-{self.size}-{self.crop}-mean{mean}-std{std}"
+        others = f"-alpha-{self.alpha}" * (self.alpha != "drop") + f"-exif-{self.exif}" * (self.exif != "ignore")
+        return f"{RESIZES[self.resize]}-{self.size}-{self.crop}-mean{mean}-std{std}{others}"
 
     @property
     def least_side(self) -> int | None:
         """A decoder may make a picture smaller, as long as no side gets shorter than this; None: it may not."""
         return REDUCED_SIDES * self.size if self.resize == "reduced" else None
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What a decoder of image files has to know."""
+        return {"least_side": self.least_side, "alpha": self.alpha, "exif": self.exif}
 
     def __call__(self, picture: np.ndarray, key: str = "") -> torch.Tensor:
         """(height, width, 3) uint8 to (3, size, size) float32. `key` names the image: it places a random crop."""
@@ -120,6 +140,11 @@ def _by_pillow(picture: np.ndarray, size: int) -> np.ndarray:
 def _pillow(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     channels = [Image.fromarray(np.ascontiguousarray(picture[..., c], dtype=np.float32)) for c in range(3)]
     return np.stack([np.array(channel.resize((width, height), Image.Resampling.BICUBIC)) for channel in channels])
+
+
+def turned(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of (height, width, 3) the right way up, by its EXIF orientation, 1 to 8."""
+    return np.flip(picture.swapaxes(0, 1) if orientation > 4 else picture, FLIPS[orientation])
 
 
 def cropped(picture: np.ndarray, crop: str, key: str) -> np.ndarray:

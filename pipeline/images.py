@@ -89,7 +89,7 @@ def against(cat: Catalogue, source: str | Path, dataset: str, extractor: str | N
             try:
                 if isinstance(data, BadImage):
                     raise data
-                each = distances(network.preprocess(decode(data, network.preprocess.least_side), key))
+                each = distances(network.preprocess(decode(data, **network.preprocess.decoding), key))
             except BadImage as bad:
                 rows.append((key, np.nan, bad.reason))
                 continue

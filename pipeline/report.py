@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import xarray as xr
 from rich.console import Console
@@ -22,6 +23,7 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
     for column in ("dataset", *["extractor"] * several, "images", "skipped", "reasons", "damaged", "fingerprint"):
         number = column in ("images", "skipped", "damaged")
         table.add_column(column, overflow="fold", header_style="dim", justify="right" if number else "left")
+    remarks = []
     for settings in runs:
         m = settings.store.manifest(settings.dataset.name, settings.extractor.name, settings.spec().id)
         if m is not None:
@@ -29,8 +31,26 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
             names = (m["dataset"], *[m["extractor"]] * several)
             cells = (*names, m["images"], m["skipped"], reasons or "–", m["damaged_shards"], m["fingerprint"])
             table.add_row(*map(str, cells))
+            if words := noticed(m.get("noticed", {}), settings.extractor.preprocess):
+                remarks.append(f"{', '.join(names)}: {words}")
     if table.row_count:
         console.print(table)
+    for remark in remarks:
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+
+def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
+    """How many images had transparency or an EXIF rotation, and what became of it; nothing of none."""
+    alpha, exif = preprocess.get("alpha") or "drop", preprocess.get("exif") or "ignore"
+    words = []
+    if count := said.get("transparent"):
+        shown = "dropped; extractor.preprocess.alpha=white shows them on white"
+        done = shown if alpha == "drop" else f"shown on {alpha}"
+        words.append(f"{count} with transparency ({done})")
+    if count := said.get("rotated"):
+        done = "applied" if exif == "apply" else "ignored; extractor.preprocess.exif=apply turns them"
+        words.append(f"{count} with an EXIF rotation ({done})")
+    return ", ".join(words)
 
 
 def compared(settings: Settings, console: Console) -> None:

@@ -94,7 +94,10 @@ class Store(Manifests):
         return set(self.names(f"partials/{spec_id}", ".zip"))
 
     def put_partial(self, vdna: VDNA, task_id: str, provenance: Mapping[str, Any]) -> None:
-        dataset = to_dataset(vdna, {"task": task_id, "provenance": json.dumps(provenance)})
+        attributes = {"task": task_id, "provenance": json.dumps(provenance)}
+        if vdna.ledger.noticed is not None:
+            attributes["noticed"] = json.dumps(vdna.ledger.noticed)
+        dataset = to_dataset(vdna, attributes)
         objects = pack(dataset, consolidated=False)
         self.put(f"partials/{vdna.spec.id}/{task_id}.zip", zipped(objects))
 
@@ -109,7 +112,10 @@ class Store(Manifests):
             dataset = unzip(data)
             if dataset.attrs["task"] != task_id:
                 raise DamagedError("it is another task's")
-            return from_dataset(dataset, spec), dict(json.loads(dataset.attrs["provenance"]))
+            vdna = from_dataset(dataset, spec)
+            if "noticed" in dataset.attrs:  # partials of before do not say
+                vdna.ledger.noticed = _noticed(json.loads(dataset.attrs["noticed"]), vdna.images)
+            return vdna, dict(json.loads(dataset.attrs["provenance"]))
         except (IncompatibleError, DamagedError, LookupError, TypeError, ValueError, RecursionError) as error:
             self.remove(path)
             raise DamagedError(
@@ -244,3 +250,10 @@ class Store(Manifests):
         found = {**manifest, "record": record}
         self.put_json(f"{folder}/manifest.json", found)
         return found
+
+
+def _noticed(said: Any, images: int) -> dict[str, int]:
+    """What a partial says of so many images; no digest covers it."""
+    if not isinstance(said, dict) or not all(type(n) is int and 0 <= n <= images for n in said.values()):
+        raise DamagedError("it says impossible numbers of what was noticed")
+    return said

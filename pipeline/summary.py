@@ -31,6 +31,7 @@ def summary(vdna: VDNA) -> dict[str, Any]:
         "spec": spec.id,
         "layers": dict(spec.layers),
         **_flows(vdna),
+        **({} if ledger.noticed is None else {"noticed": dict(ledger.noticed)}),
     }
 
 

@@ -18,13 +18,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from distributions import VDNA, Ledger, ShardRecord, Spec
 from extractors import Extractor, ExtractorConfig, build, device_inputs
-from pipeline.data.decode import BadImage, decode
+from pipeline.data.decode import BadImage, decoded
+from pipeline.data.orientation import jpeg_orientation
 from pipeline.data.shards import Shard, Task
 from pipeline.data.streams import ShardReader
 from pipeline.errors import DamagedError
@@ -37,8 +38,29 @@ from pipeline.store import Store
 GROUP_BYTES = 64 << 20
 """JPEGs that are handed to the device at once."""
 
-Input = torch.Tensor | BadImage
-"""What an image file becomes for the network: (3, size, size) float32, or the reason why not."""
+
+class Seen(NamedTuple):
+    """An image file as the network sees it: (3, size, size) float32; and what was noticed of it."""
+
+    tensor: torch.Tensor
+    transparent: bool
+    rotated: bool
+
+
+Input = Seen | BadImage
+"""What an image file becomes, or the reason why not."""
+
+
+class File(NamedTuple):
+    """An image file that the device may decode, and its EXIF orientation."""
+
+    key: str
+    data: bytes | BadImage
+    orientation: int
+
+    @classmethod
+    def of(cls, key: str, data: bytes | BadImage) -> File:
+        return cls(key, data, jpeg_orientation(data) if isinstance(data, bytes) else 1)
 
 
 @dataclass(frozen=True)
@@ -126,7 +148,7 @@ class Worker:
         readers = [ShardReader(shard, dict(task.storage), self.job.patience) for shard in task.shards]
         ahead, threads = 2 * self.job.batch_size, self.job.decode_threads
         if self.extractor.preprocess.resize == "device":
-            with Feed(readers, lambda *file: file, ahead, threads) as files, self._turn:
+            with Feed(readers, File.of, ahead, threads) as files, self._turn:
                 return self._fold(self._decoded_there(files), readers)
         with Feed(readers, self._input, ahead, threads) as images, self._turn:
             return self._fold(images, readers)
@@ -134,6 +156,7 @@ class Worker:
     def _fold(self, images: Iterable[tuple[int, Input]], readers: list[ShardReader]) -> VDNA:
         counted: Counter[int] = Counter()
         skipped: dict[int, Counter[str]] = {i: Counter() for i in range(len(readers))}
+        noticed = {"transparent": 0, "rotated": 0}
 
         def batches() -> Iterator[list[torch.Tensor]]:
             batch: list[torch.Tensor] = []
@@ -144,7 +167,9 @@ class Worker:
                     continue
                 counted[shard] += 1
                 self._done["counted"] += 1
-                batch.append(image)
+                noticed["transparent"] += image.transparent
+                noticed["rotated"] += image.rotated
+                batch.append(image.tensor)
                 if len(batch) == self.job.batch_size:
                     yield batch
                     batch = []
@@ -154,36 +179,39 @@ class Worker:
         vdna = self._lanes.measure(batches())
         for i, reader in enumerate(readers):
             vdna.ledger.add(_record(reader, counted[i], skipped[i]))
+        vdna.ledger.noticed = noticed
         return vdna
 
-    def _decoded_there(self, files: Iterable[tuple[int, tuple[str, bytes | BadImage]]]) -> Iterator[tuple[int, Input]]:
+    def _decoded_there(self, files: Iterable[tuple[int, File]]) -> Iterator[tuple[int, Input]]:
         """Images whose JPEGs the device decodes, a batch at a time; what it does not take, the processor does."""
         files = iter(files)
         while some := _some(files, self.job.batch_size):
-            jpegs = {i: file for i, (_, file) in enumerate(some) if isinstance(file[1], bytes)}
-            keys, data = zip(*jpegs.values(), strict=True) if jpegs else ((), ())
-            made = device_inputs(data, keys, self.extractor.preprocess, self.extractor.device)
+            jpegs = {i: file for i, (_, file) in enumerate(some) if isinstance(file.data, bytes)}
+            keys, data, turns = zip(*jpegs.values(), strict=True) if jpegs else ((), (), ())
+            made = device_inputs(data, keys, self.extractor.preprocess, self.extractor.device, turns)
             there = dict(zip(jpegs, made, strict=True))
             for i, (shard, file) in enumerate(some):
                 tensor = there.get(i)
-                yield shard, self._input(*file) if tensor is None else tensor
+                whole = Seen(tensor, False, file.orientation > 1) if tensor is not None else None
+                yield shard, whole or self._input(file.key, file.data)
 
     def _input(self, key: str, data: bytes | BadImage) -> Input:
         if isinstance(data, BadImage):
             return data
         preprocess = self.extractor.preprocess
         try:
-            return preprocess(decode(data, preprocess.least_side), key)
+            picture = decoded(data, **preprocess.decoding)
+            return Seen(preprocess(picture.pixels, key), picture.transparent, picture.orientation > 1)
         except BadImage as bad:
             return bad
 
 
-def _some(files: Iterator[tuple[int, tuple[str, bytes | BadImage]]], most: int) -> list[Any]:
+def _some(files: Iterator[tuple[int, File]], most: int) -> list[tuple[int, File]]:
     """The next files, at most so many, and no more than `GROUP_BYTES` but for the last."""
-    taken, size = list[Any](), 0
-    for shard, (key, data) in islice(files, most):
-        taken.append((shard, (key, data)))
-        size += len(data) if isinstance(data, bytes) else 0
+    taken, size = list[tuple[int, File]](), 0
+    for shard, file in islice(files, most):
+        taken.append((shard, file))
+        size += len(file.data) if isinstance(file.data, bytes) else 0
         if size > GROUP_BYTES:
             break
     return taken

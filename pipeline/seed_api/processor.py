@@ -165,7 +165,8 @@ def _save_samples(network: Extractor, images: Sequence[Any], folder: Path, count
     for number, index in enumerate(random.sample(range(len(images)), min(count, len(images)))):
         image = images[index]
         try:
-            picture = image if isinstance(image, np.ndarray) else decode(Path(image).read_bytes(), None)
+            decoding = network.preprocess.decoding
+            picture = image if isinstance(image, np.ndarray) else decode(Path(image).read_bytes(), **decoding)
         except BadImage:
             continue
         seen = network.preprocess(picture, str(index)).numpy() * std + mean
