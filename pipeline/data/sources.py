@@ -25,6 +25,7 @@ import braceexpand
 import fsspec
 import pyarrow
 
+from extractors.web import WebError
 from pipeline.data.indexed import open_parquet, open_zip
 from pipeline.data.shards import ABSENT, UNKNOWN, Shard
 from pipeline.errors import UserError
@@ -83,6 +84,8 @@ def find(
                     shards.extend(_archive(fs, entry, images_per_shard, patience))
         except UserError:
             raise
+        except WebError as error:
+            raise UserError(hide(f"{shown}: {error}")) from None
         except (FileNotFoundError, NotADirectoryError) as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise UserError(hide(f"{shown}: nothing is there{cause or f' ({error})' * ('{' in url)}")) from None
@@ -124,7 +127,7 @@ def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tup
         if len(several) < MANY or any(sign in folder for sign in "*?[") or "://" not in url:
             for name in several:
                 fs, path = filesystem(name, storage)
-                found = patiently(partial(_listed, fs, path, name, patience), patience, name)
+                found = patiently(partial(_listed, fs, path, name, patience), patience, name, True)
                 yield from ((fs, entry) for entry in found)
             continue
         # A request for each of a million shards would take hours; the folder lists a thousand at a time.
@@ -138,7 +141,7 @@ def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tup
 
 def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
     """The objects directly in a folder. Gives up each description as it goes: of a million, they fill memory."""
-    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder)
+    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder, True)
     fs.invalidate_cache()
     infos = list(reversed(infos))
     while infos:
@@ -239,7 +242,7 @@ def _kind(name: str) -> str | None:
 def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iterator[Entry]:
     """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
     path = fs._strip_protocol(name)
-    lines = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name).decode().splitlines()
+    lines = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name, True).decode().splitlines()
 
     def entry(line: str) -> Entry:
         its, path = (fs, f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}")
@@ -249,7 +252,7 @@ def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iter
                 raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
         path = posixpath.normpath(path) if is_local(its) else path
         try:
-            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path)
+            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path, True)
         except FileNotFoundError:
             return Entry(its.unstrip_protocol(path), ABSENT, "")
         return Entry.of(its.unstrip_protocol(path), info)
