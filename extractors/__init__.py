@@ -1,14 +1,21 @@
 """Frozen networks: from images to activations, layer by layer.
 
-Knows nothing of files, Ray or configuration.
+Knows nothing of files, Ray or configuration. Networks need torch, and are loaded when they are asked for; `web` and
+`cache` need none.
 """
 
-from extractors.device_decode import device_inputs
-from extractors.layers import ExtractorError, LayerError
-from extractors.loading import build
-from extractors.network import Extractor, ExtractorConfig, check_device
-from extractors.preprocess import Preprocess
-from extractors.weights import WeightsError
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from extractors.device_decode import device_inputs
+    from extractors.layers import ExtractorError, LayerError
+    from extractors.loading import build
+    from extractors.network import Extractor, ExtractorConfig, check_device
+    from extractors.preprocess import Preprocess
+    from extractors.weights import WeightsError
 
 __all__ = [
     "Extractor",
@@ -21,3 +28,15 @@ __all__ = [
     "check_device",
     "device_inputs",
 ]
+
+_WHERE = {
+    **dict.fromkeys(("Extractor", "ExtractorConfig", "check_device"), "network"),
+    **dict.fromkeys(("ExtractorError", "LayerError"), "layers"),
+    **{"Preprocess": "preprocess", "WeightsError": "weights", "build": "loading", "device_inputs": "device_decode"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'extractors' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"extractors.{_WHERE[name]}"), name)

@@ -25,9 +25,12 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import huggingface_hub.errors
+
+from extractors import hub_client, web
 
 TRIES = 5
 PAUSE = 1.0
@@ -122,6 +125,7 @@ def _from_hub(rest: str) -> Path:
     parts = rest.removeprefix("datasets/").split("/", 2)
     if len(parts) < 3:
         raise FetchError("give hf:OWNER/NAME/FILE")
+    hub_client.prepare()
     try:
         return Path(huggingface_hub.hf_hub_download(f"{parts[0]}/{parts[1]}", parts[2], repo_type=kind))
     except huggingface_hub.errors.HfHubHTTPError as error:
@@ -174,6 +178,8 @@ def _stream(url: str, sha256: str, blobs: Path) -> Path:
         part = Path(aside) / "part"
         with part.open("wb") as file, _answer(url) as answer:
             while block := _read(answer):
+                if not size and web.is_page(block) and (by := web.through(url)):
+                    raise FetchError(f"a web page came instead{by}")
                 hashed.update(block)
                 size += file.write(block)
             length = answer.headers.get("Content-Length") or ""
@@ -192,14 +198,31 @@ def _read(answer: HTTPResponse) -> bytes:
         raise _Passing(line_of(error)) from error
 
 
+class _Proxies(urllib.request.ProxyHandler):
+    """The proxy for each request, a redirected one too."""
+
+    def __init__(self) -> None:
+        super().__init__({"http": "chosen", "https": "chosen"})
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
+        its = web.proxy(req.full_url)
+        if its and its.url.startswith("https:"):
+            raise web.Refused(f"{its}: files are fetched through http:// proxies alone")
+        return super().proxy_open(req, its.url, type) if its else None
+
+
 def _answer(url: str) -> HTTPResponse:
     try:
-        answer: HTTPResponse = urllib.request.urlopen(url, timeout=TIMEOUT)
+        secure = [urllib.request.HTTPSHandler(context=web.context())] if url.startswith("https:") else []
+        answer: HTTPResponse = urllib.request.build_opener(_Proxies(), *secure).open(url, timeout=TIMEOUT)
         return answer
     except urllib.error.HTTPError as error:
+        if error.code == 407 and (its := web.proxy(url)):
+            raise FetchError(str(web.refusal(its, 407, url))) from error
         if error.code in PASSING:
-            raise _Passing(f"HTTP {error.code}", _seconds(error.headers.get("Retry-After"))) from error
-        raise FetchError(f"HTTP {error.code}") from error
+            said = f"HTTP {error.code}{web.through(url)}"
+            raise _Passing(said, _seconds(error.headers.get("Retry-After"))) from error
+        raise FetchError(f"HTTP {error.code}{web.through(url)}") from error
     except (InvalidURL, ValueError) as error:
         raise FetchError(line_of(error)) from error
     except HTTPException as error:
@@ -208,7 +231,7 @@ def _answer(url: str) -> HTTPResponse:
         reason = getattr(error, "reason", error)  # urllib wraps it
         if isinstance(reason, TimeoutError | ConnectionResetError | ConnectionAbortedError | ssl.SSLEOFError):
             raise _Passing(line_of(error)) from error
-        raise FetchError(line_of(error)) from error  # no such host, no network
+        raise FetchError(str(web.fault(error, url) or line_of(error))) from error  # no such host, no network
 
 
 def _put(path: Path, data: bytes) -> None:
@@ -235,5 +258,6 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def line_of(error: BaseException) -> str:
-    text = str(error).strip()
+    """What an error says, or what it says of the way to its host."""
+    text = str(web.known(error) or error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

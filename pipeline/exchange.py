@@ -46,7 +46,7 @@ def bring(given: argparse.Namespace) -> None:
         "extractor_licence": "",
         "provenance": {"imported": [f"{given.format} files"]},
     }
-    store = Store(given.catalogue)
+    store = Store(given.catalogue, given.storage)
     store.put_vdna(vdna, given.name, facts)
     while publish(store):  # another may publish meanwhile
         pass

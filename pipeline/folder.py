@@ -37,11 +37,16 @@ AT_ONCE = 16
 class Folder:
     """Objects under one path or URL. Cheap to make; travels to workers as URL and options.
 
-    What passes is tried again until an object has taken `patience` seconds; then `UserError` says so.
+    What passes is tried again until an object has taken `patience` seconds; then `UserError` says so. Where it is
+    `impatient`, as all but workers are, a store that cannot be reached and has not answered before is said to be so at
+    once.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, url: str, options: Mapping[str, Any] | None = None, patience: float = PATIENCE, impatient: bool = True
+    ) -> None:
         self.url = url
+        self.impatient = impatient
         self.options = dict(options or {})
         try:
             self.fs, root = filesystem(url, self.options)
@@ -51,8 +56,8 @@ class Folder:
         self._local = is_local(self.fs)
         self.patience = 0 if self._local else patience
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any], float]]:
-        return type(self), (self.url, self.options, self.patience)
+    def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any], float, bool]]:
+        return type(self), (self.url, self.options, self.patience, False)  # the driver, which sends it, has been there
 
     def _inside(self, path: str) -> str:
         """The full path of an object. What another's index or manifest says must not lead out of the folder."""
@@ -86,7 +91,7 @@ class Folder:
         """An object's content, or None if it is not there."""
         full = self._inside(path)
         with self._telling("read"), contextlib.suppress(*ABSENT):
-            return Path(full).read_bytes() if self._local else whole(self.fs, full, self.patience)
+            return Path(full).read_bytes() if self._local else whole(self.fs, full, self.patience, self.impatient)
         return None
 
     def get_known(self, path: str, sha256: str = "", most: int = WHOLE) -> bytes | None:
@@ -113,14 +118,14 @@ class Folder:
             return self.get(path)
         with self._telling("read"), contextlib.suppress(*ABSENT):
             full = self._inside(path)
-            return patiently(partial(content, self.fs, full, self.patience, most), self.patience, full)
+            return patiently(partial(content, self.fs, full, self.patience, most), self.patience, full, self.impatient)
         return None
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every object, by its path; what is being written is none."""
         self.fs.invalidate_cache()
         with self._telling("read"), contextlib.suppress(*ABSENT):
-            found = patiently(partial(self.fs.find, self.root, detail=True), self.patience, self.root)
+            found = patiently(partial(self.fs.find, self.root, detail=True), self.patience, self.root, self.impatient)
             start = len(self.fs._strip_protocol(self.root)) + 1
             return {name[start:]: int(its["size"]) for name, its in found.items() if not name.endswith(TEMPORARY)}
         return {}
@@ -134,7 +139,7 @@ class Folder:
     def _patiently(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
         full = self._inside(path)
         action = partial(call, self.fs, method, full, *arguments, patience=self.patience, **options)
-        return patiently(action, self.patience, full)
+        return patiently(action, self.patience, full, self.impatient)
 
     @contextmanager
     def _telling(self, done: str) -> Iterator[None]:
@@ -161,7 +166,7 @@ class Folder:
         found: list[str] = []
         with self._telling("read"), contextlib.suppress(*ABSENT):
             self.fs.invalidate_cache(full)
-            found = patiently(partial(self.fs.ls, full, detail=False), self.patience, full)
+            found = patiently(partial(self.fs.ls, full, detail=False), self.patience, full, self.impatient)
             self.fs.invalidate_cache(full)  # of a million names, they fill memory
         names = (name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != full)
         return sorted(n.removesuffix(ending) for n in names if n.endswith(ending) and not n.endswith(TEMPORARY))
@@ -178,7 +183,7 @@ class Folder:
         """All objects below a path, by their names there."""
         full = f"{self.root}/{path}"
         with self._telling("read"):
-            names: Iterable[str] = patiently(partial(self.fs.find, full), self.patience, full)
+            names: Iterable[str] = patiently(partial(self.fs.find, full), self.patience, full, self.impatient)
         names = [name for name in names if not name.endswith(TEMPORARY)]  # of a writer that died, or writes now
         paths = [f"{path}/{name.removeprefix(self.fs._strip_protocol(full)).lstrip('/')}" for name in names]
         with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -201,7 +206,7 @@ class Folder:
     def age(self, path: str) -> timedelta:
         """How long ago an object was written; no time at all if it is not there."""
         with self._telling("read"), contextlib.suppress(FileNotFoundError):
-            written = patiently(partial(self.fs.modified, f"{self.root}/{path}"), self.patience, path)
+            written = patiently(partial(self.fs.modified, f"{self.root}/{path}"), self.patience, path, self.impatient)
             age: timedelta = datetime.now(UTC) - (written if written.tzinfo else written.replace(tzinfo=UTC))
             return age
         return timedelta()

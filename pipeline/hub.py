@@ -11,6 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 
+from extractors import hub_client
 from extractors.cache import fetch, line_of
 from pipeline.errors import UserError
 
@@ -42,6 +43,7 @@ def publish(files: Sequence[Path], target: str) -> list[str]:
     if len(parts) < 3 or not all(parts) or parts[2].endswith("/"):
         raise UserError(f"{target}: give hf:OWNER/NAME/FILE or hf:datasets/OWNER/NAME/FILE")
     repository, name = "/".join(parts[:2]), parts[2]
+    hub_client.prepare()
     names = [f"{name.removesuffix(file.suffix)}{file.suffix}" for file in files]
     try:
         pairs = zip(names, files, strict=True)

@@ -9,10 +9,11 @@ Needs torch and the network's weights; neither Ray nor Hydra.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from extractors import Extractor, build
 from pipeline import cache
 from pipeline.catalogue.opened import Catalogue
 from pipeline.data.decode import BadImage, decode
-from pipeline.data.shards import Shard, Task
+from pipeline.data.shards import Shard, Task, images_in
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader, in_turn
 from pipeline.errors import DamagedError, UserError
@@ -36,40 +37,63 @@ from pipeline.planning import network_spec
 from pipeline.store import Store
 from pipeline.stored import StoredVDNA
 
+Told = Callable[[int, int | None], object]
+"""Hears how many images were read, and of how many, or None where only reading them tells."""
 
-def measured(cat: Catalogue, source: str | Path, extractor: str | None = None, beside: str | None = None) -> VDNA:
+
+def measured(
+    cat: Catalogue,
+    source: str | Path,
+    extractor: str | None = None,
+    beside: str | None = None,
+    storage: Mapping[str, Any] | None = None,
+    told: Told | None = None,
+) -> VDNA:
     """The VDNA of a folder, tar, zip, Parquet file, image or URL, as the catalogue's VDNAs of that extractor were made:
     with the same network, layers, distributions and histogram axes. `beside` names a dataset it is meant for. It is
-    remembered on this machine; images that are the same bytes are not measured again.
+    remembered on this machine; images that are the same bytes are not measured again. `storage` are fsspec options to
+    read the source with, `told` hears how far it is: first of looking whether they are the same, then of measuring.
 
     Raises `UserError` if there is nothing at `source`, or if the catalogue's network cannot be made from its name.
     """
     example = cat.example(extractor, beside)
-    spec, shards = example.spec, find([str(source)])
+    spec, shards = example.spec, find([str(source)], storage=dict(storage or {}))
     kept, name = Store(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
     with suppress(DamagedError, UserError, OSError):
-        if (found := kept.get_partial(spec, name)) and _held(shards) == {r.key: r.sha256 for r in found[0].ledger}:
-            return found[0]
-    vdna = make_vdna(source, _network(example), spec.distributions, ranges=spec.ranges, positions=spec.positions)
+        if found := kept.get_partial(spec, name):
+            known = {record.key: record.sha256 for record in found[0].ledger}
+            if _held(shards, storage, told) == known:
+                return found[0]
+    how: dict[str, Any] = {"ranges": spec.ranges, "positions": spec.positions, "storage": storage, "told": told}
+    vdna = make_vdna(source, _network(example), spec.distributions, **how)
     with suppress(UserError, OSError):  # a cache that cannot be written is none
         kept.put_partial(vdna, name, {})
         cache.tidy()
     return vdna
 
 
-def _held(shards: Sequence[Shard]) -> dict[tuple[str, str], str]:
+def _held(shards: Sequence[Shard], storage: Mapping[str, Any] | None, told: Told | None) -> dict[tuple[str, str], str]:
     """SHA-256 of what shards hold now, as a ledger has it. A tenth of measuring it; times and sizes can deceive."""
-    readers = [ShardReader(shard) for shard in shards]
-    for _ in in_turn(readers):
-        pass
+    readers, number = [ShardReader(shard, dict(storage or {})) for shard in shards], images_in(shards)
+    for done, _ in enumerate(in_turn(readers), start=1):
+        if told:
+            told(done, number)
     return {(reader.shard.url, reader.shard.part): reader.sha256 for reader in readers}
 
 
-def against(cat: Catalogue, source: str | Path, dataset: str, extractor: str | None = None) -> pd.DataFrame:
+def against(
+    cat: Catalogue,
+    source: str | Path,
+    dataset: str,
+    extractor: str | None = None,
+    storage: Mapping[str, Any] | None = None,
+    told: Told | None = None,
+) -> pd.DataFrame:
     """Every image by itself against a dataset: EMD between its histograms and the dataset's, in bins, over all neurons,
     and the layer where it is largest. Those least like the dataset come first. Images that cannot be read have NaN, and
-    the reason instead of a layer."""
-    example = cat.example(extractor, dataset)
+    the reason instead of a layer. `storage` and `told` as for `measured`."""
+    example, shards = cat.example(extractor, dataset), find([str(source)], storage=dict(storage or {}))
+    number = images_in(shards)
     example.require("histogram")
     network = _network(example)
     name = next(n for n in example.spec.distributions if n.startswith("histogram"))
@@ -85,7 +109,9 @@ def against(cat: Catalogue, source: str | Path, dataset: str, extractor: str | N
         return {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
 
     with torch.inference_mode():
-        for _, key, data in in_turn([ShardReader(shard, {}) for shard in find([str(source)])]):
+        for _, key, data in in_turn([ShardReader(shard, dict(storage or {})) for shard in shards]):
+            if told:
+                told(len(rows) + 1, number)
             try:
                 if isinstance(data, BadImage):
                     raise data

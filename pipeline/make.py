@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from PIL import Image
 
 from distributions import VDNA, ActivationRanges, Ranges
 from extractors import Extractor, build, check_device
-from pipeline.data.shards import Task
+from pipeline.data.shards import Task, images_in
 from pipeline.data.sources import find
 from pipeline.errors import UserError
 from pipeline.networks import named_extractor
@@ -43,6 +43,9 @@ def make_vdna(
     *,
     ranges: Ranges | str | Path | None = None,
     catalogue: str | None = None,
+    storage: Mapping[str, Any] | None = None,
+    catalogue_storage: Mapping[str, Any] | None = None,
+    told: Callable[[int, int | None], object] | None = None,
     batch_size: int = 32,
     device: str = "auto",
     precision: str = "fp32",
@@ -57,7 +60,9 @@ def make_vdna(
     keys (`weights="random"`, `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file, or
     "published" for the extractor's), else those in use
     in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
-    the two cannot be compared by EMD. Raises `UserError`, `ExtractorError` or `IncompatibleError`.
+    the two cannot be compared by EMD. `storage` are fsspec options of the source, `catalogue_storage` those of the
+    catalogue. `told` hears how many images were read, and of how many where that is known (twice if they are
+    calibrated on). Raises `UserError`, `ExtractorError` or `IncompatibleError`.
     """
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"device={device}: not here; allowed are auto, cpu" + ", cuda" * torch.cuda.is_available())
@@ -82,7 +87,9 @@ def make_vdna(
         network = build(config, device)
     urls, before = _sources(source), torch.get_num_threads()
     try:
-        return _make(urls, network, distributions, positions or {}, ranges, catalogue, batch_size, threads or cores())
+        task = Task(0, tuple(find(urls, storage=dict(storage or {}))), storage or {})
+        axes = _axes(network, distributions, ranges, catalogue, catalogue_storage)
+        return _make(task, network, distributions, positions or {}, axes, batch_size, threads or cores(), told)
     finally:
         torch.set_num_threads(before)
         for url in urls:
@@ -90,30 +97,44 @@ def make_vdna(
                 fsspec.filesystem("memory").rm_file(url)
 
 
+def _axes(
+    network: Extractor,
+    distributions: Sequence[str],
+    ranges: Ranges | str | Path | None,
+    catalogue: str | None,
+    storage: Mapping[str, Any] | None,
+) -> Ranges | None:
+    """The histogram axes that are asked for, if there are any before the source itself is looked at."""
+    if not any(name.startswith("histogram") for name in distributions):
+        return None
+    if ranges is not None:
+        return ranges if isinstance(ranges, Ranges) else read_ranges(str(ranges), network.config.ranges)
+    if catalogue is None:
+        return None
+    axes = Store(catalogue, storage).get_ranges(network_spec(network).network)
+    if axes is None:
+        raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
+    return axes
+
+
 def _make(
-    urls: Sequence[str],
+    task: Task,
     network: Extractor,
     distributions: Sequence[str],
     positions: Mapping[str, str],
-    ranges: Ranges | str | Path | None,
-    catalogue: str | None,
+    axes: Ranges | None,
     batch_size: int,
     threads: int,
+    told: Callable[[int, int | None], object] | None,
 ) -> VDNA:
-    task = Task(0, tuple(find(urls)))
+    number = images_in(task.shards)
+    tell: Callable[[int], object] = (lambda _: None) if told is None else (lambda done: told(done, number))
     spec = network_spec(network)
     job = Job(network.config, spec, batch_size, threads, max(cores() - 1, 1), network.device.type)
     if any(name.startswith("histogram") for name in distributions):
-        axes = (
-            ranges if ranges is None or isinstance(ranges, Ranges) else read_ranges(str(ranges), network.config.ranges)
-        )
-        if axes is None and catalogue is not None:
-            axes = Store(catalogue).get_ranges(spec.network)
-            if axes is None:
-                raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
         if axes is None:
             try:
-                axes = Ranges.calibrated(Worker(job, network).vdna(task).find(ActivationRanges))
+                axes = Ranges.calibrated(Worker(job, network, tell).vdna(task).find(ActivationRanges))
             except ValueError as error:
                 raise UserError(f"cannot calibrate on this source: {error}") from None
         spec = replace(spec, ranges=axes)
@@ -121,7 +142,7 @@ def _make(
         spec = replace(spec, distributions=tuple(distributions), positions=positions)
     except ValueError as error:
         raise UserError(f"distributions: {error}") from None
-    vdna = Worker(replace(job, spec=spec), network).vdna(task)
+    vdna = Worker(replace(job, spec=spec), network, tell).vdna(task)
     if not vdna.images:
         raise UserError(f"no image of this source could be used: {vdna.ledger.skipped or 'the archives hold none'}")
     return vdna

@@ -24,10 +24,12 @@ from typing import Any, TypeVar
 
 import fsspec.asyn
 import fsspec.core
-from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
+from extractors.web import Unreachable, WebError, is_page, through
+from pipeline import clients
 from pipeline.ahead import FILES, SMALLEST, Ranges, begin, settle
 from pipeline.errors import UserError
+from pipeline.faults import LASTING, OPTIONS, REFUSALS, status_of, unwrapped
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,19 +60,6 @@ VERSIONS = (
 )
 """Where stores say which version of an object they hold, content before clock."""
 
-LASTING = (
-    *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
-    *(ValueError, TypeError, NotImplementedError, ImportError, MemoryError, UserError),
-    *(NoCredentialsError, PartialCredentialsError),
-)
-"""What another try does not change."""
-
-REFUSALS = {
-    **dict.fromkeys((401, 403, 405, 407, 411, 413, 414, 415, 416, 451), PermissionError),
-    **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError},
-}
-"""Answers of web servers that another try does not change. Others may pass: S3 says 400 of a body cut short."""
-
 
 class StoreFault(OSError):
     """A store went on failing for as long as was allowed; later, or elsewhere, it may not."""
@@ -87,9 +76,13 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"{hide(url)}: a URL must not hold a password, it would be written down; "
             "use the store's environment variables or its storage options"
         )
+    for key, value in options.items():
+        if key.endswith("_kwargs") and not isinstance(value, Mapping):
+            raise UserError(f"{hide(url)}: option {key} of its store holds others; give {key}.NAME=VALUE")
     if protocol in ("s3", "s3a"):  # botocore's ten connections would hold up what is asked for at once
         options = {**options, "config_kwargs": {"max_pool_connections": FILES, **options.get("config_kwargs", {})}}
     try:
+        options = clients.heeding(protocol, options)
         if "::" in url:  # a sign of chained file systems, none of which is opened; so it is part of a name
             found = fsspec.get_filesystem_class(protocol)
             fs = fsspec.filesystem(protocol, **{**found._get_kwargs_from_urls(url), **options})
@@ -98,6 +91,8 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             fs, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise UserError(f"{hide(url)}: cannot open this kind of URL ({error})") from None
+    except TypeError as error:
+        raise UserError(hide(f"{url}: an option of its store is wrong: {error}")) from None
     if protocol in ("s3", "s3a"):
         fs.retries = 1  # or its tries, five times five times botocore's, outlast any patience
     return fs, path
@@ -137,39 +132,39 @@ def is_local(fs: Any) -> bool:
     return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def patiently(action: Callable[[], T], seconds: float, name: str) -> T:
-    """What `action` returns, tried again after passing faults; `StoreFault` when it failed for so many seconds."""
+def patiently(action: Callable[[], T], seconds: float, name: str, impatient: bool = False) -> T:
+    """What `action` returns, tried again after passing faults; `StoreFault` when it failed for so many seconds.
+
+    `impatient` is whoever asks first: a host that has not answered yet in this process and cannot be reached is said to
+    be so at once, with `Unreachable`. It may be misspelt; one that did answer is perhaps started again.
+    """
     start = time.monotonic()
     tries = 0
     while True:
         try:
             return action()
-        except Exception as error:  # every store's client has exceptions of its own
-            status = _status(error)
+        except Exception as caught:  # every store's client has exceptions of its own
+            error = unwrapped(caught)
+            status = status_of(error)
+            if isinstance(error, Unreachable) and impatient:
+                raise error from None
+            if isinstance(error, OPTIONS) or (type(error) is TypeError and "unexpected keyword" in str(error)):
+                raise UserError(hide(f"{name}: an option of its store is wrong: {error}")) from None
             if status in REFUSALS and not isinstance(error, REFUSALS[status]):
                 raise REFUSALS[status](hide(f"{name}: {error}")) from None
             if isinstance(error, LASTING) and status in (0, *REFUSALS):
-                raise
+                if error is caught:
+                    raise
+                raise error from None
             tries += 1
             cause = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+            by = "" if isinstance(error, WebError) else through(name)
             pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
             if time.monotonic() + pause - start > seconds:
-                raise StoreFault(hide(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}")) from None
+                raise StoreFault(hide(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}{by}")) from None
             if tries > QUIET_TRIES:
                 log.warning("%s", hide(f"{name}: trying again ({cause})"))
             time.sleep(pause)
-
-
-def _status(error: Exception) -> int:
-    """The HTTP status behind an error of aiohttp's or botocore's; 0 if there is none."""
-    for link in (error, error.__cause__):
-        answer = getattr(link, "response", None)
-        status = getattr(link, "status", None)
-        if isinstance(answer, dict):
-            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if isinstance(status, int):
-            return status
-    return 0
 
 
 def call(fs: Any, method: str, *arguments: Any, patience: float = PATIENCE, size: int = 0, **options: Any) -> Any:
@@ -216,8 +211,8 @@ def version(info: Mapping[str, Any]) -> str:
     return ""
 
 
-def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
-    """All bytes of an object as it was at one moment. Raises as `open_object`."""
+def whole(fs: Any, path: str, patience: float = PATIENCE, impatient: bool = False) -> bytes:
+    """All bytes of an object as it was at one moment. Raises as `open_object`; `impatient` as for `patiently`."""
 
     def fetch() -> bytes:
         info = call(fs, "info", path, patience=patience)
@@ -233,7 +228,7 @@ def whole(fs: Any, path: str, patience: float = PATIENCE) -> bytes:
             raise OSError(f"{len(data)} of {size} bytes came")
         return data
 
-    return patiently(fetch, patience, path)
+    return patiently(fetch, patience, path, impatient)
 
 
 def content(fs: Any, path: str, patience: float = PATIENCE, most: int = WHOLE, size: int = BLOCK) -> bytes:
@@ -280,9 +275,16 @@ def _downloaded(fs: Any, url: str, patience: float, most: int = WHOLE, size: int
                 come += len(part)
                 if come > most:
                     raise UserError(f"{hide(url)}: has more than {most} bytes, which are too many to be held")
-        return b"".join(parts)
+        return refuse_page(url, b"".join(parts))
 
     data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=stalled_after(patience, size))
+    return data
+
+
+def refuse_page(url: str, data: bytes) -> bytes:
+    """Data as they are; `UserError` if they are a web page that a proxy sent instead."""
+    if is_page(data) and (by := through(url)) and not url.partition("?")[0].endswith((".html", ".htm")):
+        raise UserError(f"{hide(url)}: a web page came instead{by}")
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,25 +17,35 @@ LINE_EVERY = 15.0
 
 
 class Tracker:
-    """Counts tasks, images, skipped images and actors alive while a pool works.
+    """Counts tasks, images, skipped images and actors alive while a pool works; or the images of one's own.
 
     with Tracker("extracting demo_digits", tasks=4) as tracker:
         tracker.show(done=1, counted=100, skipped=2, actors=1)
+    with Tracker("photos/", None, "images", Console(stderr=True), sys.stderr.write) as tracker:
+        tracker.images(1, 100)
     """
 
-    def __init__(self, title: str, tasks: int) -> None:
-        self.title, self.tasks = title, tasks
+    def __init__(
+        self,
+        title: str,
+        tasks: int | None,
+        unit: str = "tasks",
+        console: Console = console,
+        say: Callable[[str], object] = log.info,
+    ) -> None:
+        self.title, self.tasks, self.unit = title, tasks, unit
+        self._say = say
         self._start = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("tasks · {task.fields[state]} ·"),
+            TextColumn("{task.fields[unit]} · {task.fields[state]} ·"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._id = self._bar.add_task(title, total=tasks, state="starting")
+        self._id = self._bar.add_task(title, total=tasks, state="starting", unit=unit)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -47,10 +58,24 @@ class Tracker:
 
     def show(self, done: int, counted: int, skipped: int, actors: int) -> None:
         """Bring the bar up to date, or log a line if the last one is some seconds old."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        state = f"{counted} images, {counted / seconds:.0f}/s, {skipped} skipped, {actors} actor(s)"
-        self._bar.update(self._id, completed=done, state=state)
+        rate = f"{counted / self._seconds():.0f}/s"
+        self._show(done, f"{counted} images, {rate}, {skipped} skipped, {actors} actor(s)")
+
+    def images(self, done: int, of: int | None) -> None:
+        """As `show`, where images are what is counted; nothing says of how many where they lie in tars."""
+        self.tasks = of
+        self._show(done, f"{done / self._seconds():.3g}/s")
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def _show(self, done: int, state: str) -> None:
+        self._bar.update(self._id, completed=done, total=self.tasks, state=state)
         if self._bar.disable and (time.monotonic() - self._last_line > LINE_EVERY or done == self.tasks):
             self._last_line = time.monotonic()
-            left = f", about {seconds / done * (self.tasks - done):.0f} s left" if 0 < done < self.tasks else ""
-            log.info("%s: %d of %d tasks, %s%s", self.title, done, self.tasks, state, left)
+            left, of = "", ""
+            if self.tasks is not None:
+                of = f" of {self.tasks}"
+                if 0 < done < self.tasks:
+                    left = f", about {self._seconds() / done * (self.tasks - done):.0f} s left"
+            self._say(f"{self.title}: {done}{of} {self.unit}, {state}{left}")

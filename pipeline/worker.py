@@ -15,7 +15,7 @@ import os
 import platform
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -98,9 +98,15 @@ class Receipt:
 class Worker:
     """Holds the network; has no other state, so a worker that dies is replaced by a fresh one."""
 
-    def __init__(self, job: Job, network: Extractor | Mapping[str, torch.Tensor] | None = None) -> None:
-        """`network` is one that was built, or the parameters of one; None: the worker gets them from their source."""
-        self.job = job
+    def __init__(
+        self,
+        job: Job,
+        network: Extractor | Mapping[str, torch.Tensor] | None = None,
+        told: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        """`network` is one that was built, or the parameters of one; None: the worker gets them from their source.
+        `told` hears the number of images, with each one."""
+        self.job, self._told = job, told
         torch.set_num_threads(job.threads)
         self.extractor = network if isinstance(network, Extractor) else build(job.extractor, job.device, network)
         if network_spec(self.extractor).network != job.spec.network:
@@ -161,6 +167,7 @@ class Worker:
         def batches() -> Iterator[list[torch.Tensor]]:
             batch: list[torch.Tensor] = []
             for shard, image in images:
+                self._told(sum(self._done.values()) + 1)
                 if isinstance(image, BadImage):
                     skipped[shard][image.reason] += 1
                     self._done["skipped"] += 1

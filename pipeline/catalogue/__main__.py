@@ -11,9 +11,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -22,9 +22,12 @@ from rich.table import Table
 from distributions import IncompatibleError, View
 from distributions.comparison import KINDS, Comparison
 from pipeline.catalogue.opened import Catalogue, open_catalogue
+from pipeline.catalogue.options import Command, add, typed
 from pipeline.catalogue.targets import address
 from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import Manifests
+from pipeline.objects import hide
+from pipeline.progress import Tracker
 
 console = Console(markup=False, emoji=False)  # names are what they are
 MOST = 10_000
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
+        typed(given)
         code = int(given.run(given) or 0)
         sys.stdout.flush()
         return code
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, IncompatibleError, DamagedError, OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {hide(str(error))}\n")
         return 2
     except ModuleNotFoundError as error:
         sys.stderr.write(f"error: this needs {error.name}: pip install '.[images]', in this program's folder\n")
@@ -55,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.catalogue", description="Ask a catalogue.")
     parser.add_argument("--catalogue", default="catalogue", help="folder or URL (default: ./catalogue)")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Command)
+    add(parser, "storage", "its store")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Command)
 
     command = commands.add_parser("list", help="every VDNA in it")
     command.set_defaults(run=_list)
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("nearest", help="the datasets most like one, or most like images of your own")
     command.add_argument("dataset", help="a dataset's name; or a folder, tar, zip, image or URL of images")
     command.add_argument("extractor", nargs="?")
+    add(command, "source-storage", "the store of your images")
     command.add_argument("--metric", default="emd", choices=tuple(KINDS))
     command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
     command.add_argument("-k", type=_number, default=10)
@@ -77,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("a", help="a dataset's name, or a path or URL of images")
     command.add_argument("b", help="likewise")
     command.add_argument("extractor", nargs="?")
+    add(command, "source-storage", "the store of your images")
     command.add_argument("--layers", type=_names, help="some layers: blocks.4.0,blocks.5.0")
     command.add_argument("--metrics", type=_names, default=list(KINDS), help="some distances: emd,nfd (default: all)")
     command.add_argument("-k", type=_number, default=5)
@@ -86,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("images", help="single images against a dataset: those least like it first")
     command.add_argument("images", help="a folder, tar, zip, image or URL")
     _dataset(command)
+    add(command, "source-storage", "the store of your images")
     command.add_argument("-k", type=_number, default=10)
     command.set_defaults(run=_images)
 
@@ -95,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("publish", help="copy what was published to a folder, a bucket or hf:datasets/…")
     command.add_argument("target")
+    add(command, "target-storage", "the target's store")
     command.add_argument("--replace", action="store_true", help="even if it lists what this catalogue has not got")
     command.add_argument("--repair", action="store_true", help="read what is there, and write anew what is damaged")
     command.set_defaults(run=_publish)
@@ -126,14 +135,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Command(argparse.ArgumentParser):
-    """A command, which takes `--catalogue` as well: people write it behind."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.add_argument("--catalogue", default=argparse.SUPPRESS, help="folder or URL (default: ./catalogue)")
-
-
 def _number(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {MOST}")
@@ -149,44 +150,58 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
+def _opened(given: argparse.Namespace) -> Catalogue:
+    return open_catalogue(given.catalogue, **given.storage)
+
+
+@contextmanager
+def _told(title: str) -> Iterator[Tracker]:
+    """What shows how far a measurement is: on stderr, live on a terminal, else in a few lines."""
+    with Tracker(title, None, "images", Console(stderr=True), lambda line: sys.stderr.write(f"{line}\n")) as tracker:
+        yield tracker
+
+
 def _list(given: argparse.Namespace) -> None:
-    frame = open_catalogue(given.catalogue).index()[["dataset", "extractor", "images", "skipped", "version", "created"]]
+    frame = _opened(given).index()[["dataset", "extractor", "images", "skipped", "version", "created"]]
     _print(frame.assign(created=frame["created"].str[:10]))
 
 
 def _show(given: argparse.Namespace) -> None:
-    cat = open_catalogue(given.catalogue)
+    cat = _opened(given)
     said = cat.manifest(given.dataset, given.extractor or cat.extractor_of(given.dataset), version=given.version)
     console.print_json(json.dumps({key: value for key, value in said.items() if key != "objects"}))
 
 
 def _nearest(given: argparse.Namespace) -> None:
-    cat = open_catalogue(given.catalogue)
+    cat = _opened(given)
     options = {"metric": given.metric, "k": given.k, "layers": given.layers}
-    near = cat.nearest(_of(cat, given.dataset, given.extractor), given.extractor, **options)
+    near = cat.nearest(_of(cat, given.dataset, given), given.extractor, **options)
     _print(near.rename("distance").reset_index())
 
 
-def _of(cat: Catalogue, given: str, extractor: str | None, beside: str | None = None) -> str | View:
+def _of(cat: Catalogue, named: str, given: argparse.Namespace, beside: str | None = None) -> str | View:
     """A dataset's name as it is; images of one's own are measured, to be compared with the dataset beside them."""
-    if cat.has(given):
-        return given
-    _look(cat, given)
+    if cat.has(named):
+        return named
+    _look(cat, named)
     from pipeline.images import measured
 
-    sys.stderr.write(f"measuring the images of {given}, unless they were before\n")
-    found = measured(cat, given, extractor, beside if beside and cat.has(beside) else None)
+    shown = hide(named)
+    sys.stderr.write(f"measuring the images of {shown}, unless they were before\n")
+    beside = beside if beside and cat.has(beside) else None
+    with _told(shown) as tracker:
+        found = measured(cat, named, given.extractor, beside, given.source_storage, tracker.images)
     if skipped := found.ledger.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-        sys.stderr.write(f"{given}: {found.images} images; left out: {reasons}\n")
+        sys.stderr.write(f"{shown}: {found.images} images; left out: {reasons}\n")
     return found
 
 
 def _compare(given: argparse.Namespace) -> None:
-    cat = open_catalogue(given.catalogue)
+    cat = _opened(given)
     if given.save:
         _check_picture(given.save)
-    a, b = (_of(cat, it, given.extractor, other) for it, other in ((given.a, given.b), (given.b, given.a)))
+    a, b = (_of(cat, it, given, other) for it, other in ((given.a, given.b), (given.b, given.a)))
     found = cat.compare(a, b, given.extractor, given.layers, given.metrics)
     _say(found, given.k)
     if given.save:
@@ -223,17 +238,19 @@ def _look(cat: Catalogue, given: str) -> None:
 
 
 def _images(given: argparse.Namespace) -> None:
-    cat = open_catalogue(given.catalogue)
+    cat = _opened(given)
     _look(cat, given.images)
     from pipeline.images import against
 
-    _print(against(cat, given.images, given.dataset, given.extractor).head(given.k))
+    with _told(hide(given.images)) as tracker:
+        found = against(cat, given.images, given.dataset, given.extractor, given.source_storage, tracker.images)
+    _print(found.head(given.k))
 
 
 def _verify(given: argparse.Namespace) -> int:
     from pipeline.catalogue.copies import verify
 
-    folder = Manifests(*address(given.url or given.catalogue, {}))
+    folder = Manifests(*address(given.url or given.catalogue, given.storage))
     objects, size, damaged = verify(folder, lambda number: console.print(f"{number} objects read"))
     for words in damaged:
         sys.stderr.write(f"{words}\n")
@@ -246,8 +263,9 @@ def _publish(given: argparse.Namespace) -> None:
     from pipeline.catalogue.copies import copy, lost
     from pipeline.catalogue.targets import target
 
-    there, source = target(given.target), Manifests(*address(given.catalogue, {}))
-    readers = Manifests(*address(given.target, {}))
+    there = target(given.target, given.target_storage)
+    source = Manifests(*address(given.catalogue, given.storage))
+    readers = Manifests(*address(given.target, given.target_storage))
     if not given.replace and (gone := lost(source, readers)):
         raise UserError(
             f"{given.target}: lists {len(gone)} VDNA(s) that {given.catalogue} has not got ({', '.join(gone[:3])}); "
@@ -260,7 +278,7 @@ def _publish(given: argparse.Namespace) -> None:
 def _export(given: argparse.Namespace) -> None:
     from pipeline.exchange import export
 
-    vdna = open_catalogue(given.catalogue).vdna(given.dataset, given.extractor).load()
+    vdna = _opened(given).vdna(given.dataset, given.extractor).load()
     for written in export(vdna, given.out, given.format, given.distribution, given.layer):
         console.print(written, soft_wrap=True)
 
@@ -274,7 +292,7 @@ def _import(given: argparse.Namespace) -> None:
 def _ranges(given: argparse.Namespace) -> None:
     from pipeline.exchange import write_ranges
 
-    write_ranges(open_catalogue(given.catalogue).vdna(given.dataset, given.extractor), given.out)
+    write_ranges(_opened(given).vdna(given.dataset, given.extractor), given.out)
 
 
 def _print(frame: pd.DataFrame) -> None:

@@ -68,6 +68,9 @@ class Repository:
     def __init__(self, url: str) -> None:
         import huggingface_hub
 
+        from extractors import hub_client
+
+        hub_client.prepare()
         kind, _, repository = url.removeprefix(HUB).strip("/").partition("/")
         if kind != "datasets" or repository.count("/") != 1 or not all(repository.split("/")):
             raise UserError(f"{url}: give hf:datasets/OWNER/NAME")
@@ -108,7 +111,9 @@ class Repository:
         try:
             return action(*arguments)
         except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
-            line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+            from extractors.cache import line_of
+
             raise UserError(
-                f"{self._url}: {line}; is there a network, a repository of that name, and a token (hf auth login)?"
+                f"{self._url}: {line_of(error)}; is there a network, a repository of that name, and a token "
+                "(hf auth login)?"
             ) from None

@@ -71,6 +71,13 @@ class Task:
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
 
 
+def images_in(shards: Sequence[Shard]) -> int | None:
+    """How many images shards name; None if only reading them tells."""
+    if any(shard.kind not in ("files", "zip") or not shard.members for shard in shards):
+        return None
+    return sum(len(shard.members) for shard in shards)
+
+
 class Work(Protocol):
     """What a pool has to know of a task: its place in the order, its partial's name, its bytes."""
 

@@ -26,6 +26,7 @@ import braceexpand
 import fsspec
 import pyarrow
 
+from extractors.web import known
 from pipeline.data.indexed import open_parquet, open_zip
 from pipeline.data.names import archive, ending, hidden, is_image, wanted
 from pipeline.data.shards import ABSENT, UNKNOWN, Shard
@@ -89,7 +90,8 @@ def find(
         except UnicodeDecodeError:
             raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
         except Exception as error:  # every store's client has exceptions of its own
-            raise UserError(hide(f"{shown}: cannot be reached ({type(error).__name__}: {error})")) from error
+            said = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
+            raise UserError(hide(f"{shown}: {said}")) from error
     shards.extend(_groups(single, images_per_shard))
     if not shards:
         raise UserError(hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}"))
@@ -122,7 +124,7 @@ def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tup
         if len(several) < MANY or any(sign in folder for sign in SIGNS) or "://" not in url:
             for name in several:
                 fs, path = filesystem(name, storage)
-                found = patiently(partial(_listed, fs, path, name, patience), patience, name)
+                found = patiently(partial(_listed, fs, path, name, patience), patience, name, True)
                 yield from ((fs, entry) for entry in found)
             continue
         # A request for each of a million shards would take hours; the folder lists a thousand at a time.
@@ -136,7 +138,7 @@ def _entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tup
 
 def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
     """The objects directly in a folder. Gives up each description as it goes: of a million, they fill memory."""
-    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder)
+    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder, True)
     fs.invalidate_cache()
     infos = list(reversed(infos))
     while infos:
@@ -242,7 +244,7 @@ def _first(path: str, visited: set[str]) -> bool:
 def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iterator[Entry]:
     """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
     path = fs._strip_protocol(name)
-    data = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name)
+    data = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name, True)
     # Only a line feed ends a line: other separators may be part of a name. Some editors begin with a byte order mark.
     lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
 
@@ -254,7 +256,7 @@ def _lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iter
                 raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
         path = posixpath.normpath(path) if is_local(its) else path
         try:
-            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path)
+            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path, True)
         except FileNotFoundError:
             return Entry(its.unstrip_protocol(path), ABSENT, "")
         return Entry.of(its.unstrip_protocol(path), info)

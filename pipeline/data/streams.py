@@ -43,6 +43,7 @@ from pipeline.objects import (
     is_web,
     open_object,
     patiently,
+    refuse_page,
     signed,
     stalled_after,
     version,
@@ -271,7 +272,7 @@ class _File(NamedTuple):
             if info.get("size") != self.size:
                 raise Changed(f"{hide(self.path)}: has changed since it was planned: add plan to stages=[...]")
             raise ShortRead(f"read {len(data)} of {self.size} bytes")
-        return data, info
+        return refuse_page(self.path, data), info
 
 
 def in_turn(readers: Sequence[ShardReader]) -> Generator[tuple[int, str, bytes | BadImage]]:

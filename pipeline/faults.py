@@ -1,0 +1,56 @@
+"""What the errors of stores' clients mean: each has its own."""
+
+from __future__ import annotations
+
+import aiohttp
+from botocore.exceptions import (
+    InvalidConfigError,
+    InvalidRetryConfigurationError,
+    InvalidS3AddressingStyleError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from extractors.web import Refused
+from pipeline.errors import UserError
+
+LASTING = (
+    *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
+    *(ValueError, TypeError, NotImplementedError, ImportError, MemoryError, UserError),
+    *(NoCredentialsError, PartialCredentialsError, Refused),
+)
+"""What another try does not change."""
+
+OPTIONS = (
+    *(InvalidConfigError, InvalidRetryConfigurationError, InvalidS3AddressingStyleError, NoRegionError),
+    ProfileNotFound,
+)
+"""What S3's client says of options that cannot be."""
+
+REFUSALS = {
+    **dict.fromkeys((401, 403, 405, 407, 411, 413, 414, 415, 416, 451), PermissionError),
+    **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError},
+}
+"""Answers of web servers that another try does not change. Others may pass: S3 says 400 of a body cut short."""
+
+
+def unwrapped(error: Exception) -> Exception:
+    """The error itself: fsspec says of a website that cannot be reached that the file is not there."""
+    cause = error.__cause__
+    if type(error) is FileNotFoundError and isinstance(cause, OSError | aiohttp.ClientConnectionError):
+        return error if isinstance(cause, FileNotFoundError) else cause
+    return error
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status behind an error of aiohttp's or botocore's; 0 if there is none."""
+    for link in (error, error.__cause__):
+        answer = getattr(link, "response", None)
+        status = getattr(link, "status", None)
+        if isinstance(answer, dict):
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(status, int):
+            return status
+    return 0
