@@ -29,8 +29,8 @@ from distributions import VDNA, ActivationRanges, Ranges, Spec
 from distributions.kernels import count_bins, extremes, position_means
 from distributions.spec import layer_slices
 from extractors import Extractor, ExtractorConfig, build
+from extractors.arithmetic import arithmetic
 from extractors.device_decode import decode_jpegs, device_inputs
-from extractors.network import arithmetic
 
 ALL = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
 

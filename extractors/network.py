@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from extractors import weights
+from extractors.arithmetic import PRECISIONS, arithmetic
 from extractors.cache import line_of
 from extractors.layers import (
     ExtractorError,
@@ -38,9 +39,6 @@ from extractors.preprocess import Preprocess
 from extractors.sources import Network
 from extractors.streams import Streams
 from extractors.trial import LeftOut, chosen
-
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -270,23 +268,6 @@ def check_device(config: ExtractorConfig, device: str) -> None:
             raise ExtractorError(
                 f"compile=true needs a C++ compiler: install g++ or leave compile out ({error})"
             ) from error
-
-
-@contextmanager
-def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """The arithmetic of matrix products and convolutions inside: of half precision by torch's autocast, which keeps
-    norms, softmax and sums in fp32; in float32 with TF32 when asked for, and never otherwise."""
-    on_gpu = device.type == "cuda"  # the settings are the process's: a processor's threads need none of them
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn) if on_gpu else ()
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = precision == "tf32"
-        with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
-            yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
 
 
 def _to_channels_last(model: nn.Module) -> None:

@@ -21,8 +21,8 @@ import timm
 from omegaconf import OmegaConf
 
 from extractors import ExtractorConfig
+from extractors.arithmetic import PRECISIONS
 from extractors.layers import TOKENS
-from extractors.network import PRECISIONS
 from extractors.sources import SOURCES
 from pipeline.checks import one_of, switch
 from pipeline.errors import UserError

@@ -24,8 +24,9 @@ from torch import nn
 
 from distributions import VDNA, ActivationRanges, Ranges, Spec
 from extractors import Extractor, ExtractorConfig, ExtractorError, Preprocess, build
+from extractors.arithmetic import arithmetic
 from extractors.device_decode import decode_jpegs, device_inputs
-from extractors.network import arithmetic, check_device
+from extractors.network import check_device
 from extractors.sources import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision's

@@ -30,8 +30,9 @@ import pyarrow.parquet
 from pipeline.ahead import InOrder, begin, begin_reading, settle
 from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.indexed import arrow_errors, by_name, image_column, of_cell, open_parquet, open_zip, unzipped
+from pipeline.data.listing import Entry
 from pipeline.data.shards import ABSENT, UNKNOWN, Shard
-from pipeline.data.sources import Entry, group_version
+from pipeline.data.sources import group_version
 from pipeline.data.tars import TarStream
 from pipeline.errors import UserError
 from pipeline.objects import (
