@@ -33,7 +33,7 @@ LONGEST_TMPDIR = 36
 GPU_THREADS = 4
 """Processor threads of an actor on a GPU: there the network needs few."""
 SHARED = Path("/dev/shm")
-"""Where Ray holds its objects, or elsewhere where there is too little room; but it does not see that it cannot write."""
+"""Where Ray holds its objects; elsewhere where there is little room, but it does not see that it cannot write."""
 ANSWER = 10.0
 """Seconds in which whoever listens at a cluster's address has to answer."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"

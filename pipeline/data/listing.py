@@ -73,7 +73,7 @@ def entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tupl
 
 def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
     """The objects directly in a folder. Gives up each description as it goes: of a million, they fill memory."""
-    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder)
+    infos = patiently(lambda: fs.ls(folder, detail=True), patience, folder, True)
     fs.invalidate_cache()
     infos = list(reversed(infos))
     while infos:
@@ -182,7 +182,7 @@ def lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Itera
                 raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
         path = posixpath.normpath(path) if is_local(its) else path
         try:
-            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path)
+            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path, True)
         except FileNotFoundError:
             return Entry(its.unstrip_protocol(path), ABSENT, "")
         return Entry.of(its.unstrip_protocol(path), info)
