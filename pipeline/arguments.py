@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -15,8 +16,15 @@ from pipeline.networks import CONF
 TEXTS = (
     *("dataset.url", "dataset.name", "dataset.description", "catalogue", "ranges", "extractor.weights"),
     *("extractor.pretrained", "extractor.sha256", "extractor.prefix", "extractor.ranges"),
+    *("dataset.licence", "extractor.licence", "extractor.model", "extractor.name", "cluster.address"),
 )
 """Keys whose values are taken from the command line as they are typed."""
+OPTIONS = re.compile(r"(dataset\.)?storage\..+")
+"""Keys of a store's options: texts as they are typed, but for numbers and switches, and for what Hydra looks up."""
+TYPED = re.compile(r"(?i)true|false|null|[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|.*\$\{.*")
+FREE = ("storage", "positions", "hydra")
+"""Keys below which anything may be named, or something else checks it."""
+DATASET = ("name", "url", "description", "licence", "storage")
 RECIPE = "catalogue_recipe"
 
 
@@ -46,11 +54,33 @@ def arguments(given: Sequence[str]) -> list[str]:
             close = difflib.get_close_matches(top, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(set(known)))}")
+        if equals and not argument.startswith("-"):
+            _check_nested(key)
         plain = value[:1] not in ("'", '"', "[", "") and not (several and "," in value)
-        result.append(f'{key}="{_escaped(value)}"' if key in TEXTS and plain else argument)
+        name = key.lstrip("+")
+        text = name in TEXTS or bool(OPTIONS.fullmatch(name) and value[:1] != "{" and not TYPED.fullmatch(value))
+        result.append(f'{key}="{_escaped(value)}"' if text and plain else argument)
     if (RECIPE in keys or "--help" in given) and "dataset" not in keys:
         result.append("dataset=images")  # Hydra composes the configuration in any case, and would ask for one
     return result
+
+
+def _check_nested(key: str) -> None:
+    """Raise `UserError` for a key below one of conf/config.yaml's that is not there."""
+    known: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    known |= {"dataset": dict.fromkeys(DATASET), "cluster": {"address": None}}
+    known["extractor"]["model"] = None
+    below = known
+    parts = key.lstrip("+~").split(".")
+    for i, part in enumerate(parts):
+        if i and part not in below:
+            close = difflib.get_close_matches(part, below, 1)
+            name = ".".join(parts[:i])
+            hint = f"; did you mean {name}.{close[0]}?" if close else ";"
+            raise UserError(f"{key}: unknown key{hint} {name} has {', '.join(sorted(map(str, below)))}")
+        below = below.get(part)
+        if part in FREE or not isinstance(below, dict):
+            return
 
 
 def _recipe(given: Sequence[str]) -> Iterator[str]:

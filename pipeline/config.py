@@ -232,6 +232,19 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         raise UserError(" ".join(str(error).split())) from None
 
 
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raise `UserError` for an argument that Hydra cannot read, with its key and the remedy."""
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if equals and not argument.startswith("-"):
+            try:
+                OverridesParser.create().parse_override(argument)
+            except HydraException:
+                raise UserError(
+                    f"{key}: this value is not in Hydra's grammar; a text goes in two kinds of quotes: '{key}=\"TEXT\"'"
+                ) from None
+
+
 def given() -> list[str]:
     """What this command was given, as KEY=VALUE."""
     overrides = HydraConfig.get().overrides

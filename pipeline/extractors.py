@@ -24,6 +24,7 @@ from extractors.sources import SOURCES, names
 from extractors.trial import said
 from pipeline.errors import UserError
 from pipeline.networks import known_extractors, named_extractor
+from pipeline.terminal import lenient, plain
 
 WIDE = 160
 """Columns where there is no terminal, so that nothing is cut."""
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown.add_argument("name", help=f"a name of conf/extractor, a timm model, or SOURCE:MODEL ({', '.join(SOURCES)})")
     shown.add_argument("--all", action="store_true", help="every module that could be a layer")
     given = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    lenient()
+    console = plain(width=None if sys.stdout.isatty() else WIDE)
     try:
         if given.command == "show":
             _show(console, given.name, given.all)

@@ -102,6 +102,8 @@ SIGNING = (
     r"x-(?:amz|goog|oss|obs|ms)-[\w-]+|q-[\w-]+|\w*accesskeyid|\w*accessid|[\w-]*signature|[\w-]*credential|"
     r"expires|policy|key-pair-id|[\w-]*token|\w*password|\w*secret\w*|api[_-]?key|auth\w*|hmac"
 )
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move a cursor, change colours or the direction of what follows: escape sequences begin with one."""
 AZURE = "sig|sv|ss|srt|sr|se|st|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
 """Parameters of a signed URL: they open an object and are no part of its name."""
 
@@ -123,7 +125,8 @@ def signed(url: str, signing: str = "") -> str:
 
 
 def hide(text: str) -> str:
-    """A text for people without the passwords and signatures of the URLs in it."""
+    """A text for people without the passwords and signatures of the URLs in it, and without what steers a terminal."""
+    text = STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
     text = re.sub(r"(?<=://)[^/@\s]*:[^@\s'\"]*@|(?<=https://)[^/@\s]*@|(?<=http://)[^/@\s]*@", "***@", text)
     return re.sub(rf"(?<=[?&])({SIGNING}|sig)=[^&\s'\"]*", r"\1=***", text, flags=re.IGNORECASE)
 

@@ -11,8 +11,10 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.terminal import plain
+
 log = logging.getLogger(__name__)
-console = Console()
+console = plain()
 LINE_EVERY = 15.0
 
 
@@ -37,10 +39,10 @@ class Tracker:
         self._say = say
         self._start = self._last_line = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]} · {task.fields[state]} ·"),
+            TextColumn("{task.fields[unit]} · {task.fields[state]} ·", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import Settings
+from pipeline.objects import hide
+from pipeline.terminal import lenient
 
 MOST = 12
 """Datasets shown of a matrix; the site has them all."""
@@ -18,6 +20,7 @@ MOST = 12
 
 def counted(runs: Sequence[Settings], console: Console) -> None:
     """Every dataset of the command: images counted and skipped, with the reasons."""
+    lenient(console.file)
     several = len({settings.extractor.name for settings in runs}) > 1
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", *["extractor"] * several, "images", "skipped", "reasons", "damaged", "fingerprint"):
@@ -30,13 +33,13 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
             names = (m["dataset"], *[m["extractor"]] * several)
             cells = (*names, m["images"], m["skipped"], reasons or "-", m["damaged_shards"], m["fingerprint"])
-            table.add_row(*map(str, cells))
+            table.add_row(*(Text(hide(str(cell))) for cell in cells))
             if said := m.get("noticed"):
                 remarks.append(f"{', '.join(names)}: {noticed(said, settings.extractor.preprocess)}")
     if table.row_count:
         console.print(table)
     for remark in remarks:
-        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+        console.print(remark, highlight=False, soft_wrap=True)
 
 
 def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
@@ -77,7 +80,7 @@ def failed(failures: Sequence[tuple[str, str]], console: Console) -> None:
         for column in ("failed", "reason"):
             table.add_column(column, overflow="fold", header_style="dim")
         for what, why in failures:
-            table.add_row(Text(what), Text(why))
+            table.add_row(Text(hide(what)), Text(hide(why)))
         console.print()
         console.print(table)
 

@@ -32,11 +32,12 @@ from distributions import IncompatibleError
 from extractors import Extractor, ExtractorError
 from pipeline import recipes, report
 from pipeline.arguments import arguments
-from pipeline.config import STAGES, Settings, choices, given, is_multirun
+from pipeline.config import STAGES, Settings, check_overrides, choices, given, is_multirun
 from pipeline.errors import DamagedError, UserError
 from pipeline.networks import CONF
 from pipeline.objects import hide
 from pipeline.progress import console
+from pipeline.terminal import lenient
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +137,10 @@ def main(cfg: DictConfig) -> None:
 def command() -> None:
     """`main`, then the matrix; exit code 2 if a dataset failed, 130 when interrupted, 143 when told to end."""
     signal.signal(signal.SIGTERM, _terminate)
+    lenient()
     try:
         sys.argv[1:] = arguments(sys.argv[1:])
+        check_overrides(sys.argv[1:])
         main()
     except UserError as error:
         failures.append(("", str(error)))

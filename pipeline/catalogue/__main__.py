@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from distributions import IncompatibleError, View
@@ -28,8 +27,9 @@ from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import Manifests
 from pipeline.objects import hide
 from pipeline.progress import Tracker
+from pipeline.terminal import lenient, plain
 
-console = Console(markup=False, emoji=False)  # names are what they are
+console = plain()
 MOST = 10_000
 """Answers that can be asked for."""
 DAMAGED = 1
@@ -38,6 +38,7 @@ DAMAGED = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    lenient()
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
@@ -157,7 +158,7 @@ def _opened(given: argparse.Namespace) -> Catalogue:
 @contextmanager
 def _told(title: str) -> Iterator[Tracker]:
     """What shows how far a measurement is: on stderr, live on a terminal, else in a few lines."""
-    with Tracker(title, None, "images", Console(stderr=True), lambda line: sys.stderr.write(f"{line}\n")) as tracker:
+    with Tracker(title, None, "images", plain(stderr=True), lambda line: sys.stderr.write(f"{line}\n")) as tracker:
         yield tracker
 
 
@@ -305,7 +306,7 @@ def _print(frame: pd.DataFrame) -> None:
     for name in shown.columns:
         table.add_column(str(name), overflow="fold")
     for row in shown.itertuples(index=False):
-        table.add_row(*row)
+        table.add_row(*map(hide, row))
     console.print(table)
 
 
