@@ -34,8 +34,8 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
             names = (m["dataset"], *[m["extractor"]] * several)
             cells = (*names, m["images"], m["skipped"], reasons or "-", m["damaged_shards"], m["fingerprint"])
             table.add_row(*(Text(hide(str(cell))) for cell in cells))
-            if said := m.get("noticed"):
-                remarks.append(f"{', '.join(names)}: {noticed(said, settings.extractor.preprocess)}")
+            if (said := m.get("noticed")) and (words := noticed(said, settings.extractor.preprocess)):
+                remarks.append(f"{', '.join(names)}: {words}")
     if table.row_count:
         console.print(table)
     for remark in remarks:
