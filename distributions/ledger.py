@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 
 from distributions.errors import IncompatibleError
 
+SAME_FILE = "same file"
+"""The reason of what is another name of a file that counts; nothing is lost by it."""
+
 
 @dataclass(frozen=True)
 class ShardRecord:
@@ -125,7 +128,7 @@ class Ledger:
     @property
     def bad_fraction(self) -> float:
         """Share of the data that could not be used: of the images seen or of the bytes, whichever is worse."""
-        skipped = sum(self.skipped.values())
+        skipped = sum(count for reason, count in self.skipped.items() if reason != SAME_FILE)
         lost = sum(record.lost_bytes for record in self._records.values())
         size = sum(max(record.size, 0) for record in self._records.values())
         return max(skipped / max(self.counted + skipped, 1), lost / max(size, 1))

@@ -16,7 +16,15 @@ from pipeline.networks import CONF
 TEXTS = (
     *("dataset.url", "dataset.name", "dataset.description", "catalogue", "ranges", "extractor.weights"),
     *("extractor.pretrained", "extractor.sha256", "extractor.prefix", "extractor.ranges"),
-    *("dataset.licence", "extractor.licence", "extractor.model", "extractor.name", "cluster.address"),
+    *(
+        "dataset.image_key",
+        "dataset.image_column",
+        "dataset.licence",
+        "extractor.licence",
+        "extractor.model",
+        "extractor.name",
+        "cluster.address",
+    ),
 )
 """Keys whose values are taken from the command line as they are typed."""
 OPTIONS = re.compile(r"(dataset\.)?storage\..+")
@@ -24,7 +32,7 @@ OPTIONS = re.compile(r"(dataset\.)?storage\..+")
 TYPED = re.compile(r"(?i)true|false|null|[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|.*\$\{.*")
 FREE = ("storage", "positions", "hydra")
 """Keys below which anything may be named, or something else checks it."""
-DATASET = ("name", "url", "description", "licence", "storage")
+DATASET = ("name", "url", "description", "licence", "storage", "image_key", "image_column")
 RECIPE = "catalogue_recipe"
 
 

@@ -26,6 +26,8 @@ from distributions import Ranges, Spec
 from distributions.spec import POSITIONS, bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build, check_device
 from pipeline.checks import number, one_of, options, several, whole
+from pipeline.data.shards import Shard
+from pipeline.data.sources import find
 from pipeline.errors import UserError
 from pipeline.manifests import NAME
 from pipeline.networks import CONF, extractor_config
@@ -46,6 +48,8 @@ class DatasetConfig:
     description: str = ""
     licence: str = ""
     storage: Mapping[str, Any] = field(default_factory=dict)
+    image_key: str = ""
+    image_column: str = ""
 
     @classmethod
     def named(cls, name: str) -> DatasetConfig:
@@ -107,6 +111,17 @@ class Settings:
     def plan(self) -> Plan:
         """The plan of the dataset: the one that this run made, or else the stored one."""
         return self.store.get_plan(self.dataset.name, self.extractor.name, self.dataset.storage)
+
+    def shards(self, dataset: DatasetConfig) -> list[Shard]:
+        """What a dataset consists of now."""
+        return find(
+            dataset.url,
+            self.images_per_shard,
+            dict(dataset.storage),
+            self.patience,
+            dataset.image_key,
+            dataset.image_column,
+        )
 
     def share(self, network: Extractor | None) -> None:
         """Go on with a network that another run of the same extractor has made; None: let go of it."""
@@ -287,6 +302,7 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
         d.get("description") or "",
         d.get("licence") or "",
         options("dataset.storage", d.get("storage")),
+        *(str(d.get(key) or "") for key in ("image_key", "image_column")),
     )
 
 

@@ -44,6 +44,8 @@ def make_vdna(
     ranges: Ranges | str | Path | None = None,
     catalogue: str | None = None,
     storage: Mapping[str, Any] | None = None,
+    image_key: str = "",
+    image_column: str = "",
     catalogue_storage: Mapping[str, Any] | None = None,
     told: Callable[[int, int | None], object] | None = None,
     batch_size: int = 32,
@@ -60,7 +62,8 @@ def make_vdna(
     keys (`weights="random"`, `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file, or
     "published" for the extractor's), else those in use
     in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
-    the two cannot be compared by EMD. `storage` are fsspec options of the source, `catalogue_storage` those of the
+    the two cannot be compared by EMD. `storage` are fsspec options of the source, `image_key` and `image_column` say
+    which part of a sample is the image (as `find`), `catalogue_storage` those of the
     catalogue. `told` hears how many images were read, and of how many where that is known (twice if they are
     calibrated on). Raises `UserError`, `ExtractorError` or `IncompatibleError`.
     """
@@ -87,7 +90,8 @@ def make_vdna(
         network = build(config, device)
     urls, before = _sources(source), torch.get_num_threads()
     try:
-        task = Task(0, tuple(find(urls, storage=dict(storage or {}))), storage or {})
+        shards = find(urls, storage=dict(storage or {}), image_key=image_key, image_column=image_column)
+        task = Task(0, tuple(shards), storage or {})
         axes = _axes(network, distributions, ranges, catalogue, catalogue_storage)
         return _make(task, network, distributions, positions or {}, axes, batch_size, threads or cores(), told)
     finally:

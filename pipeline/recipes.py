@@ -38,7 +38,7 @@ from pipeline.networks import CONF
 log = logging.getLogger(__name__)
 
 KEYS = ("description", "extractors", "calibration", "datasets", "settings")
-DATASET = ("name", "url", "description", "licence", "storage")
+DATASET = ("name", "url", "description", "licence", "storage", "image_key", "image_column")
 OF_AN_EXTRACTOR = ("layers", "precision", "compile", "positions", "batch_size")
 """Keys beside `extractor.…` that an extractor of a recipe may set."""
 ELSEWHERE = ("dataset", "extractor", "cluster", "calibration", "catalogue_recipe", "defaults", "hydra")

@@ -43,7 +43,7 @@ def counted(runs: Sequence[Settings], console: Console) -> None:
 
 
 def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
-    """How many images had transparency or an EXIF rotation, and what became of it; nothing of none."""
+    """How many images had transparency, an EXIF rotation or a neighbour in their sample, and what became of it."""
     alpha, exif = preprocess.get("alpha") or "drop", preprocess.get("exif") or "ignore"
     words = []
     if count := said.get("transparent"):
@@ -53,6 +53,8 @@ def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
     if count := said.get("rotated"):
         done = "applied" if exif == "apply" else "ignored; extractor.preprocess.exif=apply turns them"
         words.append(f"{count} with an EXIF rotation ({done})")
+    if count := said.get("several"):
+        words.append(f"{count} with another image in the same sample (both count; dataset.image_key=KEY names one)")
     return ", ".join(words)
 
 

@@ -186,7 +186,7 @@ class Worker:
         vdna = self._lanes.measure(batches())
         for i, reader in enumerate(readers):
             vdna.ledger.add(_record(reader, counted[i], skipped[i]))
-        vdna.ledger.noticed = noticed
+        vdna.ledger.noticed = {**noticed, "several": sum(reader.several for reader in readers)}
         return vdna
 
     def _decoded_there(self, files: Iterable[tuple[int, File]]) -> Iterator[tuple[int, Input]]:

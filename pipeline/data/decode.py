@@ -99,6 +99,18 @@ def decoded(data: bytes, least_side: int | None = None, alpha: str = "drop", exi
     return picture._replace(pixels=np.ascontiguousarray(turned(picture.pixels, picture.orientation)))
 
 
+def looks_like_image(data: bytes) -> bool:
+    """Whether bytes begin like an image, of a format that can be decoded or not."""
+    if data[4:8] == b"ftyp":  # HEIC and its relatives
+        return True
+    _quieten()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS):
+            return True
+    except Exception:  # a decoder raises anything
+        return False
+
+
 def _by_pillow(data: bytes, least_side: int | None, alpha: str) -> Picture:
     _quieten()
     try:

@@ -10,17 +10,20 @@ of_cell(column[0])                        # bytes, or a BadImage
 
 from __future__ import annotations
 
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
-from pipeline.data.decode import MAX_BYTES, BadImage
+from pipeline.data.decode import MAX_BYTES, BadImage, looks_like_image
+from pipeline.errors import UserError
 
 LOCAL_HEADER = 30
 """Bytes before each entry's data, at least."""
@@ -34,6 +37,11 @@ def open_zip(file: Any) -> zipfile.ZipFile:
         if isinstance(error.__context__, OSError):  # zipfile passes a fault of the store off as damage
             raise error.__context__ from None
         raise zipfile.BadZipFile(str(error)) from error
+
+
+def is_link(info: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a symbolic link, whose contents are the name that it leads to."""
+    return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def by_name(archive: zipfile.ZipFile) -> tuple[dict[str, list[zipfile.ZipInfo]], set[zipfile.ZipInfo]]:
@@ -83,18 +91,58 @@ def open_parquet(file: Any) -> pyarrow.parquet.ParquetFile:
         return pyarrow.parquet.ParquetFile(file)
 
 
-def image_column(schema: Any) -> str:
-    """The Hugging Face layout, struct<bytes, path>, or a binary column; `image` and `jpg` before others."""
+class NoImages(pyarrow.ArrowInvalid):  # type: ignore[misc]
+    """A Parquet file without a column of image bytes: one that describes images, perhaps."""
 
-    def fits(kind: Any) -> bool:
-        if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
-    names = [field.name for field in schema if fits(field.type)]
-    if not names:
-        raise pyarrow.ArrowInvalid(f"no column of image bytes among {', '.join(schema.names)}")
-    return next((name for name in ("image", "img", "jpg", "png", "bytes") if name in names), names[0])
+USUAL = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content")
+"""What columns of images are called; asked only where their contents do not tell."""
+SAMPLE = 8
+"""Cells of a column that are looked at, at its beginning and at its end."""
+
+
+def image_column(table: pyarrow.parquet.ParquetFile, wanted: str = "", named: bool = True) -> str:
+    """The column of images: the one that is wanted, or the only one of bytes, or the only one whose cells are images.
+
+    Columns of bytes are binary, or the Hugging Face layout struct<bytes, path>. A file that the user has not `named`
+    needs cells that are images, or that layout. Raises `NoImages`, or `UserError` where several columns are images.
+    """
+    schema = table.schema_arrow
+    kinds = {field.name: field.type for field in schema if _is_bytes(field.type)}
+    if wanted:
+        same = [name for name in kinds if name == wanted] or [n for n in kinds if n.lower() == wanted.lower()]
+        if same:
+            return str(same[0])
+        raise NoImages(f"no column {wanted} of image bytes among {', '.join(schema.names)}")
+    if not kinds:
+        raise NoImages(f"no column of image bytes among {', '.join(schema.names)}")
+    layout = [name for name, kind in kinds.items() if pyarrow.types.is_struct(kind)]
+    if len(kinds) == 1 and (named or layout):
+        return str(next(iter(kinds)))
+    cells = {name: _sample(table, name) for name in kinds}
+    images = [name for name, its in cells.items() if any(map(looks_like_image, its))]
+    if len(images) > 1:
+        raise UserError(f"several columns hold images ({', '.join(images)}): say which with dataset.image_column=NAME")
+    usual = [name for word in USUAL for name in kinds if name.lower() == word]
+    if not (images or layout or usual or named) and any(cells.values()):
+        raise NoImages(f"no column of image bytes among {', '.join(schema.names)}")
+    return str([*images, *usual, *layout, *kinds][0])
+
+
+def _is_bytes(kind: Any) -> bool:
+    if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _sample(table: pyarrow.parquet.ParquetFile, column: str) -> list[bytes]:
+    """The first cells of a column that are not empty, of its first and of its last row group."""
+    found: list[bytes] = []
+    with arrow_errors():
+        for group in sorted({0, table.num_row_groups - 1} & set(range(table.num_row_groups))):
+            for batch in islice(table.iter_batches(SAMPLE, row_groups=[group], columns=[column]), 1):
+                found += [cell for cell in map(of_cell, batch.column(0)) if isinstance(cell, bytes) and cell]
+    return found
 
 
 def of_cell(image: Any) -> bytes | BadImage:

@@ -12,21 +12,23 @@ import itertools
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import braceexpand
 import fsspec
+import fsspec.utils
 
-from pipeline.data.names import ending, hidden, wanted
-from pipeline.data.shards import ABSENT, UNKNOWN
+from pipeline.data.names import UNREADABLE, ending, hidden, wanted
+from pipeline.data.shards import ABSENT, SAME, UNKNOWN
 from pipeline.errors import UserError
 from pipeline.objects import call, filesystem, hide, is_local, is_web, patiently, version
 
-ACCEPTED = "a folder of images, .tar, .tar.gz, .zip, .parquet, an image, or a .txt of paths"
+ACCEPTED = "a folder of images, .tar, .tar.gz (.bz2, .xz, .zst, .lz4), .zip, .parquet, an image, or a .txt of paths"
 
 SIGNS = "*?["
 SIGN = re.compile(r"([*?[])")
@@ -50,17 +52,32 @@ class Entry(NamedTuple):
         return cls(name, UNKNOWN if size is None else int(size), version(info))
 
 
-def entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tuple[Any, Entry]]:
-    """What a path, URL, glob or brace range leads to, in order, with its file system."""
+class Found(NamedTuple):
+    """An entry and its file system; `named` if the user wrote its name."""
+
+    fs: Any
+    entry: Entry
+    named: bool = False
+
+
+def entries(url: str, storage: dict[str, Any], patience: float, key: str = "") -> Iterator[Found]:
+    """What a path, URL, glob or brace range leads to, in order. `key` says which part of a sample is the image."""
     names = [url] if _exists_as_is(url) else braceexpand.braceexpand(url)
     for folder, its in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
         several = list(its)
         fs, first = filesystem(several[0], storage)
-        if len(several) < MANY or any(sign in folder for sign in SIGNS) or "://" not in url:
+
+        def one(name: str) -> list[Found]:
+            fs, path = filesystem(name, storage)
+            return patiently(lambda: list(_list(fs, path, name, patience, key)), patience, name, True)
+
+        if is_web(fs) and len(several) >= MANY:  # which does not list its folders
+            with ThreadPoolExecutor(MANY) as asking:
+                yield from itertools.chain.from_iterable(asking.map(one, several))
+            continue
+        if len(several) < MANY or any(sign in folder for sign in SIGNS) or is_local(fs):
             for name in several:
-                fs, path = filesystem(name, storage)
-                found = patiently(partial(_listed, fs, path, name, patience), patience, name, True)
-                yield from ((fs, entry) for entry in found)
+                yield from one(name)
             continue
         # A request for each of a million shards would take hours; the folder lists a thousand at a time.
         there = {entry.name.rpartition("/")[2]: entry for entry in _listing(fs, first.rpartition("/")[0], patience)}
@@ -68,7 +85,7 @@ def entries(url: str, storage: dict[str, Any], patience: float) -> Iterator[tupl
             entry = there.get(name.rpartition("/")[2])
             if entry is None:
                 raise FileNotFoundError(name)
-            yield fs, entry
+            yield Found(fs, entry, True)
 
 
 def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
@@ -86,15 +103,13 @@ def _exists_as_is(url: str) -> bool:
     return "{" not in url or ("://" not in url and fsspec.filesystem("file").exists(url))
 
 
-def _listed(fs: Any, path: str, url: str, patience: float) -> list[Entry]:
-    return list(_list(fs, path, url, patience))
-
-
-def _list(fs: Any, path: str, url: str, patience: float) -> Iterator[Entry]:
+def _list(fs: Any, path: str, url: str, patience: float, key: str) -> Iterator[Found]:
     """What is below a folder (recursively), the matches of a glob, or one file; sorted."""
     if not is_web(fs) and any(sign in path for sign in SIGNS) and not fs.exists(path):
         there, pattern = _literal(fs, path)
         found = fs.glob(SIGN.sub(r"[\1]", there) + pattern, detail=True)
+        if is_local(fs):  # fsspec does not go through links to folders
+            found |= dict(_through_links(fs, there.rstrip("/"), pattern.rstrip("/"), key))
         asks = any(hidden(part) for part in pattern.split("/"))
         found = {name: info for name, info in found.items() if asks or not hidden(name[len(there) :])}
         if not found:
@@ -103,24 +118,49 @@ def _list(fs: Any, path: str, url: str, patience: float) -> Iterator[Entry]:
         for name in sorted(found):
             info = found.pop(name)
             if info["type"] == "directory":
-                for entry in _below(fs, name):
-                    if entry.name not in taken:
-                        taken.add(entry.name)
-                        yield entry
-            elif info["type"] == "file" and wanted(name):  # a .txt is a list only where the user names it
-                entry = Entry.of(fs.unstrip_protocol(name), info)
-                if entry.name not in taken:
-                    taken.add(entry.name)
-                    yield entry
+                inside = [] if is_local(fs) and _leads_back(name) else list(below(fs, name, key))
+            elif info["type"] == "file" and _taken(name, key):  # a .txt is a list only where the user names it
+                inside = [Found(fs, Entry.of(fs.unstrip_protocol(name), info))]
+            else:
+                continue
+            yield from (its for its in inside if its.entry.name not in taken)
+            taken |= {its.entry.name for its in inside}
         return
     path = posixpath.normpath(path) if is_local(fs) else path
     info = call(fs, "info", path, patience=patience)
     if info["type"] == "directory":
-        yield from _below(fs, path)
-    elif info["type"] == "file" and (wanted(path) or ending(path).endswith(".txt")):
-        yield Entry.of(fs.unstrip_protocol(path), info)
+        yield from below(fs, path, key)
+    elif info["type"] == "file" and (wanted(path, key) or ending(path).endswith(".txt")):
+        yield Found(fs, Entry.of(fs.unstrip_protocol(path), info), True)
     else:
-        raise UserError(f"dataset.url={hide(url)}: not a kind of file that holds images; expected {ACCEPTED}")
+        hint = "; a website does not list its folders: give names, or a .txt of them" if is_web(fs) else ""
+        raise UserError(f"dataset.url={hide(url)}: not a kind of file that holds images; expected {ACCEPTED}{hint}")
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    above = os.path.realpath(folder.rpartition("/")[0] or "/")
+    return f"{above}/".startswith(f"{os.path.realpath(folder)}/")
+
+
+def _through_links(fs: Any, root: str, pattern: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What fits a pattern below a local folder, a part of the path at a time."""
+    part, _, rest = pattern.partition("/")
+    if "**" in pattern:
+        fits = re.compile(fsspec.utils.glob_translate(pattern)).match
+        yield from ((name, info) for name, info in _walk(fs, root, key).items() if fits(name[len(root) + 1 :]))
+        return
+    try:
+        names = [inside.name for inside in Path(root or "/").iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names if part not in names else [part]:
+        if name == part or fnmatchcase(name, part):
+            info = _info(fs, f"{root}/{name}")
+            if not rest:
+                yield f"{root}/{name}", info
+            elif info["type"] == "directory":
+                yield from _through_links(fs, f"{root}/{name}", rest, key)
 
 
 def _literal(fs: Any, path: str) -> tuple[str, str]:
@@ -132,60 +172,81 @@ def _literal(fs: Any, path: str) -> tuple[str, str]:
     return path, ""
 
 
-def _below(fs: Any, path: str) -> Iterator[Entry]:
-    found = _walk(fs, path) if is_local(fs) else fs.find(path, detail=True)
+def below(fs: Any, path: str, key: str) -> Iterator[Found]:
+    """Images and archives below a folder, those that cannot be read too, but nothing hidden; by name."""
+    found = _walk(fs, path, key) if is_local(fs) else fs.find(path, detail=True)
     fs.invalidate_cache()
     for name in sorted(found):
         info = found.pop(name)
-        if info["type"] == "file" and wanted(name) and not hidden(name[len(path) :]):
-            yield Entry.of(fs.unstrip_protocol(name), info)
+        if info["type"] == "file" and _taken(name, key) and not hidden(name[len(path) :]):
+            yield Found(fs, Entry.of(fs.unstrip_protocol(name), info))
 
 
-def _walk(fs: Any, path: str) -> dict[str, dict[str, Any]]:
-    """Files below a local folder, through links to folders; an unreadable folder is an error, not a gap."""
+def _taken(name: str, key: str) -> bool:
+    return wanted(name, key) or ending(name).endswith(UNREADABLE)
 
-    def unreadable(error: OSError) -> None:
-        raise error
 
+def _walk(fs: Any, path: str, key: str) -> dict[str, dict[str, Any]]:
+    """Files below a local folder, hidden folders left out; an unreadable folder is an error, not a gap.
+
+    Links to folders are followed when all folders without links are done, and each folder is entered once: so loops
+    end, and a file has the name that leads to it without links.
+    """
     found: dict[str, dict[str, Any]] = {}
     visited: set[str] = set()
-    for folder, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
-        visited.add(os.path.realpath(folder))
-        folders.sort(key=lambda f: (Path(folder, f).is_symlink(), f))
-        folders[:] = [f for f in folders if _first(os.path.realpath(f"{folder}/{f}"), visited)]
-        for name in (f"{folder}/{f}" for f in files if wanted(f)):
-            try:
-                found[name] = fs.info(name)
-            except FileNotFoundError:  # a link to nowhere: counted as missing when it is read
-                found[name] = {"type": "file", "size": ABSENT}
+    folders, links = deque([path]), deque[str]()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()
+        if (real := os.path.realpath(folder)) in visited:
+            continue
+        visited.add(real)
+        with os.scandir(folder or "/") as inside:
+            for entry in sorted(inside, key=lambda entry: entry.name):
+                name = f"{folder}/{entry.name}"
+                if _is_folder(entry):
+                    if not hidden(entry.name):
+                        (links if entry.is_symlink() else folders).append(name)
+                elif _taken(entry.name, key):
+                    found[name] = _info(fs, name)
     return found
 
 
-def _first(path: str, visited: set[str]) -> bool:
-    new = path not in visited
-    visited.add(path)
-    return new
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
-def lines(fs: Any, name: str, storage: dict[str, Any], patience: float) -> Iterator[Entry]:
-    """The paths or URLs in a text file, one a line, relative to the file; missing ones are found when read."""
-    path = fs._strip_protocol(name)
-    data = patiently(lambda: call(fs, "cat_file", path, patience=patience), patience, name, True)
-    # Only a line feed ends a line: other separators may be part of a name. Some editors begin with a byte order mark.
-    lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = fs.info(path)
+        return info
+    except PermissionError:
+        raise
+    except OSError:  # a link to nowhere, or to itself: counted as missing when it is read
+        return {"type": "file", "size": ABSENT}
 
-    def entry(line: str) -> Entry:
-        its, path = (fs, f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}")
-        if "://" in line or line.startswith("/"):
-            its, path = filesystem(line, storage)
-            if is_local(its) and not is_local(fs):
-                raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
-        path = posixpath.normpath(path) if is_local(its) else path
-        try:
-            info = patiently(lambda: call(its, "info", path, patience=patience), patience, path, True)
-        except FileNotFoundError:
-            return Entry(its.unstrip_protocol(path), ABSENT, "")
-        return Entry.of(its.unstrip_protocol(path), info)
 
-    with ThreadPoolExecutor(MANY) as asking:
-        yield from asking.map(entry, filter(None, (line.strip(" \t") for line in lines)))
+def once(found: Sequence[Found]) -> list[Found]:
+    """The same objects; of local files that symbolic links give several names one keeps its size: the name without
+    links, or else the first. The others become `SAME`. Hard links and copies are files of their own."""
+    real, folders, by_link = dict[str, str](), dict[str, str](), list[int]()
+    for i, (fs, entry, _) in enumerate(found):
+        if not is_local(fs) or entry.size == ABSENT:
+            continue
+        path = fs._strip_protocol(entry.name)
+        folder = path.rpartition("/")[0]
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder or "/")
+        if Path(path).is_symlink() or folders[folder] != folder:
+            by_link.append(i)
+        else:
+            real[path] = entry.name
+    result = list(found)
+    for i in by_link:
+        fs, entry, named = found[i]
+        path = os.path.realpath(fs._strip_protocol(entry.name))
+        if real.setdefault(path, entry.name) != entry.name:
+            result[i] = Found(fs, Entry(entry.name, SAME, ""), named)
+    return result

@@ -7,14 +7,28 @@ hidden("photos/__MACOSX/._a.jpg")         # True
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
+
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
     *(".avif", ".jp2", ".heic", ".heif"),
 )
 """Endings by which a file counts as an image; one that cannot be decoded (HEIC) is skipped with its reason."""
 
-ARCHIVES = {".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".zip": "zip", ".parquet": "parquet"}
-"""Endings of archives. Whether a tar is compressed its first bytes decide."""
+COMPRESSED = (
+    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.lzma"),
+    *(".tar.zst", ".tzst", ".tar.lz4"),
+)
+ARCHIVES = {".tar": "tar", **dict.fromkeys(COMPRESSED, "tar"), ".zip": "zip", ".parquet": "parquet"}
+"""Endings of archives. Whether a tar is compressed, and how, its first bytes decide."""
+UNREADABLE = (".tar.z", ".taz", ".tar.br", ".tar.lz", ".tlz", ".tar.lzo", ".tar.sz", ".7z", ".rar")
+"""Endings of archives that may hold images and are not read."""
+DESCRIPTIONS = (
+    *(".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".cls", ".md"),
+    *(".html", ".log", ".npy", ".npz", ".pdf", ".db", ".ini"),
+)
+"""Endings of files that lie beside images and describe them."""
 
 SYSTEM = {"__macosx", "@eadir", "@tmp", "#recycle", "$recycle.bin", "system volume information", "thumbs.db"}
 """What systems leave in folders beside people's files, in lower case."""
@@ -23,6 +37,11 @@ SYSTEM = {"__macosx", "@eadir", "@tmp", "#recycle", "$recycle.bin", "system volu
 def is_web(name: str) -> bool:
     """Whether a name is a URL of a website, where a query may follow the path."""
     return name.lower().startswith(("http://", "https://"))
+
+
+def is_url(name: str) -> bool:
+    """Whether a name begins with a protocol."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None
 
 
 def ending(name: str) -> str:
@@ -36,14 +55,28 @@ def archive(name: str) -> str | None:
     return next((kind for end, kind in ARCHIVES.items() if low.endswith(end)), None)
 
 
-def is_image(name: str) -> bool:
-    """Whether a name is an image's, by its ending."""
-    return ending(name).endswith(IMAGES)
+def is_image(name: str, key: str = "") -> bool:
+    """Whether a name is an image's, by its ending; with a key, by which part of its sample it is.
+
+    A key is what follows the first dot of a file's name, in any case: `jpg`, `seg.png`, a pattern such as `*.png`, or
+    several of these with `;` between them.
+    """
+    if not key:
+        return ending(name).endswith(IMAGES)
+    part = sample(name)[1]
+    return any(fnmatchcase(part, pattern.strip().lower().removeprefix(".")) for pattern in key.split(";"))
 
 
-def wanted(name: str) -> bool:
+def wanted(name: str, key: str = "") -> bool:
     """Whether a name is an image's or an archive's."""
-    return archive(name) is not None or is_image(name)
+    return archive(name) is not None or is_image(name, key)
+
+
+def sample(name: str) -> tuple[str, str]:
+    """WebDataset's convention: the name of the sample, up to the first dot of the file's name, and the part of it."""
+    folder, slash, file = (name.partition("?")[0] if is_web(name) else name).rpartition("/")
+    stem, _, part = file.partition(".")
+    return f"{folder}{slash}{stem}", part.lower()
 
 
 def hidden(path: str) -> bool:

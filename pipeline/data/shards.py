@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-UNKNOWN, ABSENT = -1, -2
-"""Sizes of an object whose store does not say, and of one that is named but not there."""
+UNKNOWN, ABSENT, SAME = -1, -2, -3
+"""Sizes of an object whose store does not say, of one that is named but not there, and of another name of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,9 @@ class Shard:
     `kind` is tar, zip, parquet or files. `url` is the object, or the folder of a group of files;
     `members` are file names, zip members or row groups, empty for a whole archive; `part` names them.
     `size` in bytes, -1 where the store does not say; `sizes` those of a group's files; `etag` is the store's
-    version of the content. `signing` is what signs the url, or each member's: secret and never stored.
+    version of the content. `image` says which part of a sample is the image, where the user does: a key in a tar, a
+    column of a Parquet file; `part` names it too. `signing` is what signs the url, or each member's: secret and
+    never stored.
     """
 
     kind: str
@@ -37,15 +39,17 @@ class Shard:
     members: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     signing: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    image: str = ""
 
     def to_row(self) -> list[Any]:
         """Everything but what signs it, for a plan; `from_row` makes it again."""
-        return [self.kind, self.url, self.size, self.etag, self.part, self.members, self.sizes]
+        row = [self.kind, self.url, self.size, self.etag, self.part, self.members, self.sizes]
+        return [*row, self.image] if self.image else row
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Shard:
-        kind, url, size, etag, part, members, sizes = row
-        return cls(sys.intern(kind), url, int(size), etag, part, tuple(members), tuple(sizes))
+        kind, url, size, etag, part, members, sizes, *image = row
+        return cls(sys.intern(kind), url, int(size), etag, part, tuple(members), tuple(sizes), image=str(*image))
 
 
 @dataclass(frozen=True, slots=True)

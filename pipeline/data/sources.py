@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import braceexpand
 import pyarrow
 
 from extractors.web import known
-from pipeline.data.indexed import open_parquet, open_zip
-from pipeline.data.listing import ACCEPTED, Entry, entries, lines
-from pipeline.data.names import archive, ending, hidden, is_image
-from pipeline.data.shards import Shard
+from pipeline.data.indexed import NoImages, image_column, open_parquet, open_zip
+from pipeline.data.listing import ACCEPTED, Entry, Found, entries, once
+from pipeline.data.lists import lines
+from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image
+from pipeline.data.shards import SAME, Shard
 from pipeline.errors import UserError
 from pipeline.objects import (
     PATIENCE,
@@ -31,52 +34,90 @@ from pipeline.objects import (
     unsigned,
 )
 
+log = logging.getLogger(__name__)
+
 
 def find(
     urls: str | Iterable[str],
     images_per_shard: int = 256,
     storage: dict[str, Any] | None = None,
     patience: float = PATIENCE,
+    image_key: str = "",
+    image_column: str = "",
 ) -> list[Shard]:
     """The shards behind one or more paths, globs, brace ranges or URLs, in order of name; `storage` are fsspec options.
+
+    `image_key` says which part of a sample is the image, by what follows the first dot of a file's name (`jpg`, or a
+    pattern; several with `;`), and `image_column` which column of a Parquet file. Without them files count by their
+    endings, and columns by what they hold.
 
     Raises `UserError` if something does not exist or nothing there is an image or an archive of images.
     """
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given:
         raise UserError("dataset.url is empty: give a path, glob or URL")
-    shards: list[Shard] = []
-    single: list[Entry] = []  # loose images named one by one form one group
+    found: list[Found] = []
     for url in given:
-        shown = f"dataset.url={hide(url)}"
-        if url.startswith("pipe:"):
-            raise UserError(f"{shown}: shell commands are not run; name the object itself")
-        try:
-            for fs, entry in entries(url, storage or {}, patience):
-                if is_image(entry.name):
-                    single.append(entry)
-                elif ending(entry.name).endswith(".txt"):
-                    single.extend(lines(fs, entry.name, storage or {}, patience))
+        with _telling(url):
+            if url.startswith("pipe:"):
+                raise UserError(f"dataset.url={hide(url)}: shell commands are not run; name the object itself")
+            for its in entries(url, storage or {}, patience, image_key):
+                if its.named and ending(its.entry.name).endswith(".txt") and not is_image(its.entry.name, image_key):
+                    found.extend(lines(its.fs, its.entry.name, storage or {}, patience, image_key))
                 else:
-                    shards.extend(_archive(fs, entry, images_per_shard, patience))
-        except UserError:
-            raise
-        except (FileNotFoundError, NotADirectoryError) as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise UserError(hide(f"{shown}: nothing is there{cause or f' ({error})' * ('{' in url)}")) from None
-        except PermissionError as error:
-            raise UserError(hide(f"{shown}: no permission to read it ({error}); check the credentials")) from None
-        except UnicodeDecodeError:
-            raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
-        except Exception as error:  # every store's client has exceptions of its own
-            said = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
-            raise UserError(hide(f"{shown}: {said}")) from error
+                    found.append(its)
+    found = once(found)
+    shards: list[Shard] = []
+    single: list[Entry] = []  # loose images form groups
+    left: dict[str, list[str]] = {}
+    for its in found:
+        kind = archive(its.entry.name)
+        if its.entry.size == SAME or (kind is None and not ending(its.entry.name).endswith(UNREADABLE)):
+            single.append(its.entry)
+            continue
+        if kind is None:
+            left.setdefault("archive(s) of a kind that is not read", []).append(its.entry.name)
+            continue
+        with _telling(its.entry.name):
+            try:
+                shards.extend(_archive(its, images_per_shard, patience, image_key, image_column))
+            except NoImages as error:
+                if its.named and image_column:
+                    raise UserError(f"dataset.image_column: {hide(its.entry.name)}: {error}") from None
+                left.setdefault(f"Parquet file(s) without images ({error})"[:300], []).append(its.entry.name)
     shards.extend(_groups(single, images_per_shard))
+    said = [hide(f"{len(names)} {what} left out, for instance {names[0]}") for what, names in left.items()]
     if not shards:
-        raise UserError(hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}"))
+        raise UserError(
+            hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
+            + "".join(f"; {words}" for words in said)
+        )
+    for words in said:
+        log.warning("%s", words)
     names = [(unsigned(entry.name)[0], "") for entry in single]
     _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *names])
     return shards
+
+
+@contextmanager
+def _telling(url: str) -> Iterator[None]:
+    """Whatever a store says of a name, as one line."""
+    shown = f"dataset.url={hide(url)}"
+    try:
+        yield
+    except (UserError, NoImages):
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        among = "{" in url or url.endswith(".txt")
+        raise UserError(hide(f"{shown}: nothing is there{cause or f' ({error})' * among}")) from None
+    except PermissionError as error:
+        raise UserError(hide(f"{shown}: no permission to read it ({error}); check the credentials")) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
+    except Exception as error:  # every store's client has exceptions of its own
+        said = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
+        raise UserError(hide(f"{shown}: {said}")) from error
 
 
 def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
@@ -88,34 +129,46 @@ def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
         )
 
 
-def _archive(fs: Any, entry: Entry, images_per_shard: int, patience: float) -> Iterator[Shard]:
+def _archive(found: Found, images_per_shard: int, patience: float, key: str, column: str) -> Iterator[Shard]:
+    fs, entry, named = found
     kind = archive(entry.name) or ""
     url, signing = unsigned(entry.name)
     keys = (signing,) if signing else ()
     if kind == "tar":
-        yield Shard(kind, url, entry.size, entry.version, signing=keys)
+        chosen = f"image_key={key}" if key else ""
+        yield Shard(kind, url, entry.size, entry.version, chosen, signing=keys, image=key)
         return
     path, info = fs._strip_protocol(entry.name), {"size": None if entry.size < 0 else entry.size}
     try:
         with open_object(fs, path, info, patience) as file:
-            members = _zip_members(file) if kind == "zip" else _row_groups(file)
+            members = _zip_members(file, key) if kind == "zip" else _row_groups(file, column, named)
+    except NoImages:
+        raise
     except (zipfile.BadZipFile, pyarrow.ArrowInvalid):
         yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage
         return
     step = images_per_shard if kind == "zip" else 1
+    image = column if kind == "parquet" else ""
     for start in range(0, len(members), step):
         part = tuple(members[start : start + step])
         share = entry.size * len(part) // len(members)
-        yield Shard(kind, url, share, entry.version, f"{start}:{start + len(part)}", part, signing=keys)
+        name = f"{start}:{start + len(part)}" + (f" image_column={image}" if image else "")
+        yield Shard(kind, url, share, entry.version, name, part, signing=keys, image=image)
 
 
-def _zip_members(file: Any) -> list[str]:
+def _zip_members(file: Any, key: str) -> list[str]:
     names = {info.filename for info in open_zip(file).infolist() if not info.is_dir()}
-    return sorted(n for n in names if is_image(n) and not hidden(n))
+    return sorted(n for n in names if is_image(n, key) and not hidden(n))
 
 
-def _row_groups(file: Any) -> list[str]:
-    return [str(index) for index in range(open_parquet(file).num_row_groups)]
+def _row_groups(file: Any, column: str, named: bool) -> list[str]:
+    table = open_parquet(file)
+    try:
+        image_column(table, column, named)
+    except NoImages:
+        if column or not named:  # one that the user named is damaged
+            raise
+    return [str(index) for index in range(table.num_row_groups)]
 
 
 def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:

@@ -17,21 +17,33 @@ from __future__ import annotations
 
 import hashlib
 import io
+import posixpath
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 
+from distributions.ledger import SAME_FILE
 from pipeline.ahead import InOrder, begin, begin_reading, settle
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.indexed import arrow_errors, by_name, image_column, of_cell, open_parquet, open_zip, unzipped
+from pipeline.data.indexed import (
+    arrow_errors,
+    by_name,
+    image_column,
+    is_link,
+    of_cell,
+    open_parquet,
+    open_zip,
+    unzipped,
+)
 from pipeline.data.listing import Entry
-from pipeline.data.shards import ABSENT, UNKNOWN, Shard
+from pipeline.data.shards import ABSENT, SAME, UNKNOWN, Shard
 from pipeline.data.sources import group_version
 from pipeline.data.tars import TarStream
 from pipeline.errors import UserError
@@ -66,7 +78,9 @@ class Changed(UserError):
 
 
 class ShardReader:
-    """Iterate once over the images of a shard, in order; then `sha256`, `damage`, `lost_bytes` are final."""
+    """Iterate once over the images of a shard, in order; then `sha256`, `damage`, `lost_bytes` are final.
+
+    `several` images of a tar share a sample with the one before."""
 
     def __init__(self, shard: Shard, storage: dict[str, Any] | None = None, patience: float = PATIENCE) -> None:
         self.shard = shard
@@ -75,6 +89,7 @@ class ShardReader:
         self._name = shard.url.rpartition("/")[2]  # images are named alike wherever the shard lies
         self.damage = ""
         self.lost_bytes = 0
+        self.several = 0
         self._digest = hashlib.sha256()
         self._begun: io.BufferedIOBase | None = None
         self._files_begun: InOrder[_File] | None = None
@@ -132,7 +147,7 @@ class ShardReader:
                 if isinstance(data, bytes):
                     self._digest.update(data)
                 yield file.url.rpartition("/")[2], data
-                found.append(Entry(file.url, ABSENT, "") if info is None else Entry.of(file.url, info))
+                found.append(Entry(file.url, min(file.size, ABSENT), "") if info is None else Entry.of(file.url, info))
         if self.shard.etag not in ("", group_version(found)):
             raise Changed(f"{self.shard.url}: files have changed since they were planned: add plan to stages=[...]")
 
@@ -149,8 +164,12 @@ class ShardReader:
         self, file: _File, early: Future[Read] | None, stalled: Callable[[], None]
     ) -> tuple[bytes | BadImage, dict[str, Any] | None]:
         """A loose file, or the reason why there is none, and what the store says of it; None of what is not there."""
+        if file.size == SAME:
+            return BadImage(SAME_FILE), None
         if file.size > MAX_BYTES:
             return BadImage("too large"), self._described(file.fs, file.path)
+        if file.size == ABSENT and is_local(file.fs) and not Path(file.path).exists():  # a link to itself, perhaps
+            return BadImage("missing file"), None
         tries = chain([early], repeat(None))
 
         def read() -> Read:
@@ -174,7 +193,7 @@ class ShardReader:
 
     def _tar(self) -> Generator[Item]:
         with self._opened() as file:
-            tar = TarStream(file, self._digest)
+            tar = TarStream(file, self._digest, self.shard.image)
             for name, data in tar:
                 yield f"{self._name}/{name}", data
             if self.shard.size >= 0 and tar.count != self.shard.size:
@@ -182,7 +201,7 @@ class ShardReader:
                     f"{self.shard.url}: read {tar.count} of {self.shard.size} bytes; "
                     "if it has changed since it was planned, add plan to stages=[...]"
                 )
-            self.damage, self.lost_bytes = tar.damage, tar.lost_bytes
+            self.damage, self.lost_bytes, self.several = tar.damage, tar.lost_bytes, tar.several
 
     def _zip(self) -> Generator[Item]:
         with self._opened() as file:
@@ -199,6 +218,11 @@ class ShardReader:
                         raise Changed(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
                     first, *others = entries[name]
                     data = BadImage("corrupt in the archive") if first in bad else unzipped(archive, first)
+                    if is_link(first) and isinstance(data, bytes):
+                        target = posixpath.join(posixpath.dirname(name), data.decode(errors="replace"))
+                        if posixpath.normpath(target) not in entries:  # it leads elsewhere, and is no image
+                            continue
+                        data = BadImage(SAME_FILE)
                     if isinstance(data, bytes):
                         self._digest.update(data)
                     yield f"{self._name}/{name}", data
@@ -210,7 +234,7 @@ class ShardReader:
             try:
                 table = open_parquet(file)
                 self._expect_members()
-                column = image_column(table.schema_arrow)
+                column = image_column(table, self.shard.image)
                 for group in self.shard.members:
                     for row, data in enumerate(_cells(table, column, int(group))):
                         if isinstance(data, bytes):
@@ -245,7 +269,7 @@ class _File(NamedTuple):
 
     def weigh(self) -> int:
         """Bytes that it may have."""
-        return self.size if self.size >= 0 else MAX_BYTES
+        return 0 if self.size == SAME else self.size if self.size >= 0 else MAX_BYTES
 
     @property
     def _span(self) -> dict[str, int]:
@@ -260,7 +284,7 @@ class _File(NamedTuple):
             self.fs.invalidate_cache(self.path)
             return data, await self.fs._info(self.path)
 
-        return begin(self.fs, read) if self.size <= MAX_BYTES else None
+        return begin(self.fs, read) if self.size <= MAX_BYTES and self.size != SAME else None
 
     def read(self, early: Future[Read] | None, patience: float) -> Read:
         """One try at the file, of the size that was planned, and then at what the store says of it."""

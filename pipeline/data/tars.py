@@ -12,20 +12,36 @@ size that is a lie, and holds whatever an extended header claims in memory.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import pyarrow
+
+from distributions.ledger import SAME_FILE
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.names import hidden, is_image
+from pipeline.data.names import hidden, is_image, sample
 
 BLOCK = 512
-GZIP = b"\x1f\x8b"
+XZ = b"\xfd7zXZ\0"
+MAGIC = {
+    rb"\x1f\x8b": "gzip",
+    rb"BZh[1-9]": "bz2",
+    re.escape(XZ): "xz",
+    rb"\x5d\0\0": "xz",  # the older .lzma
+    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "zstd",
+    rb"\x04\x22\x4d\x18": "lz4",
+}
+"""How compressed archives begin."""
+MAX_XZ_MEMORY = 256 << 20
 PIECE = 1 << 20
 MAX_HEADER = 1 << 20
 """Bytes of an extended header, which holds a long name and attributes."""
@@ -33,6 +49,7 @@ MAX_TRAILING = 64 << 20
 """Unpacked zeros behind the end of a compressed archive: a thousand times fewer bytes can claim any number."""
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE, *PAX)
+LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
 WITHOUT_BODY = (
     *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
     *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
@@ -42,12 +59,17 @@ WITHOUT_BODY = (
 class TarStream:
     """Iterate once; then `count` bytes were read, and `damage` says where the archive broke, if it did."""
 
-    def __init__(self, file: Any, digest: Any = None) -> None:
-        """`file` is seekable. Its first bytes say whether the archive is gzipped: names often do not."""
-        packed = file.read(len(GZIP)) == GZIP
+    def __init__(self, file: Any, digest: Any = None, key: str = "") -> None:
+        """`file` is seekable. Its first bytes say whether the archive is compressed, and how: names often do not.
+        `key` says which part of a sample is the image."""
+        start = file.read(len(XZ))
         file.seek(0)
+        packed = next((kind for magic, kind in MAGIC.items() if re.match(magic, start, re.DOTALL)), "")
+        self._key, self._sample = key, ""
+        self.several = 0
+        self._links: list[tuple[str, str]] = []
         self._raw = _Tap(file, digest)
-        self._unpacked = _Unpacked(self._raw) if packed else None
+        self._unpacked = _Unpacked(self._raw, packed) if packed else None
         self._stream = self._unpacked or self._raw
         self._at = self._start = 0  # in the archive, unpacked: where reading is, and where the member began
         self._names: set[bytes] = set()  # hashes: a name is longer
@@ -63,14 +85,21 @@ class TarStream:
         try:
             while (member := self._member()) is not None:
                 end = self._at + member.size
-                if _is_image(member):
+                if _is_image(member, self._key):
+                    before, self._sample = self._sample, sample(member.name)[0]
+                    self.several += before == self._sample
                     yield member.name, self._image(member, end)
+                elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
+                    self._links.append((member.name, _target(member)))
                 self._skip(end - self._at)
                 if self._at < end:
                     raise tarfile.ReadError("the archive breaks off")
                 self._start = self._at  # what is behind the body is no part of what counts
                 self._exactly(-member.size % BLOCK)
             self._expect_nothing()
+            for name, target in self._links:
+                if _hash(target) in self._names:  # others lead elsewhere, and are no images
+                    yield name, BadImage(SAME_FILE)
         except tarfile.TarError as error:
             self.damage = f"{(self._unpacked and self._unpacked.fault) or error}, at byte {self._start}"
         reached = self.count if self._unpacked else self._start
@@ -113,7 +142,8 @@ class TarStream:
         self._exactly(-header.size % BLOCK)
         if header.type in PAX:
             return _pax(data)
-        return {"path": _text(data.partition(b"\0")[0])} if header.type == tarfile.GNUTYPE_LONGNAME else {}
+        field = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}.get(header.type)
+        return {field: _text(data.partition(b"\0")[0])} if field else {}
 
     def _image(self, member: tarfile.TarInfo, end: int) -> bytes | BadImage:
         reason = self._refusal(member)
@@ -125,8 +155,7 @@ class TarStream:
 
     def _refusal(self, member: tarfile.TarInfo) -> str:
         """Why an image is not even read, if so."""
-        name = posixpath.normpath(member.name).encode(errors="surrogateescape")
-        key = hashlib.blake2b(name, digest_size=8).digest()
+        key = _hash(member.name)
         if key in self._names:  # unpacked, one file would take the other's place
             return "duplicate name"
         self._names.add(key)
@@ -163,19 +192,28 @@ class TarStream:
 
 
 class _Tap:
-    """Counts and hashes what flows through."""
+    """Counts and hashes what flows through, and keeps the fault that ended it."""
 
     def __init__(self, file: Any, digest: Any) -> None:
         self._file = file
         self._digest = digest
         self.count = 0
+        self.fault: BaseException | None = None
+        self.closed = False
 
     def read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
+        try:
+            data: bytes = self._file.read(size)
+        except BaseException as fault:
+            self.fault = fault
+            raise
         if self._digest is not None:
             self._digest.update(data)
         self.count += len(data)
         return data
+
+    def close(self) -> None:
+        """For Arrow, which closes what it has read; the file is its opener's."""
 
     def drain(self) -> None:
         while self.read(PIECE):
@@ -183,19 +221,21 @@ class _Tap:
 
 
 class _Unpacked:
-    """A gzip stream that ends, with its `fault` noted, where the compressed data breaks: what came before is kept."""
+    """A compressed stream that ends, with its `fault` noted, where the data breaks: what came before is kept."""
 
-    def __init__(self, file: _Tap) -> None:
-        self._gzip = gzip.GzipFile(fileobj=file)  # type: ignore[call-overload]  # reading needs no more of a file
+    def __init__(self, file: _Tap, kind: str) -> None:
+        self._file, self._some = file, _reading(file, kind)
         self.fault = ""
 
     def read(self, size: int) -> bytes:
         parts: list[bytes] = []
         while size > 0 and not self.fault:
             try:
-                part = self._gzip.read1(size)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                self.fault = str(error)
+                part = self._some(size)
+            except (EOFError, OSError, zlib.error, lzma.LZMAError, MemoryError, pyarrow.ArrowException) as error:
+                if self._file.fault is not None:  # the store's, which may pass
+                    raise self._file.fault from None
+                self.fault = str(error) or type(error).__name__
                 break
             if not part:
                 break
@@ -204,11 +244,57 @@ class _Unpacked:
         return b"".join(parts)
 
 
-def _is_image(member: tarfile.TarInfo) -> bool:
+def _reading(file: _Tap, kind: str) -> Callable[[int], bytes]:
+    """What gives at most so many unpacked bytes, as they come; none at the end."""
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=file).read1  # type: ignore[call-overload, no-any-return]  # reading needs no more of a file
+    if kind == "bz2":
+        return _Streams(file, bz2.BZ2Decompressor).read
+    if kind == "xz":
+        return _Streams(file, partial(lzma.LZMADecompressor, memlimit=MAX_XZ_MEMORY)).read
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), kind)
+    return lambda size: bytes(stream.read(min(size, PIECE)))
+
+
+class _Streams:
+    """Streams of bz2 or xz one behind the other, with zeros between and behind them."""
+
+    def __init__(self, file: _Tap, make: Callable[[], Any]) -> None:
+        self._file, self._make, self._one = file, make, make()
+
+    def read(self, size: int) -> bytes:
+        while True:
+            data = b""
+            if self._one.eof:
+                data = self._one.unused_data.lstrip(b"\0")
+                while not data:
+                    if not (more := self._file.read(PIECE)):
+                        return b""
+                    data = more.lstrip(b"\0")
+                self._one = self._make()
+            elif self._one.needs_input:
+                data = self._file.read(PIECE)
+                if not data:
+                    raise EOFError("the compressed data ends before its end-of-stream marker")
+            if part := self._one.decompress(data, size):
+                return bytes(part)
+
+
+def _is_image(member: tarfile.TarInfo, key: str) -> bool:
     """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
     # An unknown type is an ordinary file, says POSIX.
     regular = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
-    return regular and is_image(member.name) and not hidden(member.name)
+    return regular and is_image(member.name, key) and not hidden(member.name)
+
+
+def _target(link: tarfile.TarInfo) -> str:
+    """The name that a link leads to: of a hard link it is the archive's, of a symbolic one it is relative."""
+    said = link.pax_headers.get("linkpath", link.linkname)
+    return said if link.type == tarfile.LNKTYPE else posixpath.join(posixpath.dirname(link.name), said)
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.blake2b(posixpath.normpath(name).encode(errors="surrogateescape"), digest_size=8).digest()
 
 
 _RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")

@@ -16,7 +16,6 @@ from distributions.spec import has_histogram
 from pipeline import pool
 from pipeline.config import DatasetConfig, Settings
 from pipeline.data.shards import Task, group
-from pipeline.data.sources import find
 from pipeline.errors import UserError
 from pipeline.objects import hide
 
@@ -63,7 +62,7 @@ def _partials(settings: Settings, spec: Spec, datasets: Sequence[DatasetConfig])
     """Have in the store what every neuron spans over these datasets; the tasks whose partials say it."""
     tasks: list[Task] = []
     for dataset in datasets:
-        shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
+        shards = settings.shards(dataset)
         its = group(shards, settings.shards_per_task, dataset.storage)
         tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
     tasks = [replace(task, index=index) for index, task in enumerate(tasks)]

@@ -9,7 +9,7 @@ import logging
 
 from pipeline.config import Settings
 from pipeline.data.shards import group
-from pipeline.data.sources import find, public
+from pipeline.data.sources import public
 from pipeline.planning import Plan, network_spec
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Write the plan of the dataset asked for."""
     dataset = settings.dataset
-    shards = find(dataset.url, settings.images_per_shard, dict(dataset.storage), settings.patience)
+    shards = settings.shards(dataset)
     tasks = group(shards, settings.shards_per_task, dataset.storage)
     known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": settings.network.licence}
     known |= {"description": dataset.description, "licence": dataset.licence}

@@ -1,0 +1,111 @@
+"""The names in a text file that the user named: a line each, of an image, an archive or a folder.
+
+    for found in lines(fs, "s3://bucket/list.txt", {}, 120):
+        found.entry
+
+A line is a name and no pattern, relative to the list's folder. Blank lines, and lines that begin with `#`, are left
+out, unless there is such a file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import posixpath
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.data.listing import MANY, Entry, Found, below
+from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image, is_url
+from pipeline.data.shards import ABSENT
+from pipeline.errors import UserError
+from pipeline.objects import call, filesystem, hide, is_local, is_web, patiently
+
+log = logging.getLogger(__name__)
+BLANKS = " \t"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str = "") -> Iterator[Found]:
+    """What the lines lead to; images that are not there are found when they are read.
+
+    Raises `FileNotFoundError` for an archive that is not there, and `UserError` for a list from elsewhere that names
+    files of this machine.
+    """
+    data = patiently(lambda: call(fs, "cat_file", fs._strip_protocol(name), patience=patience), patience, name, True)
+    text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
+    # Only a line feed ends a line: other separators may be part of a name.
+    given = [line.removesuffix("\r") for line in text.split("\n")]
+    wanted = [line for line in given if line.strip(BLANKS)]
+    left = [line for line in wanted if _is_left(line, key)]
+    if left:
+        what = f"{len(left)} hidden file(s) or files that describe images, which are left out: {left[0]}"
+        log.warning("%s", hide(f"{name} names {what}"))
+    dropped = set(left)
+
+    def found(line: str) -> list[Found]:
+        return list(_found(fs, name, line, storage, patience, key))
+
+    with ThreadPoolExecutor(MANY) as asking:
+        yield from chain.from_iterable(asking.map(found, (line for line in wanted if line not in dropped)))
+
+
+def _is_left(line: str, key: str) -> bool:
+    """Whether a line names what folders would leave out: by its whole relative path, or else by the file's name."""
+    line = line.strip(BLANKS)
+    relative = not (is_url(line) or line.startswith(("/", "~/")))
+    if hidden(line if relative else line.rpartition("/")[2]):
+        return True
+    return ending(line).endswith(DESCRIPTIONS) and not (key and is_image(line, key))
+
+
+def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: float, key: str) -> Iterator[Found]:
+    """What a line leads to: as it is, without the blanks around it, or with the separators of Windows turned."""
+    bare = line.strip(BLANKS)
+    tries = dict.fromkeys(chain.from_iterable(_places(fs, name, text, storage) for text in (line, bare)))
+    if "\\" in bare:
+        tries |= dict.fromkeys(_places(fs, name, bare.replace("\\", "/"), storage))
+    places = list(tries)
+    for its, path in places:
+        try:
+            info = patiently(partial(call, its, "info", path, patience=patience), patience, path, True)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if info["type"] == "directory":
+            yield from below(its, path, key)
+        elif info["type"] == "file":
+            yield Found(its, Entry.of(its.unstrip_protocol(path), info))
+        else:
+            raise UserError(f"{hide(name)} names {hide(bare)}, which is neither a file nor a folder")
+        return
+    if bare.startswith("#"):
+        return
+    its, path = places[0] if bare == line else next(iter(_places(fs, name, bare, storage)))
+    if archive(path):
+        raise FileNotFoundError(f"{path}, which {name} names")
+    yield Found(its, Entry(its.unstrip_protocol(path), ABSENT, ""))
+
+
+def _places(fs: Any, name: str, line: str, storage: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Where a line may lead. On a website it is a name first, and then, where it could be one, a part of a URL."""
+    if line.startswith("~/") and is_local(fs):
+        line = str(Path(line).expanduser())
+    if is_url(line) or line.startswith("/"):
+        its, path = filesystem(line, storage)
+        if is_local(its) and not is_local(fs):
+            raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
+        yield its, posixpath.normpath(path) if is_local(its) else path
+        return
+    if is_web(fs):
+        folder = name.partition("?")[0].rpartition("/")[0]
+        yield fs, f"{folder}/{quote(line)}"
+        if "%" in line or "?" in line:
+            yield fs, f"{folder}/{line}"
+        return
+    path = f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}"
+    yield fs, posixpath.normpath(path) if is_local(fs) else path

@@ -1,0 +1,327 @@
+"""What counts as an image, whatever lies beside it and under whatever name: once, and exactly."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distributions import Ledger, ShardRecord
+from pipeline.data.decode import BadImage, decode
+from pipeline.data.shards import Shard
+from pipeline.data.sources import find
+from pipeline.data.streams import ShardReader
+from pipeline.errors import UserError
+from tests.dirty import entries, member
+from tests.test_sources import FILES, images, picture, tar_bytes
+
+IMAGES = list(FILES.values())
+
+
+def tally(url: str | list[str], **options: Any) -> dict[str, int]:
+    """How many images count, and the reasons of those that do not; `damaged` archives too."""
+    found: Counter[str] = Counter()
+    for shard in find(url, **options):
+        reader = ShardReader(Shard.from_row(shard.to_row()))
+        for _, data in reader:
+            try:
+                if isinstance(data, BadImage):
+                    raise data
+                decode(data)
+                found["counted"] += 1
+            except BadImage as bad:
+                found[bad.reason] += 1
+        found["damaged"] += bool(reader.damage)
+    return {key: count for key, count in found.items() if count}
+
+
+def tree(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+# -- compression -------------------------------------------------------------------------------------------------------
+
+
+def arrow(kind: str, data: bytes) -> bytes:
+    buffer = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(buffer, kind) as stream:
+        stream.write(data)
+    return buffer.getvalue().to_pybytes()
+
+
+PACKED = {
+    "plain": lambda data: data,
+    "gzip": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+    "zst": lambda data: arrow("zstd", data),
+    "lz4": lambda data: arrow("lz4", data),
+}
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "tar.lz4", "tgz"])
+@pytest.mark.parametrize("packing", PACKED)
+def test_compression_is_judged_by_content(tmp_path: Path, packing: str, ending: str) -> None:
+    (tmp_path / f"x.{ending}").write_bytes(PACKED[packing](tar_bytes(FILES)))
+    assert images(find(str(tmp_path))) == IMAGES
+
+
+@pytest.mark.parametrize("packing", [packing for packing in PACKED if packing != "plain"])
+def test_compressed_archives_that_break(tmp_path: Path, packing: str) -> None:
+    data = PACKED[packing](tar_bytes(FILES, format=tarfile.USTAR_FORMAT))
+    for name, broken in {
+        "cut": data[: len(data) // 2],
+        "flipped": data[:40] + bytes([data[40] ^ 255]) + data[41:],
+    }.items():
+        (tmp_path / f"{name}.tar").write_bytes(broken)
+        (shard,) = find(str(tmp_path / f"{name}.tar"))
+        reader = ShardReader(shard)
+        found = [data for _, data in reader if isinstance(data, bytes)]
+        assert found == IMAGES[: len(found)]
+        assert reader.damage or found == IMAGES
+
+
+@pytest.mark.parametrize("packing", ["gzip", "bz2", "xz", "zst", "lz4"])
+def test_streams_one_behind_the_other(tmp_path: Path, packing: str) -> None:
+    data = tar_bytes(FILES)
+    (tmp_path / "x.tar").write_bytes(PACKED[packing](data[:3000]) + PACKED[packing](data[3000:]))
+    assert tally(str(tmp_path)) == {"counted": len(FILES)}
+
+
+@pytest.mark.parametrize("packing", ["bz2", "xz", "zst", "lz4"])
+def test_a_fault_of_the_store_is_no_damage(tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.tar").write_bytes(PACKED[packing](tar_bytes({**FILES, "big.png": os.urandom(3 << 20)})))
+    (shard,) = find(str(tmp_path / "x.tar"))
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 1000:
+                raise ConnectionResetError("gone")
+            return super().read(min(size or 0, 50_000))
+
+    monkeypatch.setattr(
+        "pipeline.data.streams.open_object", lambda fs, path, *_: Failing((tmp_path / "x.tar").read_bytes())
+    )
+    with pytest.raises(ConnectionResetError):
+        list(ShardReader(shard))
+
+
+@pytest.mark.parametrize("ending", ["7z", "rar", "tar.br", "tar.Z"])
+def test_archives_that_are_not_read_are_named(tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, {f"x.{ending}": b"?"})
+    with pytest.raises(UserError, match=rf"no image found.*of a kind that is not read.*x\.{ending}"):
+        find(str(tmp_path))
+    tree(tmp_path, {"1.png": IMAGES[0]})
+    assert tally(str(tmp_path)) == {"counted": 1}
+    assert f"x.{ending}" in caplog.text
+    with pytest.raises(UserError, match=r"not a kind of file that holds images; expected .*zst"):
+        find(str(tmp_path / f"x.{ending}"))
+
+
+# -- files that describe ----------------------------------------------------------------------------------------------
+
+HUB = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+TEXTS = {"url": ["https://x.example"] * 2, "caption": ["words"] * 2}
+IDS = pa.array([b"0001", b"0002"], pa.binary())
+RAW = pa.array(IMAGES[:2], pa.binary())
+
+
+def hub(cells: list[bytes | None]) -> pa.Array:
+    return pa.array([{"bytes": cell, "path": "x.png"} for cell in cells], HUB)
+
+
+def parquet(path: Path, columns: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), path)
+    return path
+
+
+@pytest.mark.parametrize("columns", [TEXTS, {"md5": IDS}, {"md5": IDS, "sha": IDS}, {"n": [1, 2]}])
+def test_a_parquet_that_describes_is_no_damage(
+    tmp_path: Path, columns: Mapping[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    tree(tmp_path, {"0.tar": tar_bytes(FILES), "0.json": b"{}", "0.csv": b"a,b", "0.txt": b"words"})
+    parquet(tmp_path / "0.parquet", columns)
+    for url in (str(tmp_path), f"{tmp_path}/*"):
+        assert tally(url) == {"counted": len(FILES)}
+        assert "0.parquet" in caplog.text
+    with pytest.raises(UserError, match=r"no image found.*Parquet file\(s\) without images"):
+        find(f"{tmp_path}/*.parquet")
+
+
+def test_a_parquet_that_is_named_is_damage_without_images(tmp_path: Path) -> None:
+    assert tally(str(parquet(tmp_path / "0.parquet", TEXTS))) == {"damaged": 1}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"id": IDS, "picture": RAW},
+        {"md5": IDS, "photo": hub(IMAGES[:2])},
+        {"path": IDS, "length": [1, 1], "content": RAW},
+        {"Image": hub(IMAGES[:2]), "id": IDS},
+        {"audio": hub([b"RIFF....WAVE", b"RIFF"]), "image": hub(IMAGES[:2])},
+        {"seg.png": RAW, "id": IDS},
+        {"IMG": pa.array(IMAGES[:2], pa.large_binary())},
+        {"id": IDS, "x": hub([None, IMAGES[0]]), "n": [1, 2]},
+    ],
+)
+def test_the_column_is_told_by_what_it_holds(tmp_path: Path, columns: Mapping[str, Any]) -> None:
+    path = parquet(tmp_path / "0.parquet", columns)
+    expected = {"counted": 1, "no image in the row": 1} if "x" in columns else {"counted": 2}
+    assert tally(str(path)) == tally(str(tmp_path)) == expected
+
+
+def test_several_columns_of_images_are_listed(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "0.parquet", {"left": RAW, "right": hub(IMAGES[2:4]), "id": IDS})
+    with pytest.raises(UserError, match=r"several columns hold images \(left, right\).*dataset\.image_column=NAME"):
+        find(str(path))
+    for name, part in (("left", IMAGES[:2]), ("right", IMAGES[2:4]), ("RIGHT", IMAGES[2:4])):
+        shards = find(str(path), image_column=name)
+        assert images([Shard.from_row(shard.to_row()) for shard in shards]) == part
+        assert shards[0].part == f"0:1 image_column={name}"
+    with pytest.raises(
+        UserError, match=r"dataset\.image_column: .*no column middle of image bytes among left, right, id"
+    ):
+        find(str(path), image_column="middle")
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+SAMPLES = {f"{i}.{part}": picture(10 * i + j) for i in range(3) for j, part in enumerate(("jpg", "seg.png", "txt"))}
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("", ["jpg", "seg.png"]),
+        ("jpg", ["jpg"]),
+        (".JPG", ["jpg"]),
+        ("seg.png", ["seg.png"]),
+        ("*.png", ["seg.png"]),
+        ("jpg;*.png", ["jpg", "seg.png"]),
+    ],
+)
+def test_the_image_of_a_sample(tmp_path: Path, key: str, parts: list[str]) -> None:
+    tree(tmp_path / "tree", SAMPLES)
+    (tmp_path / "x.tar").write_bytes(tar_bytes(SAMPLES))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, data in SAMPLES.items():
+            archive.writestr(name, data)
+    expected = [SAMPLES[f"{i}.{part}"] for i in range(3) for part in parts]
+    for url in ("tree", "tree/*", "x.tar", "x.zip"):
+        shards = find(str(tmp_path / url), image_key=key)
+        assert images([Shard.from_row(shard.to_row()) for shard in shards]) == expected, url
+
+
+def test_several_images_of_a_sample_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes(SAMPLES))
+    for key, several in (("", 3), ("jpg", 0)):
+        (shard,) = find(str(tmp_path / "x.tar"), image_key=key)
+        reader = ShardReader(shard)
+        list(reader)
+        assert reader.several == several
+    assert find(str(tmp_path / "x.tar"))[0].to_row()[7:] == []  # plans of before are as they were
+
+
+# -- one file under several names -------------------------------------------------------------------------------------
+
+
+def test_links_to_files_of_the_listing_are_the_same_file(tmp_path: Path) -> None:
+    photos, elsewhere = tree(tmp_path / "photos", FILES), tree(tmp_path / "elsewhere", {"e.png": picture(50)})
+    for i, name in enumerate(FILES):
+        (photos / f"link{i}.png").symlink_to(photos / name)
+        (photos / f"again{i}.png").symlink_to(f"link{i}.png")
+    (photos / "out.png").symlink_to(elsewhere / "e.png")
+    (photos / "out2.png").symlink_to(elsewhere / "e.png")
+    (photos / "nowhere.png").symlink_to(tmp_path / "no.png")
+    (photos / "self.png").symlink_to("self.png")
+    os.link(photos / "000.png", photos / "hard.png")
+    (photos / "copy.png").write_bytes(FILES["000.png"])
+    (photos / "loop").symlink_to(photos)
+    (photos / "x.tar").write_bytes(tar_bytes(FILES))
+    (photos / "y.tar").symlink_to("x.tar")
+    expected = {"counted": 7 + 1 + 2 + 7, "same file": 14 + 1 + 1, "missing file": 2}
+    for url in (str(photos), f"{photos}/*", f"{photos}/**"):
+        assert tally(url) == expected, url
+    (tmp_path / "beside").symlink_to(photos)
+    both = tally([str(photos), str(tmp_path / "beside")])
+    assert both["counted"] == expected["counted"]
+
+
+def test_a_pattern_may_go_through_links(tmp_path: Path) -> None:
+    tree(tmp_path / "2024", FILES)
+    (tmp_path / "latest").symlink_to("2024")
+    assert tally(f"{tmp_path}/lat*/*.png") == tally(f"{tmp_path}/latest") == {"counted": 7}
+    assert tally(f"{tmp_path}/*/*.png") == {"counted": 7, "same file": 7}
+
+
+def test_links_in_archives(tmp_path: Path) -> None:
+    kinds = {"soft.png": tarfile.SYMTYPE, "hard.png": tarfile.LNKTYPE, "sub/up.png": tarfile.SYMTYPE}
+    links = [(member(n, 0, kind, "../0.png" if "/" in n else "0.png"), b"") for n, kind in kinds.items()]
+    out = [(member("out.png", 0, tarfile.SYMTYPE, "/etc/passwd"), b""), (member("0.png", len(IMAGES[0])), IMAGES[0])]
+    (tmp_path / "x.tar").write_bytes(entries(links + out))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("0.png", IMAGES[0])
+        for name, target in {"soft.png": "0.png", "sub/up.png": "../0.png", "out.png": "/etc/passwd"}.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, target)
+    assert tally(str(tmp_path / "x.tar")) == {"counted": 1, "same file": 3}
+    assert tally(str(tmp_path / "x.zip")) == {"counted": 1, "same file": 2}
+
+
+def test_the_same_file_is_never_bad() -> None:
+    ledger = Ledger([ShardRecord("x", counted=1, skipped={"same file": 99, "corrupt": 1})])
+    assert ledger.bad_fraction == 0.5
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_a_list_may_name(tmp_path: Path, encoding: str, end: str) -> None:
+    tree(tmp_path, {"a.png": IMAGES[0], "#1.png": IMAGES[1], " b .png": IMAGES[2], "sub/c.png": IMAGES[3]})
+    tree(tmp_path, {"x.tar": tar_bytes(FILES), "folder/d.png": IMAGES[4], "._e.png": b"?", "notes.json": b"{}"})
+    parquet(tmp_path / "p.parquet", {"image": RAW})
+    lines = ["# what is good", "", "  a.png\t", "#1.png", " b .png", "sub\\c.png", "x.tar", "folder", "p.parquet"]
+    lines += ["._e.png", "notes.json", "# gone.png", "missing.png", "folder/../folder/../nothing.jpg"]
+    (tmp_path / "list.txt").write_bytes(end.join(lines).encode(encoding))
+    expected = {"counted": 1 + 1 + 1 + 1 + 7 + 1 + 2, "missing file": 2}
+    assert tally(str(tmp_path / "list.txt")) == expected
+
+
+def test_an_archive_that_a_list_names_has_to_be_there(tmp_path: Path) -> None:
+    tree(tmp_path, {"list.txt": b"no.tar\n", "a.png": IMAGES[0]})
+    with pytest.raises(UserError, match=r"nothing is there.*no\.tar, which .*list\.txt names"):
+        find(str(tmp_path / "list.txt"))
+
+
+@pytest.mark.parametrize("line", ["pipe:cat x.png", "a*.png", "{a,b}.png", "simplecache::x.png"])
+def test_a_line_is_a_name(tmp_path: Path, line: str) -> None:
+    tree(tmp_path, {"a.png": IMAGES[0], "b.png": IMAGES[1], "list.txt": f"a.png\n{line}\n".encode()})
+    assert tally(str(tmp_path / "list.txt")) == {"counted": 1, "missing file": 1}
+
+
+@pytest.mark.parametrize("line", ["simplecache::s3://b/x.png", "zip://x.png::y.zip", "nosuch://x.png"])
+def test_a_line_opens_no_other_stores(tmp_path: Path, line: str) -> None:
+    tree(tmp_path, {"list.txt": f"{line}\n".encode()})
+    with pytest.raises(UserError, match="cannot open this kind of URL"):
+        find(str(tmp_path / "list.txt"))
