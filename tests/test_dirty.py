@@ -126,10 +126,12 @@ def test_the_whole_corpus_at_once(tmp_path: Path) -> None:
         name = record.url.rpartition("/")[2]
         counted[name] += record.counted
         skipped.setdefault(name, Counter()).update(record.skipped)
-    expected = {case.name: (case.counted, dict(case.skipped)) for case in cases()}
+    # Damage where it is named, but in a folder a Parquet file without images is one that describes images.
+    met = [case for case in cases() if case.name not in ("texts.parquet", "no_images.parquet")]
+    expected = {case.name: (case.counted, dict(case.skipped)) for case in met}
     expected["loose"] = reasons()
     assert {name: (counted[name], dict(skipped[name])) for name in skipped} == expected
-    assert {r.url.rpartition("/")[2] for r in vdna.ledger.damaged} == {c.name for c in cases() if c.damaged}
+    assert {r.url.rpartition("/")[2] for r in vdna.ledger.damaged} == {c.name for c in met if c.damaged}
     assert set(vdna.state()["count"].tolist()) == {vdna.images} == {sum(n for n, _ in expected.values())}
 
 

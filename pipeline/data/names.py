@@ -41,7 +41,7 @@ def is_web(name: str) -> bool:
 
 def is_url(name: str) -> bool:
     """Whether a name begins with a protocol."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name) is not None
+    return re.match(r"[^/]+://", name) is not None
 
 
 def ending(name: str) -> str:

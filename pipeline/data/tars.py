@@ -12,37 +12,19 @@ size that is a lie, and holds whatever an extended header claims in memory.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
-import lzma
 import posixpath
 import re
 import tarfile
-import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
-
-import pyarrow
 
 from distributions.ledger import SAME_FILE
 from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.names import hidden, is_image, sample
+from pipeline.data.packed import PIECE, Tap, Unpacked, packing
 
 BLOCK = 512
-XZ = b"\xfd7zXZ\0"
-MAGIC = {
-    rb"\x1f\x8b": "gzip",
-    rb"BZh[1-9]": "bz2",
-    re.escape(XZ): "xz",
-    rb"\x5d\0\0": "xz",  # the older .lzma
-    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "zstd",
-    rb"\x04\x22\x4d\x18": "lz4",
-}
-"""How compressed archives begin."""
-MAX_XZ_MEMORY = 256 << 20
-PIECE = 1 << 20
 MAX_HEADER = 1 << 20
 """Bytes of an extended header, which holds a long name and attributes."""
 MAX_TRAILING = 64 << 20
@@ -62,14 +44,12 @@ class TarStream:
     def __init__(self, file: Any, digest: Any = None, key: str = "") -> None:
         """`file` is seekable. Its first bytes say whether the archive is compressed, and how: names often do not.
         `key` says which part of a sample is the image."""
-        start = file.read(len(XZ))
-        file.seek(0)
-        packed = next((kind for magic, kind in MAGIC.items() if re.match(magic, start, re.DOTALL)), "")
+        packed = packing(file)
         self._key, self._sample = key, ""
         self.several = 0
         self._links: list[tuple[str, str]] = []
-        self._raw = _Tap(file, digest)
-        self._unpacked = _Unpacked(self._raw, packed) if packed else None
+        self._raw = Tap(file, digest)
+        self._unpacked = Unpacked(self._raw, packed) if packed else None
         self._stream = self._unpacked or self._raw
         self._at = self._start = 0  # in the archive, unpacked: where reading is, and where the member began
         self._names: set[bytes] = set()  # hashes: a name is longer
@@ -189,95 +169,6 @@ class TarStream:
                 raise tarfile.ReadError("there is no end of zeros behind the end of the archive")
         if self._unpacked and self._unpacked.fault:
             raise tarfile.ReadError(self._unpacked.fault)
-
-
-class _Tap:
-    """Counts and hashes what flows through, and keeps the fault that ended it."""
-
-    def __init__(self, file: Any, digest: Any) -> None:
-        self._file = file
-        self._digest = digest
-        self.count = 0
-        self.fault: BaseException | None = None
-        self.closed = False
-
-    def read(self, size: int) -> bytes:
-        try:
-            data: bytes = self._file.read(size)
-        except BaseException as fault:
-            self.fault = fault
-            raise
-        if self._digest is not None:
-            self._digest.update(data)
-        self.count += len(data)
-        return data
-
-    def close(self) -> None:
-        """For Arrow, which closes what it has read; the file is its opener's."""
-
-    def drain(self) -> None:
-        while self.read(PIECE):
-            pass
-
-
-class _Unpacked:
-    """A compressed stream that ends, with its `fault` noted, where the data breaks: what came before is kept."""
-
-    def __init__(self, file: _Tap, kind: str) -> None:
-        self._file, self._some = file, _reading(file, kind)
-        self.fault = ""
-
-    def read(self, size: int) -> bytes:
-        parts: list[bytes] = []
-        while size > 0 and not self.fault:
-            try:
-                part = self._some(size)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError, MemoryError, pyarrow.ArrowException) as error:
-                if self._file.fault is not None:  # the store's, which may pass
-                    raise self._file.fault from None
-                self.fault = str(error) or type(error).__name__
-                break
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-def _reading(file: _Tap, kind: str) -> Callable[[int], bytes]:
-    """What gives at most so many unpacked bytes, as they come; none at the end."""
-    if kind == "gzip":
-        return gzip.GzipFile(fileobj=file).read1  # type: ignore[call-overload, no-any-return]  # reading needs no more of a file
-    if kind == "bz2":
-        return _Streams(file, bz2.BZ2Decompressor).read
-    if kind == "xz":
-        return _Streams(file, partial(lzma.LZMADecompressor, memlimit=MAX_XZ_MEMORY)).read
-    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), kind)
-    return lambda size: bytes(stream.read(min(size, PIECE)))
-
-
-class _Streams:
-    """Streams of bz2 or xz one behind the other, with zeros between and behind them."""
-
-    def __init__(self, file: _Tap, make: Callable[[], Any]) -> None:
-        self._file, self._make, self._one = file, make, make()
-
-    def read(self, size: int) -> bytes:
-        while True:
-            data = b""
-            if self._one.eof:
-                data = self._one.unused_data.lstrip(b"\0")
-                while not data:
-                    if not (more := self._file.read(PIECE)):
-                        return b""
-                    data = more.lstrip(b"\0")
-                self._one = self._make()
-            elif self._one.needs_input:
-                data = self._file.read(PIECE)
-                if not data:
-                    raise EOFError("the compressed data ends before its end-of-stream marker")
-            if part := self._one.decompress(data, size):
-                return bytes(part)
 
 
 def _is_image(member: tarfile.TarInfo, key: str) -> bool:
