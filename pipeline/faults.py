@@ -31,7 +31,7 @@ OPTIONS = (
 
 REFUSALS = {
     **dict.fromkeys((401, 403, 405, 407, 411, 413, 414, 415, 416, 451), PermissionError),
-    **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError},
+    **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError, 501: NotImplementedError},
 }
 """Answers of web servers that another try does not change. Others may pass: S3 says 400 of a body cut short."""
 

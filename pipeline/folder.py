@@ -10,25 +10,37 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+from fsspec import asyn
 
-from pipeline import cache
+from pipeline import cache, disk
 from pipeline.errors import DamagedError, UserError
-from pipeline.objects import PATIENCE, WHOLE, call, content, filesystem, hide, is_local, patiently, whole
+from pipeline.objects import (
+    BLOCK,
+    PATIENCE,
+    WHOLE,
+    call,
+    content,
+    filesystem,
+    hide,
+    is_local,
+    patiently,
+    stalled_after,
+    whole,
+)
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-TEMPORARY = ".tmp"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 AT_ONCE = 16
 """Objects under way at once where there are several."""
@@ -70,7 +82,7 @@ class Folder:
         full = self._inside(path)
         with self._telling("written"):
             if self._local:
-                _put_on_disk(Path(full), data)
+                disk.write(Path(full), data)
             else:
                 self._patiently("pipe_file", path, data, size=len(data))
 
@@ -82,10 +94,63 @@ class Folder:
         # Where it is there after all, it is another writer's, or ours by a try whose answer was lost.
         with self._telling("written"), contextlib.suppress(FileExistsError):
             if self._local:
-                _put_on_disk(Path(self._inside(path)), data, new=True)
+                disk.write(Path(self._inside(path)), data, new=True)
             else:
-                self._patiently("pipe_file", path, data, size=len(data), mode="create")
+                self._put_if(path, data, mode="create")
         return self.get(path) or data
+
+    def get_version(self, path: str) -> tuple[bytes | None, str]:
+        """An object's content, None if it is not there, and which version that is. Of S3 alone."""
+        full = self._inside(path)
+        bucket, key, _ = self.fs.split_path(full)
+
+        async def answer() -> tuple[bytes, str]:
+            found = await self.fs._call_s3("get_object", Bucket=bucket, Key=key)
+            data = await found["Body"].read()
+            if len(data) != found["ContentLength"]:
+                raise OSError(f"{len(data)} of {found['ContentLength']} bytes came")
+            return data, found["ETag"]
+
+        fetch = partial(asyn.sync, self.fs.loop, answer, timeout=stalled_after(self.patience, BLOCK))
+        with self._telling("read"), contextlib.suppress(*ABSENT):
+            found: tuple[bytes, str] = patiently(fetch, self.patience, full, self.impatient)
+            return found
+        return None, ""
+
+    @cached_property
+    def refuses_other_versions(self) -> bool:
+        """Whether `put_version` can be relied on. S3 refuses to write over another version than the one that is named;
+        some of its imitations ignore what they do not know."""
+        if "s3" not in self.fs.protocol:
+            return False
+        probe = f"claims/{uuid.uuid4().hex}"
+        if not self.put_version(probe, b"", '"0"'):
+            return True
+        self.remove(probe)
+        return False
+
+    def put_version(self, path: str, data: bytes, version: str) -> bool:
+        """Write an object over that version of it, or where there is none; whether that was still so. Of S3 alone.
+
+        False as well where it was written by a try whose answer was lost.
+        """
+        condition = {"IfMatch": version} if version else {"mode": "create"}
+        with self._telling("written"):
+            try:
+                self._put_if(path, data, **condition)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # what is to be replaced, unless there is no such bucket
+                if not version:
+                    raise
+                return False
+        return True
+
+    def _put_if(self, path: str, data: bytes, **condition: str) -> None:
+        try:
+            self._patiently("pipe_file", path, data, size=len(data), **condition)
+        except NotImplementedError:  # so says a store without conditions, unless it ignores them
+            self._patiently("pipe_file", path, data, size=len(data))
 
     def get(self, path: str) -> bytes | None:
         """An object's content, or None if it is not there."""
@@ -127,7 +192,7 @@ class Folder:
         with self._telling("read"), contextlib.suppress(*ABSENT):
             found = patiently(partial(self.fs.find, self.root, detail=True), self.patience, self.root, self.impatient)
             start = len(self.fs._strip_protocol(self.root)) + 1
-            return {name[start:]: int(its["size"]) for name, its in found.items() if not name.endswith(TEMPORARY)}
+            return {name[start:]: int(its["size"]) for name, its in found.items() if not name.endswith(disk.TEMPORARY)}
         return {}
 
     def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
@@ -146,7 +211,7 @@ class Folder:
         """What the store refuses or fails at, as one line that names the catalogue."""
         try:
             yield
-        except (OSError, TypeError, NoCredentialsError, PartialCredentialsError) as error:
+        except (OSError, TypeError, NotImplementedError, NoCredentialsError, PartialCredentialsError) as error:
             raise UserError(hide(f"catalogue={self.url}: cannot be {done} ({error})")) from None
 
     def put_json(self, path: str, content: Any) -> None:
@@ -169,7 +234,7 @@ class Folder:
             found = patiently(partial(self.fs.ls, full, detail=False), self.patience, full, self.impatient)
             self.fs.invalidate_cache(full)  # of a million names, they fill memory
         names = (name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != full)
-        return sorted(n.removesuffix(ending) for n in names if n.endswith(ending) and not n.endswith(TEMPORARY))
+        return sorted(n.removesuffix(ending) for n in names if n.endswith(ending) and not n.endswith(disk.TEMPORARY))
 
     def put_group(self, path: str, objects: Mapping[str, bytes]) -> None:
         """The group's own metadata last: without it the rest is nothing."""
@@ -184,7 +249,7 @@ class Folder:
         full = f"{self.root}/{path}"
         with self._telling("read"):
             names: Iterable[str] = patiently(partial(self.fs.find, full), self.patience, full, self.impatient)
-        names = [name for name in names if not name.endswith(TEMPORARY)]  # of a writer that died, or writes now
+        names = [name for name in names if not name.endswith(disk.TEMPORARY)]  # of a writer that died, or writes now
         paths = [f"{path}/{name.removeprefix(self.fs._strip_protocol(full)).lstrip('/')}" for name in names]
         with ThreadPoolExecutor(AT_ONCE) as threads:
             objects = zip(paths, threads.map(self.get, paths), strict=True)
@@ -219,53 +284,3 @@ def _has(data: bytes | None, sha256: str) -> bool:
 def as_json(content: Any) -> bytes:
     """What `put_json` writes."""
     return json.dumps(content, indent=1, ensure_ascii=False).encode()
-
-
-def _put_on_disk(path: Path, data: bytes, new: bool = False) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{TEMPORARY}")
-    try:
-        if not _written_nameless(temporary, data):
-            with temporary.open("wb") as file:
-                _write(file, data)
-        if new:
-            _name_new(temporary, path)
-            temporary.unlink()
-        else:
-            temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _written_nameless(path: Path, data: bytes) -> bool:
-    """Write a file that gets its name when it is whole: of a writer that is killed meanwhile nothing stays. False, and
-    nothing is there, where the system has no such files."""
-    try:
-        number = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except (AttributeError, OSError):
-        return False
-    with os.fdopen(number, "wb") as file:
-        _write(file, data)
-        with contextlib.suppress(OSError):
-            # With a folder given, though the paths need none, the link is followed to the file.
-            os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)
-            return True
-    return False
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())  # or a machine that loses power has the name without the contents
-
-
-def _name_new(temporary: Path, path: Path) -> None:
-    """Give a file its name unless the name is taken: `FileExistsError`."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links; here a reader may find it half written
-        with path.open("xb") as file:
-            file.write(temporary.read_bytes())

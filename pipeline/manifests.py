@@ -46,15 +46,23 @@ class Manifests(Folder):
 
     def manifest(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
         """The manifest of a dataset's VDNA of that spec, or None if there is none; a damaged one is as good as none."""
-        path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
+        data = self.get(f"vdnas/{dataset}/{extractor}/{spec_id}.json")
         try:
-            found = self._manifest(path)
-            said = found and tuple(found.get(key) for key in ("dataset", "extractor", "spec"))
-            if said not in (None, (dataset, extractor, spec_id)) or (found and not found.keys() >= STATED):
-                raise DamagedError(f"{self.url}/{path} is damaged: it is the manifest of something else")
+            return None if data is None else self.understood(data, dataset, extractor, spec_id)
         except DamagedError as error:
             log.warning("%s; the dataset counts as not there until it is run again", error)
             return None
+
+    def understood(self, data: bytes, dataset: str, extractor: str, spec_id: str) -> dict[str, Any]:
+        """The manifest of a dataset's VDNA of that spec from its bytes, or `DamagedError`."""
+        path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
+        try:
+            found = self.checked(json.loads(data), path)
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
+        said = tuple(found.get(key) for key in ("dataset", "extractor", "spec"))
+        if said != (dataset, extractor, spec_id) or not found.keys() >= STATED:
+            raise DamagedError(f"{self.url}/{path} is damaged: it is the manifest of something else")
         return found
 
     def _manifest(self, path: str) -> dict[str, Any] | None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Collection, Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import xarray as xr
 
 from distributions import VDNA, IncompatibleError, Ranges, Spec
+from pipeline.changes import STALE, change
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import as_json
@@ -32,9 +32,6 @@ from pipeline.objects import hide
 from pipeline.planning import Plan
 from pipeline.rows import hashes
 from pipeline.summary import summary
-
-STALE = timedelta(hours=1)
-"""Age at which what nothing names was left behind: what is being written now is younger."""
 
 TILE = "tile-"
 """What the names of pieces of a matrix begin with."""
@@ -175,16 +172,91 @@ class Store(Manifests):
         manifest |= {"objects": hashes(objects), "bytes": sum(map(len, objects.values()))}
         manifest["group"] = group_name(manifest["objects"])
         self.put_group(group_path(manifest), objects)
-        before = self.manifest(dataset, vdna.spec.extractor, vdna.spec.id)
-        before = self.recorded(before) if before else self._last(dataset, vdna.spec.extractor, vdna.spec.id)
-        if before is not None:
+        if self.manifest(dataset, vdna.spec.extractor, vdna.spec.id) is None:
+            self._made_anew(dataset, vdna.spec.extractor, vdna.spec.id)  # versions are counted from there
+
+        def next_version(before: dict[str, Any] | None) -> dict[str, Any]:
+            if before is None:
+                return {**manifest, "version": 1, "versions": []}
             same = all(before.get(key) == manifest[key] for key in ("digest", "sources"))
-            manifest["version"] = before["version"] + (not same)
-            manifest["versions"] = before["versions"] + ([] if same else [version_of(before)])
-        return self.recorded(manifest)
+            number = before["version"] + (not same)
+            return {**manifest, "version": number, "versions": before["versions"] + [version_of(before)] * (not same)}
+
+        return self._changed(manifest, next_version)
+
+    def put_facts(self, manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Change what is said of a VDNA, such as its description; its numbers, and the record of its version, stay.
+        Nothing is said where another version is the current one by now."""
+        of_it = {key: manifest[key] for key in ("digest", "fingerprint")}
+
+        def with_facts(current: dict[str, Any] | None) -> dict[str, Any]:
+            found = dict(manifest) if current is None else current
+            return {**found, **(facts if of_it.items() <= found.items() else {})}
+
+        self._changed(manifest, with_facts)
+
+    def recorded(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """A manifest with its record, a copy of it under a name of its own that never changes. That of a catalogue of
+        before gets one here."""
+        if "record" in manifest:
+            return dict(manifest)
+        return self._changed(manifest, lambda current: dict(manifest) if current is None else current)
+
+    def restored(self, dataset: str, extractor: str, spec_id: str) -> bool:
+        """Whether a manifest that is there, but damaged, could be made anew from the record of its version."""
+        there = self.get(f"vdnas/{dataset}/{extractor}/{spec_id}.json") is not None
+        return there and self._made_anew(dataset, extractor, spec_id)
+
+    def _made_anew(self, dataset: str, extractor: str, spec_id: str) -> bool:
+        """Whether the last version has a record, which is now the current manifest unless there is one."""
+        last = self._last(dataset, extractor, spec_id)
+        if last is not None:
+            self._changed(last, lambda current: current or last)
+        return last is not None
+
+    def _changed(
+        self, manifest: Mapping[str, Any], make: Callable[[dict[str, Any] | None], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Make what `make` returns of the current manifest the current one, and record it; returns it. Asked again
+        where another run comes first. One that is damaged is taken as its version's record has it."""
+        dataset, extractor, spec_id = (manifest[key] for key in ("dataset", "extractor", "spec"))
+        folder, mine = f"vdnas/{dataset}/{extractor}", ""
+
+        def changed(there: bytes | None) -> bytes:
+            nonlocal mine
+            before = None if there is None else self._known(dataset, extractor, spec_id, there)
+            if before is not None and "record" not in before:
+                before = self._record(folder, before)
+            if mine and mine not in _records(before):  # another run has that number
+                self.remove(mine)
+            after = make(before)
+            if "record" not in after:
+                after = self._record(folder, after)
+                mine = after["record"]["path"]
+            return as_json(after)
+
+        return dict(json.loads(change(self, f"{folder}/{spec_id}.json", changed)))
+
+    def _record(self, folder: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a copy of a manifest under a name that is of its contents: the record of its version."""
+        found = {"version": 1, "versions": [], **manifest}
+        if "objects" not in found:  # of a catalogue of before
+            found["objects"] = hashes(self.whole(group_path(manifest))[1])
+        data = as_json(found)
+        digest = hashlib.sha256(data).hexdigest()
+        path = f"{folder}/versions/{manifest['spec']}-{found['version']}-{digest[:16]}.json"
+        self.put(path, data)
+        return {**found, "record": {"path": path, "sha256": digest}}
+
+    def _known(self, dataset: str, extractor: str, spec_id: str, data: bytes) -> dict[str, Any] | None:
+        """The current manifest, from its bytes; where these are damaged, what the record of the last version says."""
+        try:
+            return self.understood(data, dataset, extractor, spec_id)
+        except DamagedError:
+            return self._last(dataset, extractor, spec_id)
 
     def _last(self, dataset: str, extractor: str, spec_id: str) -> dict[str, Any] | None:
-        """What the record of the last version says, where the current manifest is lost; None if there was none."""
+        """What the record of the last version says; None if there was none."""
         folder = f"vdnas/{dataset}/{extractor}/versions"
         found = []
         for name in self.names(folder, ".json"):
@@ -194,36 +266,6 @@ class Store(Manifests):
                 record = {"path": f"{folder}/{name}.json", "sha256": digest}
                 found.append({**json.loads(data), "record": record})
         return max(found, key=lambda m: (m["version"], m["created"]), default=None)
-
-    def restored(self, dataset: str, extractor: str, spec_id: str) -> bool:
-        """Whether a manifest that is there, but damaged, could be made anew from the record of its version."""
-        path = f"vdnas/{dataset}/{extractor}/{spec_id}.json"
-        last = self._last(dataset, extractor, spec_id) if self.get(path) is not None else None
-        if last is not None:
-            self.put_json(path, last)
-        return last is not None
-
-    def recorded(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Make this manifest the current one, and keep a copy under a name of its own that never changes: the record of
-        its version. One that has its record already stays as it is."""
-        if "record" in manifest:
-            return dict(manifest)
-        folder = f"vdnas/{manifest['dataset']}/{manifest['extractor']}"
-        found = {"version": 1, "versions": [], **manifest}
-        if "objects" not in found:  # of a catalogue of before
-            found["objects"] = hashes(self.whole(group_path(manifest))[1])
-        data = as_json(found)
-        digest = hashlib.sha256(data).hexdigest()
-        record = f"{folder}/versions/{manifest['spec']}-{found['version']}-{digest[:16]}.json"
-        self.put(record, data)
-        found["record"] = {"path": record, "sha256": digest}
-        self.put_json(f"{folder}/{manifest['spec']}.json", found)
-        return found
-
-    def put_facts(self, manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Change what is said of a VDNA, such as its description; its numbers, and the record of its version, stay."""
-        folder = f"vdnas/{manifest['dataset']}/{manifest['extractor']}"
-        self.put_json(f"{folder}/{manifest['spec']}.json", {**self.recorded(manifest), **facts})
 
     def put_distances(self, spec_id: str, extractor: str, distances: xr.Dataset, facts: Mapping[str, Any]) -> None:
         """Store a matrix and make it the current one. Those before stay for who is reading them, for a while."""
@@ -250,6 +292,13 @@ class Store(Manifests):
         found = {**manifest, "record": record}
         self.put_json(f"{folder}/manifest.json", found)
         return found
+
+
+def _records(manifest: Mapping[str, Any] | None) -> set[str]:
+    """Where the records lie that a manifest names."""
+    if manifest is None:
+        return set()
+    return {manifest["record"]["path"], *(version["manifest"]["path"] for version in manifest["versions"])}
 
 
 def _noticed(said: Any, images: int) -> dict[str, int]:

@@ -261,18 +261,13 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _publish(given: argparse.Namespace) -> None:
-    from pipeline.catalogue.copies import copy, lost
+    from pipeline.catalogue.copies import copy
     from pipeline.catalogue.targets import target
 
     there = target(given.target, given.target_storage)
     source = Manifests(*address(given.catalogue, given.storage))
     readers = Manifests(*address(given.target, given.target_storage))
-    if not given.replace and (gone := lost(source, readers)):
-        raise UserError(
-            f"{given.target}: lists {len(gone)} VDNA(s) that {given.catalogue} has not got ({', '.join(gone[:3])}); "
-            "publish from a catalogue that has them too, or add --replace"
-        )
-    objects, size = copy(source, there, readers if given.repair else None)
+    objects, size = copy(source, there, None if given.replace else readers, readers if given.repair else None)
     console.print(f"{given.target}: {objects} objects and {size / 2**20:.1f} MiB were new", soft_wrap=True)
 
 

@@ -35,21 +35,56 @@ DRAWN = re.compile(rf"{SITE}/data/([0-9a-f]{{16}})\.\w+")
 PICTURE = re.compile(r"thumbnails/([0-9a-f]{16})\.jpg")
 
 
-def copy(source: Manifests, target: Target, repaired: Manifests | None = None) -> tuple[int, int]:
-    """Copy what was published, what the target lacks of it, and the pointer last; objects and bytes that were copied.
-    What is there with its size is taken for whole, unless the target is given to be read as well, and `repaired`.
+class Lost(UserError):
+    """Versions are published at a target that a copy would take from its readers."""
 
-    Raises `DamagedError` if anything is not as it was written: then the target's readers see what they saw before.
+
+def copy(
+    source: Manifests, target: Target, readers: Manifests | None = None, repaired: Manifests | None = None
+) -> tuple[int, int]:
+    """Copy what was published, what the target lacks of it, and the pointer last; objects and bytes that were copied.
+
+    `readers` and `repaired` are the target as it is read, each where it is given: `readers` lose no version that they
+    have there, not even one that another copy writes at the same moment; and what is there with its size is read and
+    compared where it is `repaired`, else it is taken for whole.
+
+    Raises `Lost`, or `DamagedError` if anything is not as it was written: then the target's readers see what they saw
+    before.
     """
-    pointer = published.read_pointer(source)
-    if pointer is None:
-        raise UserError(f"catalogue={source.url}: nothing was published there yet: run with publish in stages=[...]")
+    while True:
+        pointer = published.read_pointer(source)
+        if pointer is None:
+            raise UserError(
+                f"catalogue={source.url}: nothing was published there yet: run with publish in stages=[...]"
+            )
+        try:
+            return _copied(source, pointer, target, readers, repaired)
+        except Lost:
+            if published.read_pointer(source) == pointer:
+                raise
+
+
+def _copied(
+    source: Manifests, pointer: dict[str, Any], target: Target, readers: Manifests | None, repaired: Manifests | None
+) -> tuple[int, int]:
     damaged: list[str] = []
     index = listed(source, pointer, damaged)
     wanted = dict(walk(source, pointer, index, damaged))
     page = wanted.pop(PAGE, "")
     if damaged:
         raise DamagedError(f"nothing was copied: {'; '.join(damaged[:5])}")
+
+    def after(there: bytes | None) -> bytes:
+        """The pointer that replaces the one that is there."""
+        gone = _lost(index, readers, there) if readers and there is not None else []
+        if gone:
+            raise Lost(
+                f"{target.url}: lists {len(gone)} VDNA(s) that {source.url} has not got ({', '.join(gone[:3])}); "
+                "publish from a catalogue that has them too, or add --replace"
+            )
+        return as_json(pointer)
+
+    after(readers.get_known(published.POINTER) if readers else None)
     there, sizes, copied = target.sizes(), {} if is_web(source.fs) else source.sizes(), [0, 0]
 
     def lacks(path: str, sha256: str) -> bool:
@@ -72,15 +107,16 @@ def copy(source: Manifests, target: Target, repaired: Manifests | None = None) -
 
     target.put_all((path, partial(counted, path, sha256)) for path, sha256 in wanted.items() if lacks(path, sha256))
     shown = read(PAGE, page)
-    target.put_all([(PAGE, partial(bytes, shown)), (published.POINTER, lambda: as_json(pointer))])
+    target.put_all([(PAGE, partial(bytes, shown))])
+    target.change(published.POINTER, after)
     return copied[0], copied[1]
 
 
-def lost(source: Manifests, there: Manifests) -> list[str]:
-    """The versions that are published there and not here, which a copy would take from its readers."""
+def _lost(mine: Mapping[str, Any], there: Manifests, pointer: bytes) -> list[str]:
+    """The versions that a pointer there names and this index does not."""
     try:
-        theirs, mine = (published.read(folder) or {"specs": {}, "vdnas": []} for folder in (there, source))
-    except DamagedError:  # a copy makes it whole, or says what is wrong here
+        theirs = published.read_index(there, published.pointer_of(there, pointer))
+    except DamagedError:  # a copy makes it whole
         return []
 
     def versions(index: Mapping[str, Any]) -> dict[tuple[str, ...], str]:

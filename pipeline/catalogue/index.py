@@ -110,8 +110,11 @@ def _digest(content: Mapping[str, Any]) -> str:
 def read_pointer(folder: Folder) -> dict[str, Any] | None:
     """The pointer, or None where nothing was published."""
     data = folder.get_known(POINTER, most=MAX_POINTER)
-    if data is None:
-        return None
+    return None if data is None else pointer_of(folder, data)
+
+
+def pointer_of(folder: Folder, data: bytes) -> dict[str, Any]:
+    """The pointer, from its bytes; `DamagedError` if it is not what was written."""
     try:
         found = json.loads(data)
         said = {key: value for key, value in found.items() if key != "digest"}

@@ -16,10 +16,11 @@ from typing import Any
 from pipeline import layouts
 from pipeline.catalogue import index as published
 from pipeline.catalogue.copies import PAGE, SITE, app, listed, walk
+from pipeline.changes import STALE, change
 from pipeline.errors import DamagedError, UserError
 from pipeline.folder import as_json
 from pipeline.manifests import Manifests, now
-from pipeline.store import STALE, Store
+from pipeline.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,27 @@ DRAWN = 1
 
 
 def publish(store: Store) -> bool:
-    """Write the index and the site of what is there now; whether it was another than what was published."""
-    before = _before(store)
+    """Write the index and the site of what is there now; whether it was another than what was published.
+
+    Where another run publishes at the same moment, what is there is looked at again.
+    """
+    new = False
+
+    def pointer(there: bytes | None) -> bytes:
+        nonlocal new
+        after = _written(store, there)
+        new = after is not None
+        return after or there or b""
+
+    change(store, published.POINTER, pointer)
+    if new:
+        _sweep(store)
+    return new
+
+
+def _written(store: Store, there: bytes | None) -> bytes | None:
+    """Write what a new pointer would name, and return that; None where the one that is `there` says it all."""
+    before = _before(store, there)
     manifests = [store.recorded(manifest) for manifest in _manifests(store, before)]
     if not manifests:
         raise UserError(f"catalogue={store.url}: nothing to publish yet, add reduce to stages=[...]")
@@ -53,15 +73,13 @@ def publish(store: Store) -> bool:
     lacking = {path: content for path, content in files.items() if store.get(path) != content}
     same = before and all(before.get(name) == part for name, part in parts.items())
     if same and not lacking and store.get(PAGE) == page:
-        return False
+        return None
     for path, content in lacking.items():
         store.put(path, content)
     for name, part in parts.items():
         store.put(part["path"], data[name])  # also where it is: its age begins anew, should nothing have named it
     store.put(PAGE, page)
-    store.put(published.POINTER, as_json(published.pointer({**parts, "superseded": _superseded(before)})))
-    _sweep(store)
-    return True
+    return as_json(published.pointer({**parts, "superseded": _superseded(before)}))
 
 
 def _ranges(store: Store, index: Mapping[str, Any]) -> dict[str, bytes]:
@@ -108,9 +126,9 @@ def _manifests(store: Store, before: Mapping[str, Any] | None) -> list[dict[str,
     return store.manifests() if restored else found
 
 
-def _before(store: Manifests) -> dict[str, Any] | None:
+def _before(store: Manifests, there: bytes | None) -> dict[str, Any] | None:
     try:
-        return published.read_pointer(store)
+        return None if there is None else published.pointer_of(store, there)
     except DamagedError as error:
         log.warning("publish: %s, it is written anew", error)
         return None

@@ -8,12 +8,15 @@ The hub takes several files in a commit, which its readers see at once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline import changes
 from pipeline.errors import UserError
 from pipeline.folder import Folder
 
@@ -44,11 +47,23 @@ def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 class Target(Protocol):
     """Objects elsewhere."""
 
+    url: str
+
     def sizes(self) -> dict[str, int]:
         """Bytes of every object that is there, by its path."""
 
     def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
         """Write several objects, each read when its turn has come."""
+
+    def change(self, path: str, make: changes.Make) -> bytes:
+        """Replace an object that several writers change; as `changes.change`."""
+
+
+class Place(Folder):
+    """A folder or a bucket."""
+
+    def change(self, path: str, make: changes.Make) -> bytes:
+        return changes.change(self, path, make)
 
 
 def target(url: str, options: Mapping[str, Any] | None = None) -> Target:
@@ -59,7 +74,7 @@ def target(url: str, options: Mapping[str, Any] | None = None) -> Target:
         return Repository(url)
     if url.startswith(("http://", "https://")):
         raise UserError(f"{url}: a website cannot be written to; publish to the folder or bucket that it serves")
-    return Folder(url, options)
+    return Place(url, options)
 
 
 class Repository:
@@ -74,7 +89,7 @@ class Repository:
         kind, _, repository = url.removeprefix(HUB).strip("/").partition("/")
         if kind != "datasets" or repository.count("/") != 1 or not all(repository.split("/")):
             raise UserError(f"{url}: give hf:datasets/OWNER/NAME")
-        self._url, self._repository = url, repository
+        self.url, self._repository = url, repository
         self._hub = huggingface_hub.HfApi()
 
     def sizes(self) -> dict[str, int]:
@@ -97,13 +112,48 @@ class Repository:
             if path:
                 commit[path] = read()
 
-    def _commit(self, files: Mapping[str, bytes]) -> None:
+    def change(self, path: str, make: changes.Make) -> bytes:
+        """As `changes.change`: the hub refuses a commit upon another than the last one."""
+        while True:
+            there, last = self._telling(self._now, path)
+            after = make(there)
+            if after == there or self._telling(self._committed_upon, last, {path: after}):
+                return after
+
+    def _now(self, path: str) -> tuple[bytes | None, str]:
+        """An object's content, None if it is not there, and the last commit."""
+        from huggingface_hub.errors import EntryNotFoundError
+
+        last = self._hub.repo_info(self._repository, repo_type="dataset", revision="main").sha
+        with contextlib.suppress(EntryNotFoundError):
+            file = self._hub.hf_hub_download(self._repository, path, repo_type="dataset", revision=last)
+            return Path(file).read_bytes(), str(last)
+        return None, str(last)
+
+    def _committed_upon(self, last: str, files: Mapping[str, bytes]) -> bool:
+        """Whether a commit was made, as the next one after `last`."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            self._commit(files, last)
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (409, 412):
+                raise
+            return False
+        return True
+
+    def _commit(self, files: Mapping[str, bytes], last: str | None = None) -> None:
         from huggingface_hub import CommitOperationAdd
 
         operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in files.items()]
         message = f"VDNA catalogue: {len(files)} files"
         self._hub.create_commit(
-            self._repository, operations, commit_message=message, repo_type="dataset", revision="main"
+            self._repository,
+            operations,
+            commit_message=message,
+            repo_type="dataset",
+            revision="main",
+            parent_commit=last,
         )
 
     def _telling(self, action: Callable[..., Any], *arguments: Any) -> Any:
@@ -114,6 +164,6 @@ class Repository:
             from extractors.cache import line_of
 
             raise UserError(
-                f"{self._url}: {line_of(error)}; is there a network, a repository of that name, and a token "
+                f"{self.url}: {line_of(error)}; is there a network, a repository of that name, and a token "
                 "(hf auth login)?"
             ) from None
