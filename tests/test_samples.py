@@ -20,6 +20,7 @@ import pytest
 
 from distributions import Ledger, ShardRecord
 from pipeline.data.decode import BadImage, decode
+from pipeline.data.lists import left_out
 from pipeline.data.shards import Shard
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader
@@ -306,6 +307,22 @@ def test_what_a_list_may_name(tmp_path: Path, encoding: str, end: str) -> None:
     (tmp_path / "list.txt").write_bytes(end.join(lines).encode(encoding))
     expected = {"counted": 1 + 1 + 1 + 1 + 7 + 1 + 2, "missing file": 2}
     assert tally(str(tmp_path / "list.txt")) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        (["/d/.cache/a.png", "/d/.cache/b.png"], ["a.png", "b.png"]),  # all of it lies there
+        (["/d/.cache/a.png", "/e/b.png"], ["a.png", "b.png"]),
+        (["/d/a.png", "/d/.ipynb_checkpoints/a.png", "/d/sub/._b.png"], ["a.png"]),
+        (["s3://b/.cache/a.png", "s3://b/.cache/@eaDir/a.png"], ["a.png"]),
+        (["http://h/x/a.png", "http://h/x/%40eaDir/a.png"], ["a.png"]),
+        (["a.png", ".cache/b.png"], ["a.png"]),
+    ],
+)
+def test_hidden_files_in_lists(lines: list[str], shown: list[str]) -> None:
+    left = left_out(lines, "")
+    assert [line.rpartition("/")[2] for line in lines if line not in left] == shown
 
 
 def test_an_archive_that_a_list_names_has_to_be_there(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import codecs
 import logging
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from pipeline.data import names
 from pipeline.data.listing import MANY, Entry, Found, below
 from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image, is_url
 from pipeline.data.shards import ABSENT
@@ -42,26 +43,49 @@ def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str
     # Only a line feed ends a line: other separators may be part of a name.
     given = [line.removesuffix("\r") for line in text.split("\n")]
     wanted = [line for line in given if line.strip(BLANKS)]
-    left = [line for line in wanted if _is_left(line, key)]
+    left = left_out(wanted, key)
     if left:
-        what = f"{len(left)} hidden file(s) or files that describe images, which are left out: {left[0]}"
+        what = f"{len(left)} hidden file(s) or files that describe images, which are left out: {next(iter(left))}"
         log.warning("%s", hide(f"{name} names {what}"))
-    dropped = set(left)
 
     def found(line: str) -> list[Found]:
         return list(_found(fs, name, line, storage, patience, key))
 
     with ThreadPoolExecutor(MANY) as asking:
-        yield from chain.from_iterable(asking.map(found, (line for line in wanted if line not in dropped)))
+        yield from chain.from_iterable(asking.map(found, (line for line in wanted if line not in left)))
 
 
-def _is_left(line: str, key: str) -> bool:
-    """Whether a line names what folders would leave out: by its whole relative path, or else by the file's name."""
+def left_out(lines: Iterable[str], key: str) -> Collection[str]:
+    """The lines, in their order, that name what folders would leave out: hidden files, and those that describe images.
+
+    Of a path that is not relative to the list, a folder counts as hidden where it lies in one from which the list names
+    other files: all of a dataset may lie below `~/.cache`.
+    """
+    plain = {line: _plain(line) for line in lines}
+    shown = {folder for its in plain.values() if not hidden(its) for folder in _above(its)}
+    return dict.fromkeys(line for line, its in plain.items() if _is_left(its, shown, key))
+
+
+def _plain(line: str) -> str:
+    """A line without the blanks around it, and of a URL without percent signs for others."""
     line = line.strip(BLANKS)
-    relative = not (is_url(line) or line.startswith(("/", "~/")))
-    if hidden(line if relative else line.rpartition("/")[2]):
+    return unquote(line) if names.is_web(line) else line
+
+
+def _above(line: str) -> Iterator[str]:
+    """The folders that lead to a file, from the innermost."""
+    while "/" in line:
+        line = line.rpartition("/")[0]
+        yield line
+
+
+def _is_left(line: str, shown: Collection[str], key: str) -> bool:
+    if ending(line).endswith(DESCRIPTIONS) and not (key and is_image(line, key)):
         return True
-    return ending(line).endswith(DESCRIPTIONS) and not (key and is_image(line, key))
+    if not is_url(line) and not line.startswith(("/", "~/")):
+        return hidden(line)
+    *folders, name = line.split("/")
+    return hidden(name) or any(hidden(its) and "/".join(folders[:depth]) in shown for depth, its in enumerate(folders))
 
 
 def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: float, key: str) -> Iterator[Found]:
