@@ -62,7 +62,7 @@ def left_out(lines: Iterable[str], key: str) -> Collection[str]:
     other files: all of a dataset may lie below `~/.cache`.
     """
     plain = {line: _plain(line) for line in lines}
-    shown = {folder for its in plain.values() if not hidden(its) for folder in _above(its)}
+    shown = {folder for its in plain.values() for folder, name in _steps(its) if not hidden(name)}
     return dict.fromkeys(line for line, its in plain.items() if _is_left(its, shown, key))
 
 
@@ -72,11 +72,10 @@ def _plain(line: str) -> str:
     return unquote(line) if names.is_web(line) else line
 
 
-def _above(line: str) -> Iterator[str]:
-    """The folders that lead to a file, from the innermost."""
-    while "/" in line:
-        line = line.rpartition("/")[0]
-        yield line
+def _steps(line: str) -> Iterator[tuple[str, str]]:
+    """Each name in a path, and the folder that it lies in."""
+    parts = line.split("/")
+    return (("/".join(parts[:depth]), name) for depth, name in enumerate(parts))
 
 
 def _is_left(line: str, shown: Collection[str], key: str) -> bool:
@@ -84,8 +83,7 @@ def _is_left(line: str, shown: Collection[str], key: str) -> bool:
         return True
     if not is_url(line) and not line.startswith(("/", "~/")):
         return hidden(line)
-    *folders, name = line.split("/")
-    return hidden(name) or any(hidden(its) and "/".join(folders[:depth]) in shown for depth, its in enumerate(folders))
+    return hidden(line.rpartition("/")[2]) or any(folder in shown and hidden(name) for folder, name in _steps(line))
 
 
 def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: float, key: str) -> Iterator[Found]:
