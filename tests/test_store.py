@@ -134,10 +134,10 @@ def test_readers_see_only_what_a_manifest_names(
     """A writer that dies before its manifest leaves the old version."""
     store.put_vdna(filled(1), "mine", FACTS)
 
-    def dies(path: str, content: object) -> None:
+    def dies(*arguments: object) -> bytes:
         raise OSError("the machine is gone")
 
-    monkeypatch.setattr(store, "put_json", dies)
+    monkeypatch.setattr("pipeline.store.change", dies)
     with pytest.raises(OSError, match="gone"):
         store.put_vdna(filled(2), "mine", FACTS)
     assert [m["digest"] for m in store.manifests()] == [filled(1).digest()]
