@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,7 +96,16 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         raise UserError(hide(f"{url}: an option of its store is wrong: {error}")) from None
     if protocol in ("s3", "s3a"):
         fs.retries = 1  # or its tries, five times five times botocore's, outlast any patience
+        if not fs.version_aware:
+            fs.split_path = partial(_bucket_and_key, fs)
     return fs, path
+
+
+def _bucket_and_key(fs: Any, path: str) -> tuple[str, str, None]:
+    """What s3fs's `split_path` does, which cuts every key at this sign, also where it reads no versions."""
+    before, sign, after = path.partition("?versionId=")
+    bucket, key, _ = type(fs).split_path(fs, before)
+    return bucket, key + sign + after, None
 
 
 SIGNING = (

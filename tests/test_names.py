@@ -18,12 +18,13 @@ from pipeline.data.decode import BadImage
 from pipeline.data.names import hidden
 from pipeline.data.sources import find
 from pipeline.data.streams import ShardReader
+from pipeline.objects import filesystem
 from tests import object_store
 from tests.test_sources import FILES, images, picture, tar_bytes
 
 ODD = (
     *("what?.png", "p?token=1.png", "a#b.png", "100%.png", "%41.png", "a::b.png", "[1].png", "st*r.png", "{1..2}.png"),
-    *("a b.png", "k=v.png", "~.png", "é\u2028.png", "x&sig=1.png"),
+    *("a b.png", "k=v.png", "~.png", "é\u2028.png", "x&sig=1.png", "x?versionId=1.png"),
 )
 HIDDEN = (
     *("._a.png", ".ipynb_checkpoints/a.png", "sub/__MACOSX/._b.png", "sub/.thumbnails/b.png", "@eaDir/a.png"),
@@ -57,7 +58,8 @@ def test_odd_names_on_s3(tmp_path: Path) -> None:
         fs = store.filesystem()
         options = {key: fs.storage_options[key] for key in ("key", "secret", "endpoint_url", "client_kwargs")}
         url = f"{store.bucket('odd')}/photos [2024]"
-        check_odd(fs, "odd/photos [2024]", url, options)
+        check_odd(filesystem(url, options)[0], "odd/photos [2024]", url, options)
+        assert len(fs.find("odd")) == len(ODD)  # under these names for every client
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
