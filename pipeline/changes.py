@@ -21,6 +21,7 @@ Programs that do not know of claims may write the object too; what they wrote is
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,6 +31,8 @@ from pipeline.folder import Folder
 STALE = timedelta(hours=1)
 """Age at which what nothing names was left behind: what is being written now is younger."""
 CLAIMS = "claims"
+PAUSE = 0.05
+"""Seconds, at most, before a writer who came too late looks again."""
 HALF = timedelta(seconds=10)
 """Age at which nobody is writing a claim any more that is not whole, as it may be seen on disks without links."""
 
@@ -47,6 +50,7 @@ def change(folder: Folder, path: str, make: Make) -> bytes:
         found = attempt(folder, path, make)
         if found is not None:
             return found
+        time.sleep(random.uniform(0, PAUSE))
 
 
 def _by_version(folder: Folder, path: str, make: Make) -> bytes | None:
@@ -92,7 +96,7 @@ def _claimed(folder: Folder, path: str) -> tuple[bytes | None, int]:
         if last is None:
             if folder.age(_name(path, numbers[-1])) > HALF:
                 return there, numbers[-1]
-            time.sleep(0.05)
+            time.sleep(PAUSE)
         elif there == last[1]:
             return there, numbers[-1]
         elif any(claim and claim[0] == _hash(there) for one in numbers[::-1] if (claim := _read(folder, path, one))):

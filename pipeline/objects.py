@@ -81,15 +81,14 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         if key.endswith("_kwargs") and not isinstance(value, Mapping):
             raise UserError(f"{hide(url)}: option {key} of its store holds others; give {key}.NAME=VALUE")
     if protocol in ("s3", "s3a"):  # botocore's ten connections would hold up what is asked for at once
-        options = {**options, "config_kwargs": {"max_pool_connections": FILES, **options.get("config_kwargs", {})}}
+        config = {"max_pool_connections": FILES, **options.get("config_kwargs", {})}
+        options = {"version_aware": False, **options, "config_kwargs": config}  # or it is, by "?versionId=" in a name
     try:
         options = clients.heeding(protocol, options)
-        if "::" in url:  # a sign of chained file systems, none of which is opened; so it is part of a name
-            found = fsspec.get_filesystem_class(protocol)
-            fs = fsspec.filesystem(protocol, **{**found._get_kwargs_from_urls(url), **options})
-            path = found._strip_protocol(url)
-        else:
-            fs, path = fsspec.core.url_to_fs(url, **options)
+        # Not by `url_to_fs`, for which "::" in a name is a sign of chained file systems.
+        found = fsspec.get_filesystem_class(protocol)
+        fs = fsspec.filesystem(protocol, **{**found._get_kwargs_from_urls(url), **options})
+        path: str = found._strip_protocol(url)
     except (ImportError, ValueError) as error:
         raise UserError(f"{hide(url)}: cannot open this kind of URL ({error})") from None
     except TypeError as error:
