@@ -123,51 +123,106 @@ def test_writers_that_are_killed_stop_nobody_and_lose_nothing(where: Where) -> N
     assert {name.replace("-", ":") for name in folder.names("done")} <= set(found)
 
 
-@pytest.mark.parametrize("died", ["before", "after"])
-def test_a_writer_that_died_between_its_number_and_the_object_is_completed(tmp_path: Path, died: str) -> None:
-    folder = Folder(str(tmp_path))
-    for token in ("a", "b"):
+def after(folder: Folder, *tokens: str) -> list[str]:
+    """What is there when these were added."""
+    for token in tokens:
         change(folder, "list.json", lambda there, token=token: with_token(there, token))
-    if died == "before":  # what it wrote is not in place
-        folder.put("list.json", b'["a"]')
-    change(folder, "list.json", lambda there: with_token(there, "c"))
-    assert folder.get("list.json") == b'["a", "b", "c"]'
+    found: list[str] = json.loads(folder.get("list.json") or b"")
+    return found
+
+
+def age(folder: Path) -> None:
+    """Let claims be of long ago."""
+    for claim in (folder / CLAIMS / "list.json").iterdir():
+        os.utime(claim, (0, 0))
+
+
+@pytest.mark.parametrize("tokens", [(), ("a",), ("a", "b")])
+def test_a_writer_that_died_between_its_number_and_the_object_is_completed(
+    tmp_path: Path, tokens: tuple[str, ...]
+) -> None:
+    class Dying(Folder):
+        def put(self, path: str, data: bytes) -> None:
+            raise OSError("the machine is gone")
+
+    folder = Folder(str(tmp_path))
+    for token in tokens:
+        after(folder, token)
+    with pytest.raises(OSError, match="gone"):
+        after(Dying(str(tmp_path)), "died")
+    assert after(folder, "last") == [*tokens, "died", "last"]
+
+
+@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("stopped_at", ["object", "note"])
+def test_a_writer_that_was_stopped_takes_nothing_away(tmp_path: Path, swept: bool, stopped_at: str) -> None:
+    stopped, go_on = threading.Event(), threading.Event()
+
+    class Slow(Folder):
+        def put(self, path: str, data: bytes) -> None:
+            if path.startswith(CLAIMS) == (stopped_at == "note") and not stopped.is_set():
+                stopped.set()
+                go_on.wait(60)
+            super().put(path, data)
+
+    folder = Folder(str(tmp_path))
+    after(folder, "a")
+    slow = threading.Thread(target=after, args=(Slow(str(tmp_path)), "slow"))
+    slow.start()
+    assert stopped.wait(60)
+    assert after(folder, "b", "c") == ["a", "slow", "b", "c"]
+    if swept:
+        age(tmp_path)
+        after(folder, "d")
+    go_on.set()
+    slow.join()
+    assert after(folder) == ["a", "slow", "b", "c", *("d" for _ in range(swept))]
+    assert after(folder, "last")[-1] == "last"
 
 
 def test_what_other_programs_write_is_taken_as_it_lies_there(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    for token in ("a", "b"):
-        change(folder, "list.json", lambda there, token=token: with_token(there, token))
+    after(folder, "a", "b")
     folder.put("list.json", b'["theirs"]')
-    change(folder, "list.json", lambda there: with_token(there, "c"))
-    assert folder.get("list.json") == b'["theirs", "c"]'
-    folder.remove("list.json")
-    change(folder, "list.json", lambda there: with_token(there, "d"))
-    change(folder, "list.json", lambda there: with_token(there, "e"))
-    assert folder.get("list.json") == b'["d", "e"]'
+    assert after(folder, "c") == ["theirs", "c"]
 
 
-def test_a_number_half_written_is_waited_for_and_then_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("aged", [False, True])
+def test_a_state_of_before_may_be_restored(tmp_path: Path, aged: bool) -> None:
     folder = Folder(str(tmp_path))
-    for token in ("a", "b"):
-        change(folder, "list.json", lambda there, token=token: with_token(there, token))
-    half = tmp_path / CLAIMS / "list.json" / "00000002"
-    half.write_bytes(b"0123 4567\n[")
-    os.utime(half, (0, 0))
-    change(folder, "list.json", lambda there: with_token(there, "c"))
-    assert folder.get("list.json") == b'["a", "b", "c"]'
+    after(folder, "a")
+    backup = folder.get("list.json") or b""
+    after(folder, "mistake")
+    folder.put("list.json", backup)
+    if aged:
+        age(tmp_path)
+    change(folder, "list.json", lambda there: there or b"")
+    assert folder.get("list.json") == backup
+    assert after(folder, "b") == ["a", "b"]
+    folder.remove("list.json")
+    assert after(folder, "a", "b") == ["a", "b"]
+
+
+def test_a_number_half_written_is_waited_for_and_then_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.changes.HALF", 0.3)
+    folder = Folder(str(tmp_path))
+    after(folder, "a", "b")
+    half = tmp_path / CLAIMS / "list.json" / "00000003"
+    half.write_bytes(b"claimed 4567\n[")
+    later = time.time() + 7200
+    os.utime(half, (later, later))  # of a clock that is ahead
+    assert after(folder, "c") == ["a", "b", "c"]
 
 
 def test_old_numbers_are_swept(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    for token in range(5):
-        change(folder, "list.json", lambda there, token=token: with_token(there, str(token)))
-    claims = tmp_path / CLAIMS / "list.json"
-    assert len(list(claims.iterdir())) == 4
-    for claim in claims.iterdir():
-        os.utime(claim, (0, 0))
-    change(folder, "list.json", lambda there: with_token(there, "last"))
-    assert [claim.name for claim in claims.iterdir()] == ["00000005"]
+    after(folder, *"abcde")
+    assert len(list((tmp_path / CLAIMS / "list.json").iterdir())) == 5
+    age(tmp_path)
+    after(folder, "last")
+    assert [claim.name for claim in (tmp_path / CLAIMS / "list.json").iterdir()] == ["00000006"]
 
 
 def measured(name: str) -> VDNA:
