@@ -58,6 +58,9 @@ class Proxy(NamedTuple):
         parts = urllib.parse.urlsplit(self.url)
         return f"the proxy {parts.hostname}:{parts.port or PORTS[parts.scheme]} that {self.variable} names"
 
+    __repr__ = __str__
+    """Without what may be a password."""
+
     @property
     def credentials(self) -> tuple[str, str] | None:
         parts = urllib.parse.urlsplit(self.url)
@@ -82,20 +85,20 @@ def proxy(url: str) -> Proxy | None:
     name = f"{kind}_proxy"
     variable = next((found for found in (name, name.upper()) if os.environ.get(found)), name.upper())
     its = its if "://" in its else f"http://{its.lstrip('/')}"
-    parts = urllib.parse.urlsplit(its)
-    if parts.scheme not in PORTS:
-        raise Refused(f"{variable}: a proxy of kind {parts.scheme}:// is not known here; give http://HOST:PORT")
     try:
+        parts = urllib.parse.urlsplit(its)
         sound = parts.hostname and parts.port != 0 and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         sound = False
+    if sound and parts.scheme not in PORTS:
+        raise Refused(f"{variable}: a proxy of kind {parts.scheme}:// is not known here; give http://HOST:PORT")
     if not sound:
         raise Refused(f"{variable}: give http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, signs as %XX")
-    return Proxy(its, variable)
+    return Proxy(parts.geturl(), variable)
 
 
 def _direct(parts: urllib.parse.SplitResult, without: str) -> bool:
-    """Whether no_proxy, or the system's settings, name a host."""
+    """Whether no_proxy names a host, or the system's settings do where the environment says nothing."""
     host, port = (parts.hostname or "").rstrip("."), parts.port or PORTS[parts.scheme]
     address = _address(host)
     for name in re.split(r"[,\s]+", without.lower()):
@@ -112,7 +115,7 @@ def _direct(parts: urllib.parse.SplitResult, without: str) -> bool:
                 return True
         elif (network := _network(its)) and address in network:
             return True
-    return bool(urllib.request.proxy_bypass(host))
+    return not urllib.request.getproxies_environment() and bool(urllib.request.proxy_bypass(host))
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
