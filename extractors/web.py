@@ -12,6 +12,7 @@ in cache.py, the hub's in hub_client.py, fsspec's and S3's in pipeline/clients.p
 
 from __future__ import annotations
 
+import base64
 import errno
 import functools
 import ipaddress
@@ -67,6 +68,11 @@ class Proxy(NamedTuple):
         if parts.username is None:
             return None
         return urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+
+    @property
+    def login(self) -> str:
+        """What an Authorization header says to it, or nothing."""
+        return f"Basic {base64.b64encode(':'.join(self.credentials).encode()).decode()}" if self.credentials else ""
 
     @property
     def bare(self) -> str:
@@ -207,7 +213,7 @@ def fault(error: BaseException, url: str) -> WebError | None:
         return said
     causes, its = list(_causes(error)), proxy(url)
     for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):  # not aiohttp's
             return Refused(
                 f"{where}: its certificate is not trusted ({cause.verify_message}{through(url)}); if it should be, "
                 "name the file of its authority's certificate in SSL_CERT_FILE"
@@ -271,9 +277,9 @@ def _nobody(cause: BaseException) -> str:
     """How it is said that nobody answers, or nothing."""
     if isinstance(cause, socket.gaierror):
         return "is not known: there is no such host, or no name server"
-    if isinstance(cause, ConnectionRefusedError):
+    if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
         return "refuses the connection"
-    if isinstance(cause, OSError) and cause.errno in (*NOWHERE, errno.ECONNREFUSED):
+    if isinstance(cause, OSError) and cause.errno in NOWHERE:
         return f"cannot be reached ({os.strerror(cause.errno)})"
     return ""
 
