@@ -59,8 +59,8 @@ class Proxy(NamedTuple):
         parts = urllib.parse.urlsplit(self.url)
         return f"the proxy {parts.hostname}:{parts.port or PORTS[parts.scheme]} that {self.variable} names"
 
-    __repr__ = __str__
-    """Without what may be a password."""
+    def __repr__(self) -> str:
+        return str(self)  # without what may be a password
 
     @property
     def credentials(self) -> tuple[str, str] | None:
@@ -222,11 +222,10 @@ def fault(error: BaseException, url: str) -> WebError | None:
             return refusal(its, status, url)
     if where in _met:
         return None
-    for cause in causes:
+    for cause in reversed(causes):  # from what OpenSSL says to what a client makes of it
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return Unreachable(
-                f"{where}: no TLS is spoken there ({cause.reason or cause}{through(url)}); http:// perhaps?"
-            )
+            why = getattr(cause, "reason", None) or cause  # aiohttp's errors have none
+            return Unreachable(f"{where}: no TLS is spoken there ({why}{through(url)}); http:// perhaps?")
         if (words := _nobody(cause)) and its:
             return Unreachable(f"{its} {words}; mend {its.variable}, or name {_host(url)} in NO_PROXY")
         if words:

@@ -1,43 +1,41 @@
-"""The way to the web is the environment's for every client: proxies, authorities, stores' options, hosts that refuse."""
+"""The way to the web is the environment's for every client: proxies, authorities, and hosts that refuse."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import huggingface_hub
 import pytest
 import trustme
-from huggingface_hub.utils import _http
 
-from extractors import cache, hub_client, web
+from extractors import cache, web
 from pipeline.catalogue.__main__ import main
-from pipeline.catalogue.options import storage
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
 from pipeline.errors import UserError
 from pipeline.folder import Folder
-from tests import synthetic
 from tests.conftest import web_server
-from tests.object_store import ObjectStore, serve
+from tests.web_clients import (
+    AT_ONCE,
+    CLIENTS,
+    GIVEN,
+    LOGIN,
+    SECRET,
+    Client,
+    catalogue,
+    forget,
+    free_port,
+    s3,
+    said,
+    shard,
+)
 from tests.web_proxy import DATA, Site, proxying
-
-SECRET = "geh:e/im@7"
-"""A password with signs that a URL needs as %XX."""
-LOGIN, GIVEN = f"me:{SECRET}", "me:geh%3Ae%2Fim%407"
-AT_ONCE = 5.0
-"""Seconds, of which a busy machine needs most; patience is 120."""
-ERRORS = (UserError, cache.FetchError)
 
 
 @pytest.fixture(autouse=True)
@@ -54,63 +52,6 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     forget()
     yield
     forget()
-
-
-def forget() -> None:
-    """Let every client be made anew: they are made once, for the environment that is then."""
-    hub_client.prepare.cache_clear()
-    huggingface_hub.set_client_factory(_http.default_client_factory)
-    for protocol in ("http", "s3"):
-        fsspec.get_filesystem_class(protocol).clear_instance_cache()
-
-
-def shard(url: str) -> bytes:
-    (data,) = [data for shard in find(f"{url}/0.png") for _, data in ShardReader(shard)]
-    assert isinstance(data, bytes)
-    return data
-
-
-def catalogue(url: str) -> bytes:
-    return Folder(f"{url}/public").get("catalogue.json") or b""
-
-
-def s3(url: str) -> bytes:
-    options = {"key": "key", "secret": "secret", "endpoint_url": url, "client_kwargs": {"region_name": "us-east-1"}}
-    return Folder("s3://bucket/public", options).get("catalogue.json") or b""
-
-
-def weights(url: str) -> bytes:
-    return cache.fetch(f"{url}/net.pth").read_bytes()
-
-
-def hub(url: str) -> bytes:
-    with pytest.MonkeyPatch.context() as patch:
-        files = url + "/{repo_id}/resolve/{revision}/{filename}"
-        patch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-        patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        return cache.fetch("hf:me/net/weights.safetensors").read_bytes()
-
-
-CLIENTS = pytest.mark.parametrize("client", [shard, catalogue, s3, weights, hub], ids=lambda client: client.__name__)
-Client = Callable[[str], bytes]
-
-
-def said(client: Client, url: str) -> str:
-    """What a client says that does not get its file: one line, at once, without a password."""
-    start = time.monotonic()
-    with pytest.raises(ERRORS) as caught:
-        client(url)
-    assert time.monotonic() - start < AT_ONCE
-    words = str(caught.value)
-    assert "\n" not in words
-    assert not any(secret in words for secret in (SECRET, GIVEN, "geh"))
-    return words
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Sites(NamedTuple):
@@ -361,3 +302,57 @@ def test_a_variable_that_names_no_authorities(
     assert f"{variable}={path}: " in said(client, sites.secure)
     if client is not s3:
         assert client(sites.plain) == DATA, "it is of no account to who needs no TLS"
+
+
+@CLIENTS
+def test_nobody_listens(client: Client) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    for scheme in ("http", "https"):
+        assert f"{address} refuses the connection; is the address right" in said(client, f"{scheme}://{address}")
+
+
+def test_a_catalogue_where_nobody_listens(capfd: pytest.CaptureFixture[str]) -> None:
+    url, start = f"http://127.0.0.1:{free_port()}/c", time.monotonic()
+    assert main(["--catalogue", url, "list"]) == 2
+    assert time.monotonic() - start < AT_ONCE
+    assert f"error: catalogue={url}: cannot be read (" in (line := capfd.readouterr().err)
+    assert "refuses the connection" in line
+    assert line.count("\n") == 1
+
+
+@CLIENTS
+def test_a_website_without_tls(client: Client, sites: Sites) -> None:
+    assert "no TLS is spoken there" in said(client, sites.plain.replace("http:", "https:"))
+
+
+@pytest.mark.parametrize("client", [shard, catalogue, s3], ids=lambda client: client.__name__)
+def test_who_answered_before_is_waited_for(client: Client) -> None:
+    with web_server(Site) as url:
+        assert client(url) == DATA
+    port, back = int(url.rpartition(":")[2]), threading.Event()
+
+    def again() -> None:
+        time.sleep(1)
+        with web_server(Site, port=port):
+            back.set()
+            done.wait(30)
+
+    done = threading.Event()
+    thread = threading.Thread(target=again)
+    thread.start()
+    try:
+        assert client(url) == DATA
+        assert back.is_set()
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_but_not_for_ever() -> None:
+    with web_server(Site) as url:
+        folder = Folder(f"{url}/public", patience=2)
+        assert folder.get("catalogue.json") == DATA
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"given up after \d+ tries in 2 s: "):
+        folder.get("catalogue.json")
+    assert 0.5 < time.monotonic() - start < AT_ONCE
