@@ -217,6 +217,7 @@ def _answer(url: str) -> HTTPResponse:
         answer: HTTPResponse = urllib.request.build_opener(_Proxies(), *secure).open(url, timeout=TIMEOUT)
         return answer
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 407 and (its := web.proxy(url)):
             raise FetchError(str(web.refusal(its, 407, url))) from error
         if error.code in PASSING:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 
 from extractors.web import WebError, context, fault, meet, proxy, refusal
@@ -19,10 +20,11 @@ def prepare() -> None:
     factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", None)
     if not getattr(factory, "__module__", "huggingface_hub").startswith("huggingface_hub"):
         return
-    usual = huggingface_hub.get_session()
-    httpx: Any = sys.modules[type(usual).__module__.partition(".")[0]]  # or its successor, as the hub's version has it
+    error = HfHubHTTPError.__mro__[1]
+    httpx: Any = sys.modules[error.__module__.partition(".")[0]]  # or its successor, as the hub's version has it
     made = _transport(httpx)
-    options = {"event_hooks": usual.event_hooks, "timeout": usual.timeout, "follow_redirects": usual.follow_redirects}
+    # As the hub makes its client, which cannot be asked: it would fail at once where a variable names what it dislikes.
+    options = {"event_hooks": {"request": [_http.hf_request_event_hook]}, "follow_redirects": True, "timeout": None}
     huggingface_hub.set_client_factory(lambda: httpx.Client(**options, transport=made()))
 
 
@@ -46,12 +48,13 @@ def _transport(httpx: Any) -> type:
                 said = fault(error, url)
                 if said is None:
                     raise
-                # After a ConnectError the hub's code goes on with what it has cached, after others it does not.
-                kind = type(error) if isinstance(error, httpx.TransportError) else httpx.ProxyError
-                raise kind(str(said), request=request) from said
+                # After this the hub's code goes on with what it has cached; ConnectError it tries again, for half a
+                # minute, and after ProxyError it does not look into its cache.
+                raise OfflineModeIsEnabled(str(said)) from said
             if its and answer.status_code == 407:
+                answer.close()
                 said = refusal(its, 407, url)
-                raise httpx.ProxyError(str(said), request=request) from said
+                raise OfflineModeIsEnabled(str(said)) from said
             meet(url)
             return answer
 

@@ -12,6 +12,7 @@ in cache.py, the hub's in hub_client.py, fsspec's and S3's in pipeline/clients.p
 
 from __future__ import annotations
 
+import base64
 import errno
 import functools
 import ipaddress
@@ -58,12 +59,20 @@ class Proxy(NamedTuple):
         parts = urllib.parse.urlsplit(self.url)
         return f"the proxy {parts.hostname}:{parts.port or PORTS[parts.scheme]} that {self.variable} names"
 
+    def __repr__(self) -> str:
+        return str(self)  # without what may be a password
+
     @property
     def credentials(self) -> tuple[str, str] | None:
         parts = urllib.parse.urlsplit(self.url)
         if parts.username is None:
             return None
         return urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+
+    @property
+    def login(self) -> str:
+        """What an Authorization header says to it, or nothing."""
+        return f"Basic {base64.b64encode(':'.join(self.credentials).encode()).decode()}" if self.credentials else ""
 
     @property
     def bare(self) -> str:
@@ -82,20 +91,20 @@ def proxy(url: str) -> Proxy | None:
     name = f"{kind}_proxy"
     variable = next((found for found in (name, name.upper()) if os.environ.get(found)), name.upper())
     its = its if "://" in its else f"http://{its.lstrip('/')}"
-    parts = urllib.parse.urlsplit(its)
-    if parts.scheme not in PORTS:
-        raise Refused(f"{variable}: a proxy of kind {parts.scheme}:// is not known here; give http://HOST:PORT")
     try:
+        parts = urllib.parse.urlsplit(its)
         sound = parts.hostname and parts.port != 0 and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         sound = False
+    if sound and parts.scheme not in PORTS:
+        raise Refused(f"{variable}: a proxy of kind {parts.scheme}:// is not known here; give http://HOST:PORT")
     if not sound:
         raise Refused(f"{variable}: give http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, signs as %XX")
-    return Proxy(its, variable)
+    return Proxy(parts.geturl(), variable)
 
 
 def _direct(parts: urllib.parse.SplitResult, without: str) -> bool:
-    """Whether no_proxy, or the system's settings, name a host."""
+    """Whether no_proxy names a host, or the system's settings do where the environment says nothing."""
     host, port = (parts.hostname or "").rstrip("."), parts.port or PORTS[parts.scheme]
     address = _address(host)
     for name in re.split(r"[,\s]+", without.lower()):
@@ -112,7 +121,7 @@ def _direct(parts: urllib.parse.SplitResult, without: str) -> bool:
                 return True
         elif (network := _network(its)) and address in network:
             return True
-    return bool(urllib.request.proxy_bypass(host))
+    return not urllib.request.getproxies_environment() and bool(urllib.request.proxy_bypass(host))
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -204,7 +213,7 @@ def fault(error: BaseException, url: str) -> WebError | None:
         return said
     causes, its = list(_causes(error)), proxy(url)
     for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):  # not aiohttp's
             return Refused(
                 f"{where}: its certificate is not trusted ({cause.verify_message}{through(url)}); if it should be, "
                 "name the file of its authority's certificate in SSL_CERT_FILE"
@@ -213,11 +222,10 @@ def fault(error: BaseException, url: str) -> WebError | None:
             return refusal(its, status, url)
     if where in _met:
         return None
-    for cause in causes:
+    for cause in reversed(causes):  # from what OpenSSL says to what a client makes of it
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return Unreachable(
-                f"{where}: no TLS is spoken there ({cause.reason or cause}{through(url)}); http:// perhaps?"
-            )
+            why = getattr(cause, "reason", None) or cause  # aiohttp's errors have none
+            return Unreachable(f"{where}: no TLS is spoken there ({why}{through(url)}); http:// perhaps?")
         if (words := _nobody(cause)) and its:
             return Unreachable(f"{its} {words}; mend {its.variable}, or name {_host(url)} in NO_PROXY")
         if words:
@@ -268,9 +276,9 @@ def _nobody(cause: BaseException) -> str:
     """How it is said that nobody answers, or nothing."""
     if isinstance(cause, socket.gaierror):
         return "is not known: there is no such host, or no name server"
-    if isinstance(cause, ConnectionRefusedError):
+    if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
         return "refuses the connection"
-    if isinstance(cause, OSError) and cause.errno in (*NOWHERE, errno.ECONNREFUSED):
+    if isinstance(cause, OSError) and cause.errno in NOWHERE:
         return f"cannot be reached ({os.strerror(cause.errno)})"
     return ""
 

@@ -51,8 +51,8 @@ async def _web(**options: Any) -> aiohttp.ClientSession:
             raise wrong[0]
         its = web.proxy(url) if request.proxy is None else None
         if its:
-            auth = aiohttp.BasicAuth(*its.credentials, encoding="utf-8") if its.credentials else None
-            request.update_proxy(URL(its.bare), auth, None)
+            # aiohttp sends it on as Proxy-Authorization, and to the proxy alone.
+            request.update_proxy(URL(its.bare), None, {"Authorization": its.login} if its.login else None)
         try:
             answer = await handler(request)
         except aiohttp.ClientError as error:

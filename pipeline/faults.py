@@ -13,7 +13,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from extractors.web import Refused
+from extractors.web import Refused, known
 from pipeline.errors import UserError
 
 LASTING = (
@@ -37,7 +37,10 @@ REFUSALS = {
 
 
 def unwrapped(error: Exception) -> Exception:
-    """The error itself: fsspec says of a website that cannot be reached that the file is not there."""
+    """The error itself: fsspec says of a website that cannot be reached that the file is not there, and aiohttp has an
+    error of its own for what is said of the way there."""
+    if said := known(error):
+        return said
     cause = error.__cause__
     if type(error) is FileNotFoundError and isinstance(cause, OSError | aiohttp.ClientConnectionError):
         return error if isinstance(cause, FileNotFoundError) else cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -95,14 +96,18 @@ def command(*arguments: str, module: str = "pipeline.run", cwd: Path = ROOT) -> 
 
 
 @contextmanager
-def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def web_server(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None, port: int = 0
+) -> Iterator[str]:
     """The URL of a web server on this machine, which answers as the handler says and logs nothing."""
     quiet = type("Quiet", (handler,), {"log_message": lambda *_: None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), quiet)
+    server = ThreadingHTTPServer(("127.0.0.1", port), quiet)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
