@@ -55,6 +55,8 @@ def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
         words.append(f"{count} with an EXIF rotation ({done})")
     if count := said.get("several"):
         words.append(f"{count} with another image in the same sample (both count; dataset.image_key=KEY names one)")
+    if count := said.get("archives"):
+        words.append(f"{count} archive(s) inside archives (not read; unpack them)")
     return ", ".join(words)
 
 

@@ -186,7 +186,8 @@ class Worker:
         vdna = self._lanes.measure(batches())
         for i, reader in enumerate(readers):
             vdna.ledger.add(_record(reader, counted[i], skipped[i]))
-        vdna.ledger.noticed = {**noticed, "several": sum(reader.several for reader in readers)}
+        inside = {name: sum(getattr(reader, name) for reader in readers) for name in ("several", "archives")}
+        vdna.ledger.noticed = noticed | inside
         return vdna
 
     def _decoded_there(self, files: Iterable[tuple[int, File]]) -> Iterator[tuple[int, Input]]:

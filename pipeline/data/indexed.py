@@ -10,11 +10,12 @@ of_cell(column[0])                        # bytes, or a BadImage
 
 from __future__ import annotations
 
+import posixpath
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -23,8 +24,11 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.data.decode import MAX_BYTES, BadImage, looks_like_image
+from pipeline.data.names import hidden, is_image, turned
 from pipeline.errors import UserError
 
+UNIX = (3, 19)
+"""Systems that zips come from, UNIX and Darwin, of which attributes say what is a link."""
 LOCAL_HEADER = 30
 """Bytes before each entry's data, at least."""
 
@@ -41,21 +45,57 @@ def open_zip(file: Any) -> zipfile.ZipFile:
 
 def is_link(info: zipfile.ZipInfo) -> bool:
     """Whether an entry is a symbolic link, whose contents are the name that it leads to."""
-    return stat.S_ISLNK(info.external_attr >> 16)
+    return info.create_system in UNIX and stat.S_ISLNK(info.external_attr >> 16)
+
+
+def unpacked(name: str) -> str:
+    """Where an entry lies when it is unpacked."""
+    return posixpath.normpath(name)
 
 
 def by_name(archive: zipfile.ZipFile) -> tuple[dict[str, list[zipfile.ZipInfo]], set[zipfile.ZipInfo]]:
-    """The entries of each name, and those of all whose data lie outside the zip or overlap others': a few bytes
-    would unpack to any number of images."""
+    """The entries of each name, as `unpacked` has it, and those of all whose data lie outside the zip or overlap
+    others': a few bytes would unpack to any number of images."""
     entries: dict[str, list[zipfile.ZipInfo]] = {}
     for info in archive.infolist():
-        entries.setdefault(info.filename, []).append(info)
+        entries.setdefault(unpacked(info.filename), []).append(info)
     bad, end = set(), archive.start_dir
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
         if not 0 <= info.header_offset <= end - LOCAL_HEADER - info.compress_size:
             bad.add(info)
         end = min(info.header_offset, end)
     return entries, bad
+
+
+def members(archive: zipfile.ZipFile, key: str) -> list[str]:
+    """The names of images, sorted; `key` says which part of a sample is the image."""
+    names: dict[str, str] = {}
+    for info in archive.infolist():
+        if not info.is_dir() and in_zip(info.filename, key):
+            names.setdefault(unpacked(info.filename), info.filename)
+    return sorted(names.values())
+
+
+def in_zip(name: str, key: str) -> bool:
+    """Whether an entry's name is an image's that counts. Some programs for Windows write its separators."""
+    return is_image(turned(name), key) and not hidden(turned(name))
+
+
+def led_to(
+    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], link: zipfile.ZipInfo
+) -> zipfile.ZipInfo | None:
+    """The entry that a symbolic link leads to, if need be over others; None if it leads elsewhere, or to itself."""
+    met: set[zipfile.ZipInfo] = set()
+    while is_link(link):
+        text = BadImage("") if link in met else unzipped(archive, link)
+        if isinstance(text, BadImage):
+            return None
+        met.add(link)
+        target = unpacked(posixpath.join(posixpath.dirname(link.filename), text.decode(errors="replace")))
+        if target not in entries:
+            return None
+        link = entries[target][0]
+    return link
 
 
 def unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | BadImage:

@@ -30,7 +30,10 @@ DESCRIPTIONS = (
 )
 """Endings of files that lie beside images and describe them."""
 
-SYSTEM = {"__macosx", "@eadir", "@tmp", "#recycle", "$recycle.bin", "system volume information", "thumbs.db"}
+SYSTEM = {
+    *("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "$recycle.bin", "recycler", "lost+found", "paxheader"),
+    *("@recently-snapshot", "#snapshot", "~snapshot", "system volume information", "found.000", "thumbs.db"),
+}
 """What systems leave in folders beside people's files, in lower case."""
 
 
@@ -61,10 +64,11 @@ def is_image(name: str, key: str = "") -> bool:
     A key is what follows the first dot of a file's name, in any case: `jpg`, `seg.png`, a pattern such as `*.png`, or
     several of these with `;` between them.
     """
-    if not key:
+    patterns = [pattern.strip().lower().removeprefix(".") for pattern in key.split(";") if pattern.strip()]
+    if not patterns:
         return ending(name).endswith(IMAGES)
     part = sample(name)[1]
-    return any(fnmatchcase(part, pattern.strip().lower().removeprefix(".")) for pattern in key.split(";"))
+    return any(fnmatchcase(part, pattern) for pattern in patterns)
 
 
 def wanted(name: str, key: str = "") -> bool:
@@ -82,6 +86,11 @@ def sample(name: str) -> tuple[str, str]:
 def hidden(path: str) -> bool:
     """Whether a part of a path, below what the user named, is hidden, a system's, or WebDataset's metadata."""
     return any(_hidden(part) for part in path.split("/"))
+
+
+def turned(path: str) -> str:
+    """A path with the separators of Windows turned, to be judged."""
+    return path.replace("\\", "/")
 
 
 def _hidden(part: str) -> bool:

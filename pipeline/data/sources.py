@@ -21,11 +21,11 @@ import braceexpand
 import pyarrow
 
 from extractors.web import known
-from pipeline.data.indexed import NoImages, image_column, open_parquet, open_zip
+from pipeline.data.indexed import NoImages, image_column, members, open_parquet, open_zip
 from pipeline.data.listing import ACCEPTED, Entry, Found, entries, once
 from pipeline.data.lists import lines
-from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image
-from pipeline.data.shards import SAME, Shard
+from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image, turned
+from pipeline.data.shards import ABSENT, SAME, Shard
 from pipeline.errors import UserError
 from pipeline.objects import (
     PATIENCE,
@@ -72,7 +72,7 @@ def find(
     left: dict[str, list[str]] = {}
     for its in found:
         kind = archive(its.entry.name)
-        if its.entry.size == SAME or (kind is None and not ending(its.entry.name).endswith(UNREADABLE)):
+        if its.entry.size in (SAME, ABSENT) or (kind is None and not ending(its.entry.name).endswith(UNREADABLE)):
             single.append(its.entry)
             continue
         if kind is None:
@@ -90,6 +90,7 @@ def find(
     if not shards:
         raise UserError(
             hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
+            + (f"; dataset.image_key={image_key} names the part of a sample that counts" if image_key else "")
             + "".join(f"; {words}" for words in said)
         )
     for words in said:
@@ -141,24 +142,28 @@ def _archive(found: Found, images_per_shard: int, patience: float, key: str, col
     path, info = fs._strip_protocol(entry.name), {"size": None if entry.size < 0 else entry.size}
     try:
         with open_object(fs, path, info, patience) as file:
-            members = _zip_members(file, key) if kind == "zip" else _row_groups(file, column, named)
+            parts = _zip_members(file, url, key) if kind == "zip" else _row_groups(file, column, named)
     except NoImages:
         raise
     except (zipfile.BadZipFile, pyarrow.ArrowInvalid):
         yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage
         return
     step = images_per_shard if kind == "zip" else 1
-    image = column if kind == "parquet" else ""
-    for start in range(0, len(members), step):
-        part = tuple(members[start : start + step])
-        share = entry.size * len(part) // len(members)
-        name = f"{start}:{start + len(part)}" + (f" image_column={image}" if image else "")
+    image, of = (key, "image_key") if kind == "zip" else (column, "image_column")
+    for start in range(0, len(parts), step):
+        part = tuple(parts[start : start + step])
+        share = entry.size * len(part) // len(parts)
+        name = f"{start}:{start + len(part)}" + (f" {of}={image}" if image else "")
         yield Shard(kind, url, share, entry.version, name, part, signing=keys, image=image)
 
 
-def _zip_members(file: Any, key: str) -> list[str]:
-    names = {info.filename for info in open_zip(file).infolist() if not info.is_dir()}
-    return sorted(n for n in names if is_image(n, key) and not hidden(n))
+def _zip_members(file: Any, url: str, key: str) -> list[str]:
+    with open_zip(file) as opened:
+        inside = [name for name in opened.namelist() if archive(name) and not hidden(turned(name))]
+        if inside:
+            words = f"{len(inside)} archive(s) in {url} are not read, for instance {inside[0]}: unpack it"
+            log.warning("%s", hide(words))
+        return members(opened, key)
 
 
 def _row_groups(file: Any, column: str, named: bool) -> list[str]:

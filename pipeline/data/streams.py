@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import posixpath
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
@@ -36,10 +35,12 @@ from pipeline.data.indexed import (
     arrow_errors,
     by_name,
     image_column,
-    is_link,
+    in_zip,
+    led_to,
     of_cell,
     open_parquet,
     open_zip,
+    unpacked,
     unzipped,
 )
 from pipeline.data.listing import Entry
@@ -80,7 +81,7 @@ class Changed(UserError):
 class ShardReader:
     """Iterate once over the images of a shard, in order; then `sha256`, `damage`, `lost_bytes` are final.
 
-    `several` images of a tar share a sample with the one before."""
+    `several` images of a tar share a sample with the one before, and `archives` inside it are not read."""
 
     def __init__(self, shard: Shard, storage: dict[str, Any] | None = None, patience: float = PATIENCE) -> None:
         self.shard = shard
@@ -89,7 +90,7 @@ class ShardReader:
         self._name = shard.url.rpartition("/")[2]  # images are named alike wherever the shard lies
         self.damage = ""
         self.lost_bytes = 0
-        self.several = 0
+        self.several = self.archives = 0
         self._digest = hashlib.sha256()
         self._begun: io.BufferedIOBase | None = None
         self._files_begun: InOrder[_File] | None = None
@@ -201,7 +202,8 @@ class ShardReader:
                     f"{self.shard.url}: read {tar.count} of {self.shard.size} bytes; "
                     "if it has changed since it was planned, add plan to stages=[...]"
                 )
-            self.damage, self.lost_bytes, self.several = tar.damage, tar.lost_bytes, tar.several
+            self.damage, self.lost_bytes = tar.damage, tar.lost_bytes
+            self.several, self.archives = tar.several, tar.archives
 
     def _zip(self) -> Generator[Item]:
         with self._opened() as file:
@@ -213,16 +215,19 @@ class ShardReader:
             self._expect_members()
             with archive:
                 entries, bad = by_name(archive)
+                linked: set[zipfile.ZipInfo] = set()
                 for name in dict.fromkeys(self.shard.members):
-                    if name not in entries:
+                    first, *others = entries.get(unpacked(name), [None])
+                    if first is None:
                         raise Changed(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
-                    first, *others = entries[name]
-                    data = BadImage("corrupt in the archive") if first in bad else unzipped(archive, first)
-                    if is_link(first) and isinstance(data, bytes):
-                        target = posixpath.join(posixpath.dirname(name), data.decode(errors="replace"))
-                        if posixpath.normpath(target) not in entries:  # it leads elsewhere, and is no image
-                            continue
-                        data = BadImage(SAME_FILE)
+                    entry = led_to(archive, entries, first)
+                    if entry is None:  # a link that leads elsewhere
+                        continue
+                    if entry in linked or (entry is not first and in_zip(entry.filename, self.shard.image)):
+                        data: bytes | BadImage = BadImage(SAME_FILE)
+                    else:
+                        data = BadImage("corrupt in the archive") if entry in bad else unzipped(archive, entry)
+                        linked.add(entry)
                     if isinstance(data, bytes):
                         self._digest.update(data)
                     yield f"{self._name}/{name}", data

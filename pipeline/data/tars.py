@@ -21,7 +21,7 @@ from typing import Any
 
 from distributions.ledger import SAME_FILE
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.names import hidden, is_image, sample
+from pipeline.data.names import archive, hidden, is_image, sample
 from pipeline.data.packed import PIECE, Tap, Unpacked, packing
 
 BLOCK = 512
@@ -39,15 +39,18 @@ WITHOUT_BODY = (
 
 
 class TarStream:
-    """Iterate once; then `count` bytes were read, and `damage` says where the archive broke, if it did."""
+    """Iterate once; then `count` bytes were read, and `damage` says where the archive broke, if it did.
+
+    `several` images share a sample with the one before; `archives` lie inside and are not read."""
 
     def __init__(self, file: Any, digest: Any = None, key: str = "") -> None:
         """`file` is seekable. Its first bytes say whether the archive is compressed, and how: names often do not.
         `key` says which part of a sample is the image."""
         packed = packing(file)
         self._key, self._sample = key, ""
-        self.several = 0
-        self._links: list[tuple[str, str]] = []
+        self.several = self.archives = 0
+        self._links: dict[str, str] = {}
+        self._others: set[bytes] = set()
         self._raw = Tap(file, digest)
         self._unpacked = Unpacked(self._raw, packed) if packed else None
         self._stream = self._unpacked or self._raw
@@ -70,22 +73,36 @@ class TarStream:
                     self.several += before == self._sample
                     yield member.name, self._image(member, end)
                 elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
-                    self._links.append((member.name, _target(member)))
+                    self._links[member.name] = _target(member)
+                elif _regular(member):
+                    self._others.add(_hash(member.name))
+                    self.archives += archive(member.name) is not None and not hidden(member.name)
                 self._skip(end - self._at)
                 if self._at < end:
                     raise tarfile.ReadError("the archive breaks off")
                 self._start = self._at  # what is behind the body is no part of what counts
                 self._exactly(-member.size % BLOCK)
             self._expect_nothing()
-            for name, target in self._links:
-                if _hash(target) in self._names:  # others lead elsewhere, and are no images
-                    yield name, BadImage(SAME_FILE)
+            yield from self._linked()
         except tarfile.TarError as error:
             self.damage = f"{(self._unpacked and self._unpacked.fault) or error}, at byte {self._start}"
         reached = self.count if self._unpacked else self._start
         self._raw.drain()
         if self.damage:
             self.lost_bytes = max(self.count - reached, 0)
+
+    def _linked(self) -> Iterator[tuple[str, BadImage]]:
+        """What links of images lead to; those that lead elsewhere are none."""
+        links = {_hash(name): target for name, target in self._links.items()}
+        for name in self._links:
+            place, met = _hash(name), set[bytes]()
+            while place in links and place not in met:
+                met.add(place)
+                place = _hash(links[place])
+            if place in self._names:
+                yield name, BadImage(SAME_FILE)
+            elif place in self._others:  # by its own name no image, and gone by
+                yield name, BadImage("link in the archive")
 
     def _member(self) -> tarfile.TarInfo | None:
         """The next file's header, with what extended headers say of it; None at the end-of-archive block."""
@@ -173,9 +190,12 @@ class TarStream:
 
 def _is_image(member: tarfile.TarInfo, key: str) -> bool:
     """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
+    return _regular(member) and is_image(member.name, key) and not hidden(member.name)
+
+
+def _regular(member: tarfile.TarInfo) -> bool:
     # An unknown type is an ordinary file, says POSIX.
-    regular = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
-    return regular and is_image(member.name, key) and not hidden(member.name)
+    return member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
 
 
 def _target(link: tarfile.TarInfo) -> str:
