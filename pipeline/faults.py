@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import aiohttp
 from botocore.exceptions import (
     InvalidConfigError,
@@ -23,6 +25,9 @@ LASTING = (
 )
 """What another try does not change."""
 
+NOWHERE = (errno.ELOOP, errno.ENAMETOOLONG)
+"""What systems say of paths where nothing can be."""
+
 OPTIONS = (
     *(InvalidConfigError, InvalidRetryConfigurationError, InvalidS3AddressingStyleError, NoRegionError),
     ProfileNotFound,
@@ -34,6 +39,11 @@ REFUSALS = {
     **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError, 501: NotImplementedError},
 }
 """Answers of web servers that another try does not change. Others may pass: S3 says 400 of a body cut short."""
+
+
+def lasts(error: Exception, status: int) -> bool:
+    """Whether another try cannot change an error, of that HTTP status if it has one."""
+    return getattr(error, "errno", None) in NOWHERE or (isinstance(error, LASTING) and status in (0, *REFUSALS))
 
 
 def unwrapped(error: Exception) -> Exception:

@@ -30,7 +30,7 @@ from extractors.web import Unreachable, WebError, is_page, through
 from pipeline import clients
 from pipeline.ahead import FILES, SMALLEST, Ranges, begin, settle
 from pipeline.errors import UserError
-from pipeline.faults import LASTING, OPTIONS, REFUSALS, status_of, unwrapped
+from pipeline.faults import OPTIONS, REFUSALS, lasts, status_of, unwrapped
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,7 +69,8 @@ class StoreFault(OSError):
 def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The file system of a path or URL and the path on it. Raises `UserError` for a URL that is not opened."""
     protocol = fsspec.core.split_protocol(url)[0] or "file"
-    if protocol not in PROTOCOLS or ("::" in url and "://" not in url and not Path(url).exists()):
+    chained = "::" in url and "://" not in url and not Path(re.sub("(::[^/]*).*", r"\1", url)).exists()
+    if protocol not in PROTOCOLS or chained:
         raise UserError(f"{hide(url)}: cannot open this kind of URL; allowed are paths and {', '.join(PROTOCOLS)}")
     # A bucket's name has no colon; a secret may hold a slash.
     if re.match(r"(https?|ftp|sftp|smb|s3a?)://[^/]*@|s3a?://[^/@]*:", url):
@@ -164,7 +165,7 @@ def patiently(action: Callable[[], T], seconds: float, name: str, impatient: boo
                 raise UserError(hide(f"{name}: an option of its store is wrong: {error}")) from None
             if status in REFUSALS and not isinstance(error, REFUSALS[status]):
                 raise REFUSALS[status](hide(f"{name}: {error}")) from None
-            if isinstance(error, LASTING) and status in (0, *REFUSALS):
+            if lasts(error, status):
                 if error is caught:
                     raise
                 raise error from None

@@ -9,32 +9,39 @@ Names that are found by listing are data: nothing in them is a sign.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import posixpath
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import braceexpand
-import fsspec
 import fsspec.utils
 
-from pipeline.data.names import UNREADABLE, ending, hidden, wanted
+from pipeline.data.names import UNREADABLE, ending, hidden, is_url, wanted
 from pipeline.data.shards import ABSENT, SAME, UNKNOWN
 from pipeline.errors import UserError
 from pipeline.objects import call, filesystem, hide, is_local, is_web, patiently, version
 
 ACCEPTED = "a folder of images, .tar, .tar.gz (.bz2, .xz, .zst, .lz4), .zip, .parquet, an image, or a .txt of paths"
 
+log = logging.getLogger(__name__)
 SIGNS = "*?["
 SIGN = re.compile(r"([*?[])")
 
 MANY = 32
 """Names in one folder from which on it is listed, and requests for single names that are under way at once."""
+
+
+class NoMatch(UserError):
+    """A pattern matches nothing."""
 
 
 class Entry(NamedTuple):
@@ -62,20 +69,41 @@ class Found(NamedTuple):
 
 def entries(url: str, storage: dict[str, Any], patience: float, key: str = "") -> Iterator[Found]:
     """What a path, URL, glob or brace range leads to, in order. `key` says which part of a sample is the image."""
-    names = [url] if _exists_as_is(url) else braceexpand.braceexpand(url)
-    for folder, its in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
+    scheme, mark, rest = url.partition("://")
+    url = f"{scheme.lower()}{mark}{rest}" if mark and is_url(url) else url
+    names = expanded(url, partial(_exists, storage=storage, patience=patience))
+    empty: list[str] = []
+    matched = False
+    for found in _of_names(names, storage, patience, key, empty):
+        matched = True
+        yield found
+    if empty and not matched:
+        raise UserError(f"dataset.url={hide(url)}: the pattern matches nothing")
+    if empty:
+        log.warning("%s", hide(f"dataset.url={url}: nothing matches {', '.join(empty[:3])}"))
+
+
+def _of_names(
+    names: Iterable[str], storage: dict[str, Any], patience: float, key: str, empty: list[str]
+) -> Iterator[Found]:
+    """What names and patterns lead to; patterns that match nothing are told to `empty`."""
+    for _, its in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
         several = list(its)
         fs, first = filesystem(several[0], storage)
 
         def one(name: str) -> list[Found]:
             fs, path = filesystem(name, storage)
-            return patiently(lambda: list(_list(fs, path, name, patience, key)), patience, name, True)
+            try:
+                return patiently(lambda: list(_list(fs, path, name, patience, key)), patience, name, True)
+            except NoMatch:
+                empty.append(name)
+                return []
 
         if is_web(fs) and len(several) >= MANY:  # which does not list its folders
             with ThreadPoolExecutor(MANY) as asking:
                 yield from itertools.chain.from_iterable(asking.map(one, several))
             continue
-        if len(several) < MANY or any(sign in folder for sign in SIGNS) or is_local(fs):
+        if len(several) < MANY or is_local(fs) or any(SIGN.search(name) for name in several):
             for name in several:
                 yield from one(name)
             continue
@@ -83,9 +111,10 @@ def entries(url: str, storage: dict[str, Any], patience: float, key: str = "") -
         there = {entry.name.rpartition("/")[2]: entry for entry in _listing(fs, first.rpartition("/")[0], patience)}
         for name in several:
             entry = there.get(name.rpartition("/")[2])
-            if entry is None:
-                raise FileNotFoundError(name)
-            yield Found(fs, entry, True)
+            if entry is None or not wanted(name, key):  # a folder, or what is refused
+                yield from one(name)
+            else:
+                yield Found(fs, entry, True)
 
 
 def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
@@ -95,25 +124,46 @@ def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
     infos = list(reversed(infos))
     while infos:
         info = infos.pop()
-        yield Entry.of(fs.unstrip_protocol(info["name"]), info)
+        if info["type"] == "file":
+            yield Entry.of(fs.unstrip_protocol(info["name"]), info)
 
 
-def _exists_as_is(url: str) -> bool:
-    """A local name may contain braces; only what does not exist is expanded."""
-    return "{" not in url or ("://" not in url and fsspec.filesystem("file").exists(url))
+def expanded(url: str, exists: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
+    """The names that a brace range stands for. A part of the path that exists as it is written is a name."""
+    if "{" not in url:
+        return iter([url])
+    parts = url.replace("\\", "\\\\").split("/")
+    for i, part in enumerate(parts):
+        if ("{" in part or "}" in part) and exists("/".join(url.split("/")[: i + 1])):
+            parts[i] = re.sub(r"([{},])", r"\\\1", part)
+    names = iter(braceexpand.braceexpand("/".join(parts)))
+    try:
+        return itertools.chain([next(names)], names)
+    except ValueError:  # a brace without its other one
+        return iter([url])
+
+
+def _exists(url: str, storage: dict[str, Any], patience: float) -> bool:
+    """Whether something lies there under that very name; of a store in trouble this is said when it is read."""
+    fs, path = filesystem(url, storage)
+    with suppress(Exception):  # every store's client has exceptions of its own
+        return not is_web(fs) and bool(call(fs, "exists", path, patience=patience))
+    return False
 
 
 def _list(fs: Any, path: str, url: str, patience: float, key: str) -> Iterator[Found]:
     """What is below a folder (recursively), the matches of a glob, or one file; sorted."""
     if not is_web(fs) and any(sign in path for sign in SIGNS) and not fs.exists(path):
         there, pattern = _literal(fs, path)
+        if any("**" in part and part != "**" for part in pattern.split("/")):
+            raise UserError(f"dataset.url={hide(url)}: ** stands for folders and their folders: write **/*.jpg")
         found = fs.glob(SIGN.sub(r"[\1]", there) + pattern, detail=True)
         if is_local(fs):  # fsspec does not go through links to folders
             found |= dict(_through_links(fs, there.rstrip("/"), pattern.rstrip("/"), key))
-        asks = any(hidden(part) for part in pattern.split("/"))
-        found = {name: info for name, info in found.items() if asks or not hidden(name[len(there) :])}
+        asked = [part for part in pattern.split("/") if hidden(part)]
+        found = {name: info for name, info in found.items() if not _hidden_but(name[len(there) :], asked)}
         if not found:
-            raise UserError(f"dataset.url={hide(url)}: the pattern matches nothing")
+            raise NoMatch(url)
         taken: set[str] = set()  # `**` fits a folder and what is in it
         for name in sorted(found):
             info = found.pop(name)
@@ -126,15 +176,29 @@ def _list(fs: Any, path: str, url: str, patience: float, key: str) -> Iterator[F
             yield from (its for its in inside if its.entry.name not in taken)
             taken |= {its.entry.name for its in inside}
         return
-    path = posixpath.normpath(path) if is_local(fs) else path
+    path = straight(path) if is_local(fs) else path
     info = call(fs, "info", path, patience=patience)
     if info["type"] == "directory":
         yield from below(fs, path, key)
     elif info["type"] == "file" and (wanted(path, key) or ending(path).endswith(".txt")):
         yield Found(fs, Entry.of(fs.unstrip_protocol(path), info), True)
+    elif info["size"] == 0 and not is_web(fs) and (inside := list(below(fs, path, key))):
+        yield from inside  # an object that stands for a folder
     else:
         hint = "; a website does not list its folders: give names, or a .txt of them" if is_web(fs) else ""
         raise UserError(f"dataset.url={hide(url)}: not a kind of file that holds images; expected {ACCEPTED}{hint}")
+
+
+def _hidden_but(path: str, asked: Sequence[str]) -> bool:
+    """Whether a path has hidden parts beside those that a pattern asks for."""
+    parts = path.split("/")
+    return any(hidden(part) and not any(fnmatchcase(part, pattern) for pattern in asked) for part in parts)
+
+
+def straight(path: str) -> str:
+    """An absolute local path without `.` and `..`: behind a link, `..` is the folder that its target lies in."""
+    head, up, tail = f"{path}/".rpartition("/../")
+    return posixpath.normpath(f"{os.path.realpath(f'{head}/..')}/{tail}" if up else path)
 
 
 def _leads_back(folder: str) -> bool:
@@ -193,7 +257,7 @@ def _walk(fs: Any, path: str, key: str) -> dict[str, dict[str, Any]]:
     end, and a file has the name that leads to it without links.
     """
     found: dict[str, dict[str, Any]] = {}
-    visited: set[str] = set()
+    visited = set(map(str, Path(os.path.realpath(path)).parents))
     folders, links = deque([path]), deque[str]()
     while folders or links:
         folder = folders.popleft() if folders else links.popleft()

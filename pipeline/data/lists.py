@@ -21,10 +21,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from pipeline.data import names
-from pipeline.data.listing import MANY, Entry, Found, below
-from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image, is_url
+from pipeline.data.listing import MANY, Entry, Found, below, straight
+from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image, is_url, turned, wanted
 from pipeline.data.shards import ABSENT
 from pipeline.errors import UserError
+from pipeline.faults import NOWHERE
 from pipeline.objects import call, filesystem, hide, is_local, is_web, patiently
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str
     """
     data = patiently(lambda: call(fs, "cat_file", fs._strip_protocol(name), patience=patience), patience, name, True)
     text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
+    if "\0" in text:
+        raise UserError(f"{hide(name)}: a list of paths must be UTF-8 text, or UTF-16 with its byte order mark")
     # Only a line feed ends a line: other separators may be part of a name.
     given = [line.removesuffix("\r") for line in text.split("\n")]
     wanted = [line for line in given if line.strip(BLANKS)]
@@ -58,8 +61,8 @@ def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str
 def left_out(lines: Iterable[str], key: str) -> Collection[str]:
     """The lines, in their order, that name what folders would leave out: hidden files, and those that describe images.
 
-    Of a path that is not relative to the list, a folder counts as hidden where it lies in one from which the list names
-    other files: all of a dataset may lie below `~/.cache`.
+    A folder counts as hidden where it lies in one from which the list names other files: all of a dataset may lie below
+    `~/.cache`.
     """
     plain = {line: _plain(line) for line in lines}
     shown = {folder for its in plain.values() for folder, name in _steps(its) if not hidden(name)}
@@ -67,8 +70,8 @@ def left_out(lines: Iterable[str], key: str) -> Collection[str]:
 
 
 def _plain(line: str) -> str:
-    """A line without the blanks around it, and of a URL without percent signs for others."""
-    line = line.strip(BLANKS)
+    """A line to be judged: without blanks around it, with separators turned, of a URL without percent signs."""
+    line = turned(line.strip(BLANKS))
     return unquote(line) if names.is_web(line) else line
 
 
@@ -81,8 +84,6 @@ def _steps(line: str) -> Iterator[tuple[str, str]]:
 def _is_left(line: str, shown: Collection[str], key: str) -> bool:
     if ending(line).endswith(DESCRIPTIONS) and not (key and is_image(line, key)):
         return True
-    if not is_url(line) and not line.startswith(("/", "~/")):
-        return hidden(line)
     return hidden(line.rpartition("/")[2]) or any(folder in shown and hidden(name) for folder, name in _steps(line))
 
 
@@ -94,12 +95,15 @@ def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: flo
         tries |= dict.fromkeys(_places(fs, name, bare.replace("\\", "/"), storage))
     places = list(tries)
     for its, path in places:
-        try:
-            info = patiently(partial(call, its, "info", path, patience=patience), patience, path, True)
-        except (FileNotFoundError, NotADirectoryError):
+        if is_web(its) and path.endswith("/"):
+            raise UserError(f"{hide(name)} names {hide(bare)}: a website does not list its folders; name what is there")
+        info = _info(its, path, patience)
+        if info is None:
             continue
         if info["type"] == "directory":
             yield from below(its, path, key)
+        elif info["type"] == "file" and key and not wanted(path, key):
+            pass
         elif info["type"] == "file":
             yield Found(its, Entry.of(its.unstrip_protocol(path), info))
         else:
@@ -110,7 +114,21 @@ def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: flo
     its, path = places[0] if bare == line else next(iter(_places(fs, name, bare, storage)))
     if archive(path):
         raise FileNotFoundError(f"{path}, which {name} names")
-    yield Found(its, Entry(its.unstrip_protocol(path), ABSENT, ""))
+    if not key or is_image(path, key):
+        yield Found(its, Entry(its.unstrip_protocol(path), ABSENT, ""))
+
+
+def _info(fs: Any, path: str, patience: float) -> dict[str, Any] | None:
+    """What a store says of an object; None if it is not there."""
+    try:
+        info: dict[str, Any] = patiently(partial(call, fs, "info", path, patience=patience), patience, path, True)
+        return info
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in NOWHERE:
+            return None
+        raise
 
 
 def _places(fs: Any, name: str, line: str, storage: dict[str, Any]) -> Iterator[tuple[Any, str]]:
@@ -121,13 +139,22 @@ def _places(fs: Any, name: str, line: str, storage: dict[str, Any]) -> Iterator[
         its, path = filesystem(line, storage)
         if is_local(its) and not is_local(fs):
             raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
-        yield its, posixpath.normpath(path) if is_local(its) else path
+        yield its, straight(path) if is_local(its) else path.partition("#")[0] if is_web(its) else path
         return
     if is_web(fs):
         folder = name.partition("?")[0].rpartition("/")[0]
-        yield fs, f"{folder}/{quote(line)}"
+        yield fs, _resolved(f"{folder}/{quote(line)}", 3)
         if "%" in line or "?" in line:
             yield fs, f"{folder}/{line}"
         return
     path = f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}"
-    yield fs, posixpath.normpath(path) if is_local(fs) else path
+    yield fs, straight(path) if is_local(fs) else _resolved(path, 1)
+
+
+def _resolved(path: str, fixed: int) -> str:
+    """A path of a store without `.` and `..`, which its objects' names have not. The first parts, its host or bucket,
+    stay."""
+    parts = path.split("/", fixed)
+    if not {".", ".."} & set(parts[-1].split("/")):
+        return path
+    return "/".join([*parts[:-1], posixpath.normpath(f"/{parts[-1]}").lstrip("/")])

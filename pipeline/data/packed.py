@@ -23,21 +23,33 @@ PIECE = 1 << 20
 XZ = b"\xfd7zXZ\0"
 MAGIC = {
     rb"\x1f\x8b": "gzip",
-    rb"BZh[1-9]": "bz2",
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": "bz2",
     re.escape(XZ): "xz",
     rb"\x5d\0\0": "xz",  # the older .lzma
-    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "zstd",
+    rb"\x28\xb5\x2f\xfd": "zstd",
     rb"\x04\x22\x4d\x18": "lz4",
+    rb"\x02\x21\x4c\x18": "the legacy format of lz4",
 }
 """How compressed archives begin."""
+SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
+"""How a frame begins that zstd and lz4 pass over; its size follows."""
+MOST = 10
+"""Bytes that tell."""
 MAX_XZ_MEMORY = 256 << 20
 
 
 def packing(file: Any) -> str:
     """How a seekable file is compressed, by its first bytes: names often do not say it."""
-    start = file.read(len(XZ))
+    start, at = file.read(MOST), 0
+    for _ in range(8):
+        if not SKIPPED.match(start):
+            break
+        at += 8 + int.from_bytes(start[4:8], "little")
+        file.seek(at)
+        start = file.read(MOST)
     file.seek(0)
-    return next((kind for magic, kind in MAGIC.items() if re.match(magic, start, re.DOTALL)), "")
+    usual = "zstd" if at else ""
+    return next((kind for magic, kind in MAGIC.items() if re.match(magic, start, re.DOTALL)), usual)
 
 
 class Tap:
@@ -101,8 +113,14 @@ def _reading(file: Tap, kind: str) -> Callable[[int], bytes]:
         return _Streams(file, bz2.BZ2Decompressor).read
     if kind == "xz":
         return _Streams(file, partial(lzma.LZMADecompressor, memlimit=MAX_XZ_MEMORY)).read
+    if kind not in ("zstd", "lz4"):
+        return partial(_refuse, kind)
     stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), kind)
     return lambda size: bytes(stream.read(min(size, PIECE)))
+
+
+def _refuse(kind: str, _: int) -> bytes:
+    raise OSError(f"{kind} is not read; pack it anew")
 
 
 class _Streams:

@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import braceexpand
 import pyarrow
 
 from extractors.web import known
 from pipeline.data.indexed import NoImages, image_column, members, open_parquet, open_zip
-from pipeline.data.listing import ACCEPTED, Entry, Found, entries, once
+from pipeline.data.listing import ACCEPTED, Entry, Found, entries, expanded, once
 from pipeline.data.lists import lines
 from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image, turned
 from pipeline.data.shards import ABSENT, SAME, Shard
@@ -203,4 +202,4 @@ def public(urls: str | Sequence[str]) -> str | list[str]:
     if isinstance(urls, str) and not ("?" in urls and "{" in urls):
         return unsigned(urls)[0]
     given = [urls] if isinstance(urls, str) else urls
-    return [unsigned(name)[0] for url in given for name in ([url] if "?" not in url else braceexpand.braceexpand(url))]
+    return [unsigned(name)[0] for url in given for name in ([url] if "?" not in url else expanded(url))]

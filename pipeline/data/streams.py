@@ -22,7 +22,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
@@ -48,6 +47,7 @@ from pipeline.data.shards import ABSENT, SAME, UNKNOWN, Shard
 from pipeline.data.sources import group_version
 from pipeline.data.tars import TarStream
 from pipeline.errors import UserError
+from pipeline.faults import NOWHERE
 from pipeline.objects import (
     PATIENCE,
     call,
@@ -169,8 +169,6 @@ class ShardReader:
             return BadImage(SAME_FILE), None
         if file.size > MAX_BYTES:
             return BadImage("too large"), self._described(file.fs, file.path)
-        if file.size == ABSENT and is_local(file.fs) and not Path(file.path).exists():  # a link to itself, perhaps
-            return BadImage("missing file"), None
         tries = chain([early], repeat(None))
 
         def read() -> Read:
@@ -182,8 +180,9 @@ class ShardReader:
 
         try:
             return patiently(read, 0 if is_local(file.fs) else self.patience, file.path)
-        except (FileNotFoundError, IsADirectoryError):
-            if file.size != ABSENT and self.shard.sizes:
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError | IsADirectoryError) or error.errno in NOWHERE
+            if not gone or (file.size != ABSENT and self.shard.sizes):
                 raise  # it was there when it was planned: a store that is out of reach, perhaps
             return BadImage("missing file"), None
 
