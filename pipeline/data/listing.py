@@ -71,6 +71,7 @@ def entries(url: str, storage: dict[str, Any], patience: float, key: str = "") -
     """What a path, URL, glob or brace range leads to, in order. `key` says which part of a sample is the image."""
     scheme, mark, rest = url.partition("://")
     url = f"{scheme.lower()}{mark}{rest}" if mark and is_url(url) else url
+    url = url.partition("#")[0] if url.startswith(("http://", "https://")) else url  # which is never sent
     names = expanded(url, partial(_exists, storage=storage, patience=patience))
     empty: list[str] = []
     matched = False

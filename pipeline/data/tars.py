@@ -50,8 +50,8 @@ class TarStream:
         self._key, self._sample = key, ""
         self.several = self.archives = 0
         self._links: dict[str, str] = {}
-        self._others: set[bytes] = set()
-        self._raw = Tap(file, digest)
+        self._others: dict[bytes, tuple[int, int]] = {}  # where files lie that are no images by their names, and sizes
+        self._file, self._raw = file, Tap(file, digest)
         self._unpacked = Unpacked(self._raw, packed) if packed else None
         self._stream = self._unpacked or self._raw
         self._at = self._start = 0  # in the archive, unpacked: where reading is, and where the member began
@@ -75,7 +75,7 @@ class TarStream:
                 elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
                     self._links[member.name] = _target(member)
                 elif _regular(member):
-                    self._others.add(_hash(member.name))
+                    self._others[_hash(member.name)] = self._at, member.size
                     self.archives += archive(member.name) is not None and not hidden(member.name)
                 self._skip(end - self._at)
                 if self._at < end:
@@ -83,16 +83,17 @@ class TarStream:
                 self._start = self._at  # what is behind the body is no part of what counts
                 self._exactly(-member.size % BLOCK)
             self._expect_nothing()
-            yield from self._linked()
         except tarfile.TarError as error:
             self.damage = f"{(self._unpacked and self._unpacked.fault) or error}, at byte {self._start}"
         reached = self.count if self._unpacked else self._start
         self._raw.drain()
         if self.damage:
             self.lost_bytes = max(self.count - reached, 0)
+        else:
+            yield from self._linked()
 
-    def _linked(self) -> Iterator[tuple[str, BadImage]]:
-        """What links of images lead to; those that lead elsewhere are none."""
+    def _linked(self) -> Iterator[tuple[str, bytes | BadImage]]:
+        """What links of images lead to, if need be over others; those that lead elsewhere are none."""
         links = {_hash(name): target for name, target in self._links.items()}
         for name in self._links:
             place, met = _hash(name), set[bytes]()
@@ -102,7 +103,18 @@ class TarStream:
             if place in self._names:
                 yield name, BadImage(SAME_FILE)
             elif place in self._others:  # by its own name no image, and gone by
-                yield name, BadImage("link in the archive")
+                self._names.add(place)
+                yield name, self._again(*self._others[place])
+
+    def _again(self, start: int, size: int) -> bytes | BadImage:
+        """A file of the archive once more."""
+        if self._unpacked:
+            return BadImage("link in a compressed archive")
+        if size > MAX_BYTES:
+            return BadImage("too large")
+        self._file.seek(start)
+        data: bytes = self._file.read(size)
+        return data
 
     def _member(self) -> tarfile.TarInfo | None:
         """The next file's header, with what extended headers say of it; None at the end-of-archive block."""
