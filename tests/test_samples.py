@@ -35,7 +35,7 @@ def tally(url: str | list[str], **options: Any) -> dict[str, int]:
     """How many images count, and the reasons of those that do not; `damaged` archives too."""
     found: Counter[str] = Counter()
     for shard in find(url, **options):
-        reader = ShardReader(Shard.from_row(shard.to_row()))
+        reader = ShardReader(Shard.from_row(shard.to_row()), options.get("storage"))
         for _, data in reader:
             try:
                 if isinstance(data, BadImage):

@@ -181,7 +181,8 @@ class ShardReader:
         try:
             return patiently(read, 0 if is_local(file.fs) else self.patience, file.path)
         except OSError as error:
-            gone = isinstance(error, FileNotFoundError | IsADirectoryError) or error.errno in NOWHERE
+            gone = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+            gone = gone or error.errno in NOWHERE
             if not gone or (file.size != ABSENT and self.shard.sizes):
                 raise  # it was there when it was planned: a store that is out of reach, perhaps
             return BadImage("missing file"), None
