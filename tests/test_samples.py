@@ -6,8 +6,10 @@ import base64
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import os
+import resource
 import tarfile
 import zipfile
 from collections import Counter
@@ -298,6 +300,19 @@ def test_cells_without_an_image(tmp_path: Path) -> None:
     ]
     encoded = pa.array([None, IMAGES[0]], pa.binary()).dictionary_encode()
     assert tally(str(parquet(tmp_path / "1.parquet", {"x": encoded}))) == {"counted": 1, none: 1}
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_copies_in_a_row_take_the_bytes_of_one(tmp_path: Path, hub: bool) -> None:
+    """Of 4000 images of 1 MiB in a row, which a file of 1 MiB stands for, some are read."""
+    copies = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), [IMAGES[0].ljust(1 << 20, b"\0")])
+    cells = pa.StructArray.from_arrays([copies], ["bytes"]) if hub else copies
+    table = pa.table({"images": pa.ListArray.from_arrays([0, len(cells)], cells)})
+    pq.write_table(table, tmp_path / "0.parquet", store_schema=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (shard,) = find(str(tmp_path))
+    assert len(list(itertools.islice(ShardReader(shard), 20))) == 20
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 500
 
 
 @pytest.mark.parametrize("empty", [None, b""])

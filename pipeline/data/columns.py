@@ -1,7 +1,7 @@
 """Which column of a Parquet file holds images, and the images in it.
 
 column = image_column(file, table)        # the one whose cells are images; or NoImages, or Unclear
-for place, data in images(table, column, 0):
+for place, data in images(file, table, column, 0):
     place, data                           # its row in the row group, "3", or "3/0" in a list; bytes, or a BadImage
 
 What a column holds decides, not what it is called: audio has the types of images.
@@ -53,12 +53,14 @@ class Unclear(UserError):
 
 class Column(NamedTuple):
     """A column, or a field in the structs of one: its name with dots, its place in the schema and, in each struct on
-    the way, that of the field that leads there; its type without the lists and dictionaries around it."""
+    the way, that of the field that leads there; its type without the lists and dictionaries around it, and whether
+    it is in a list."""
 
     name: str
     top: int
     fields: tuple[int, ...]
     kind: Any
+    listed: bool = False
 
     @property
     def holds_bytes(self) -> bool:
@@ -93,15 +95,21 @@ def image_column(file: Any, table: pyarrow.parquet.ParquetFile, wanted: str = ""
 
 
 def images(
-    table: pyarrow.parquet.ParquetFile, column: Column, group: int, batches: int | None = None
+    file: Any, table: pyarrow.parquet.ParquetFile, column: Column, group: int, batches: int | None = None
 ) -> Iterator[tuple[str, bytes | BadImage]]:
     """The images of a row group, or of its first `batches` of rows; each with its place: the row, and in lists the
     place there. An empty list has none."""
     name = table.schema_arrow.names[column.top]
     before = table.schema_arrow.names[: column.top].count(name)
+    texts = []
+    if column.listed:  # as a dictionary, any number of copies in a row takes the bytes of one
+        its = (table.schema.column(i) for i in _leaf_numbers(table, column))
+        texts = [leaf.path for leaf in its if leaf.physical_type == "BYTE_ARRAY"]
+    size = BUFFER if batches else 0
     with arrow_errors():
         row = 0
-        for batch in islice(table.iter_batches(ROWS, row_groups=[group], columns=[name]), batches):
+        reader = pyarrow.parquet.ParquetFile(file, metadata=table.metadata, read_dictionary=texts, buffer_size=size)
+        for batch in islice(reader.iter_batches(ROWS, row_groups=[group], columns=[name]), batches):
             # A name with a dot may have brought other columns along.
             cells = batch.column([i for i, its in enumerate(batch.schema.names) if its == name][before])
             for cell in cells:
@@ -131,20 +139,21 @@ def _is_list(kind: Any) -> bool:
     return any(check(kind) for check in lists)
 
 
-def _leaves(name: str, top: int, fields: tuple[int, ...], kind: Any) -> Iterator[Column]:
+def _leaves(name: str, top: int, fields: tuple[int, ...], kind: Any, listed: bool = False) -> Iterator[Column]:
     """All that is in a column; a struct with bytes of that name is one leaf."""
     while _is_list(kind) or pyarrow.types.is_dictionary(kind):
+        listed = listed or _is_list(kind)
         kind = kind.value_type
     if not pyarrow.types.is_struct(kind):
-        yield Column(name, top, fields, kind)
+        yield Column(name, top, fields, kind, listed)
         return
     at = kind.get_field_index("bytes")
-    inside = list(_leaves(name, top, (*fields, at), kind.field(at).type)) if at >= 0 else []
+    inside = list(_leaves(name, top, (*fields, at), kind.field(at).type, listed)) if at >= 0 else []
     if len(inside) == 1 and inside[0].name == name and inside[0].holds_bytes:
         yield inside[0]
         return
     for i, field in enumerate(kind):
-        yield from _leaves(f"{name}.{field.name}", top, (*fields, i), field.type)
+        yield from _leaves(f"{name}.{field.name}", top, (*fields, i), field.type, listed)
 
 
 def _wanted(leaves: Sequence[Column], columns: Sequence[Column], wanted: str) -> Column:
@@ -165,11 +174,10 @@ def _wanted(leaves: Sequence[Column], columns: Sequence[Column], wanted: str) ->
 def _found(file: Any, table: pyarrow.parquet.ParquetFile, columns: Sequence[Column], named: bool | None) -> Column:
     groups = table.num_row_groups
     ends = sorted({0, groups - 1} & set(range(groups)))
-    sample = pyarrow.parquet.ParquetFile(file, metadata=table.metadata, buffer_size=BUFFER)
-    found, filled = _look(sample, dict.fromkeys(columns, ends), 1)
+    found, filled = _look(file, table, dict.fromkeys(columns, ends), 1)
     if not found:
         heaviest = {column: _heaviest(table, column) for column in columns}
-        found, filled = _look(sample, heaviest, MOST_ROWS // ROWS)
+        found, filled = _look(file, table, heaviest, MOST_ROWS // ROWS)
     # One image to a row goes before lists, parts of structs and such.
     found = [column for column in found if _plain(table, column)] or found
     if len({column.name for column in found}) > 1:
@@ -187,7 +195,7 @@ def _found(file: Any, table: pyarrow.parquet.ParquetFile, columns: Sequence[Colu
 
 
 def _look(
-    sample: pyarrow.parquet.ParquetFile, where: Mapping[Column, Sequence[int]], batches: int
+    file: Any, table: pyarrow.parquet.ParquetFile, where: Mapping[Column, Sequence[int]], batches: int
 ) -> tuple[list[Column], bool | None]:
     """Columns with a cell that looks like an image, in the first `batches` of its row groups. Whether any had a cell
     that is not empty; None if some could not be read."""
@@ -196,7 +204,7 @@ def _look(
         for group in groups:
             size = count = 0
             try:
-                for _, data in images(sample, column, group, batches):
+                for _, data in images(file, table, column, group, batches):
                     if count >= MOST_CELLS or size >= MOST_BYTES:
                         break
                     if isinstance(data, bytes) and data:
@@ -213,15 +221,20 @@ def _look(
 
 def _heaviest(table: pyarrow.parquet.ParquetFile, column: Column) -> list[int]:
     """The row groups where the column has most bytes: cells that are not empty are there."""
-    name = table.schema_arrow.names[column.top]
-    paths = [table.schema.column(i).path for i in range(len(table.schema))]
-    leaves = [i for i, path in enumerate(paths) if f"{path}.".startswith(f"{name}.")]
+    leaves = _leaf_numbers(table, column)
 
     def weight(group: int) -> int:
         its = table.metadata.row_group(group)
         return sum(its.column(i).total_uncompressed_size for i in leaves)
 
     return sorted(sorted(range(table.num_row_groups), key=weight, reverse=True)[:GROUPS])
+
+
+def _leaf_numbers(table: pyarrow.parquet.ParquetFile, column: Column) -> list[int]:
+    """The places of what Parquet stores of a column."""
+    name = table.schema_arrow.names[column.top]
+    paths = [table.schema.column(i).path for i in range(len(table.schema))]
+    return [i for i, path in enumerate(paths) if f"{path}.".startswith(f"{name}.")]
 
 
 def _called(columns: Sequence[Column], words: Sequence[str]) -> list[Column]:

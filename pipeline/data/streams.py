@@ -231,7 +231,7 @@ class ShardReader:
                 self._expect_members()
                 column = image_column(file, table, self.shard.image)
                 for group in self.shard.members:
-                    for place, data in images(table, column, int(group)):
+                    for place, data in images(file, table, column, int(group)):
                         if isinstance(data, bytes):
                             self._digest.update(data)
                         yield f"{self._name}/{group}/{place}", data
