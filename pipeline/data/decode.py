@@ -99,10 +99,8 @@ def decoded(data: bytes, least_side: int | None = None, alpha: str = "drop", exi
     return picture._replace(pixels=np.ascontiguousarray(turned(picture.pixels, picture.orientation)))
 
 
-def looks_like_image(data: bytes) -> bool:
-    """Whether bytes begin like an image, of a format that can be decoded or not."""
-    if data[4:8] == b"ftyp":  # HEIC and its relatives
-        return True
+def has_header(data: bytes) -> bool:
+    """Whether bytes begin like an image of a format that can be decoded."""
     _quieten()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS):

@@ -4,8 +4,7 @@ archive = open_zip(file)                  # BadZipFile whatever is wrong with it
 entries, bad = by_name(archive)
 unzipped(archive, entries["0.jpg"][0])    # bytes, or a BadImage
 
-table = open_parquet(file)                # ArrowInvalid whatever is wrong with it
-of_cell(column[0])                        # bytes, or a BadImage
+table = open_parquet(file)                # ArrowInvalid whatever is wrong with it; columns.py reads its images
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
-from pipeline.data.decode import MAX_BYTES, BadImage, looks_like_image
+from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.names import hidden, is_image, turned
-from pipeline.errors import UserError
 
 UNIX = (3, 19)
 """Systems that zips come from, UNIX and Darwin, of which attributes say what is a link."""
@@ -129,67 +126,3 @@ def open_parquet(file: Any) -> pyarrow.parquet.ParquetFile:
     """A Parquet file whose metadata could be read. Raises `ArrowInvalid`, or the store's own fault."""
     with arrow_errors():
         return pyarrow.parquet.ParquetFile(file)
-
-
-class NoImages(pyarrow.ArrowInvalid):  # type: ignore[misc]
-    """A Parquet file without a column of image bytes: one that describes images, perhaps."""
-
-
-USUAL = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content")
-"""What columns of images are called; asked only where their contents do not tell."""
-SAMPLE = 8
-"""Cells of a column that are looked at, at its beginning and at its end."""
-
-
-def image_column(table: pyarrow.parquet.ParquetFile, wanted: str = "", named: bool = True) -> str:
-    """The column of images: the one that is wanted, or the only one of bytes, or the only one whose cells are images.
-
-    Columns of bytes are binary, or the Hugging Face layout struct<bytes, path>. A file that the user has not `named`
-    needs cells that are images, or that layout. Raises `NoImages`, or `UserError` where several columns are images.
-    """
-    schema = table.schema_arrow
-    kinds = {field.name: field.type for field in schema if _is_bytes(field.type)}
-    if wanted:
-        same = [name for name in kinds if name == wanted] or [n for n in kinds if n.lower() == wanted.lower()]
-        if same:
-            return str(same[0])
-        raise NoImages(f"no column {wanted} of image bytes among {', '.join(schema.names)}")
-    if not kinds:
-        raise NoImages(f"no column of image bytes among {', '.join(schema.names)}")
-    layout = [name for name, kind in kinds.items() if pyarrow.types.is_struct(kind)]
-    if len(kinds) == 1 and (named or layout):
-        return str(next(iter(kinds)))
-    cells = {name: _sample(table, name) for name in kinds}
-    images = [name for name, its in cells.items() if any(map(looks_like_image, its))]
-    if len(images) > 1:
-        raise UserError(f"several columns hold images ({', '.join(images)}): say which with dataset.image_column=NAME")
-    usual = [name for word in USUAL for name in kinds if name.lower() == word]
-    if not (images or layout or usual or named) and any(cells.values()):
-        raise NoImages(f"no column of image bytes among {', '.join(schema.names)}")
-    return str([*images, *usual, *layout, *kinds][0])
-
-
-def _is_bytes(kind: Any) -> bool:
-    if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
-
-
-def _sample(table: pyarrow.parquet.ParquetFile, column: str) -> list[bytes]:
-    """The first cells of a column that are not empty, of its first and of its last row group."""
-    found: list[bytes] = []
-    with arrow_errors():
-        for group in sorted({0, table.num_row_groups - 1} & set(range(table.num_row_groups))):
-            for batch in islice(table.iter_batches(SAMPLE, row_groups=[group], columns=[column]), 1):
-                found += [cell for cell in map(of_cell, batch.column(0)) if isinstance(cell, bytes) and cell]
-    return found
-
-
-def of_cell(image: Any) -> bytes | BadImage:
-    """The bytes in one cell of an image column."""
-    value = image["bytes"] if image.is_valid and pyarrow.types.is_struct(image.type) else image
-    if not value.is_valid:
-        return BadImage("no image in the row")
-    if value.as_buffer().size > MAX_BYTES:
-        return BadImage("too large")
-    return bytes(value.as_py())

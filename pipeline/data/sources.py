@@ -20,7 +20,8 @@ from typing import Any
 import pyarrow
 
 from extractors.web import known
-from pipeline.data.indexed import NoImages, image_column, members, open_parquet, open_zip
+from pipeline.data.columns import NoImages, Unclear, image_column
+from pipeline.data.indexed import members, open_parquet, open_zip
 from pipeline.data.listing import ACCEPTED, Entry, Found, entries, expanded, once
 from pipeline.data.lists import lines
 from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image, turned
@@ -138,12 +139,16 @@ def _archive(found: Found, images_per_shard: int, patience: float, key: str, col
         chosen = f"image_key={key}" if key else ""
         yield Shard(kind, url, entry.size, entry.version, chosen, signing=keys, image=key)
         return
+    if kind == "parquet" and entry.size == 0 and not named:
+        raise NoImages("it has no bytes")
     path, info = fs._strip_protocol(entry.name), {"size": None if entry.size < 0 else entry.size}
     try:
         with open_object(fs, path, info, patience) as file:
             parts = _zip_members(file, url, key) if kind == "zip" else _row_groups(file, column, named)
     except NoImages:
         raise
+    except Unclear as error:
+        raise UserError(f"dataset.url={hide(entry.name)}: {error}") from None
     except (zipfile.BadZipFile, pyarrow.ArrowInvalid):
         yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage
         return
@@ -168,7 +173,7 @@ def _zip_members(file: Any, url: str, key: str) -> list[str]:
 def _row_groups(file: Any, column: str, named: bool) -> list[str]:
     table = open_parquet(file)
     try:
-        image_column(table, column, named)
+        image_column(file, table, column, named)
     except NoImages:
         if column or not named:  # one that the user named is damaged
             raise

@@ -25,18 +25,15 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 import pyarrow
-import pyarrow.parquet
 
 from distributions.ledger import SAME_FILE
 from pipeline.ahead import InOrder, begin, begin_reading, settle
+from pipeline.data.columns import image_column, images
 from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.indexed import (
-    arrow_errors,
     by_name,
-    image_column,
     in_zip,
     led_to,
-    of_cell,
     open_parquet,
     open_zip,
     unpacked,
@@ -63,8 +60,6 @@ from pipeline.objects import (
     version,
 )
 
-ROWS = 8
-"""Rows of Parquet taken at once: a few bytes of dictionary can stand for large images in each."""
 Item = tuple[str, bytes | BadImage]
 Read = tuple[bytes, dict[str, Any]]
 """A loose file's bytes, and what its store said of it afterwards."""
@@ -239,12 +234,12 @@ class ShardReader:
             try:
                 table = open_parquet(file)
                 self._expect_members()
-                column = image_column(table, self.shard.image)
+                column = image_column(file, table, self.shard.image)
                 for group in self.shard.members:
-                    for row, data in enumerate(_cells(table, column, int(group))):
+                    for place, data in images(file, table, column, int(group)):
                         if isinstance(data, bytes):
                             self._digest.update(data)
-                        yield f"{self._name}/{group}/{row}", data
+                        yield f"{self._name}/{group}/{place}", data
             except pyarrow.ArrowInvalid as error:
                 self._broken(error)
 
@@ -256,12 +251,6 @@ class ShardReader:
     def _broken(self, error: Exception) -> None:
         self.damage = (str(error).splitlines() or ["it cannot be read"])[0][:200]
         self.lost_bytes = max(self.shard.size, 0)
-
-
-def _cells(table: pyarrow.parquet.ParquetFile, column: str, group: int) -> Iterator[bytes | BadImage]:
-    with arrow_errors():
-        for batch in table.iter_batches(ROWS, row_groups=[group], columns=[column]):
-            yield from map(of_cell, batch.column(0))
 
 
 class _File(NamedTuple):
