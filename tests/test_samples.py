@@ -438,6 +438,8 @@ def test_parquets_that_break_beside_pictures(tmp_path: Path, caplog: pytest.LogC
     for broken in (whole[:-20], whole[: len(whole) // 2], b"version https://git-lfs.github.com/spec/v1\n"):
         (tmp_path / "b.parquet").write_bytes(broken)
         assert tally(str(tmp_path)) == {"counted": 1, "damaged": 1}
+    (tmp_path / "b.parquet").write_bytes(whole.replace(b"photo", b"ph\xfft\xfe"))  # its names are no text
+    assert tally(str(tmp_path)) == {"counted": 1, "damaged": 1}
     # The first page cannot be read: whether it had images nobody knows, and the second row group is whole.
     cells = [data * 40 for data in IMAGES[:4]]
     pq.write_table(pa.table({"photo": hub(cells)}), tmp_path / "b.parquet", row_group_size=2, compression="zstd")

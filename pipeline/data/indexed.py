@@ -115,9 +115,9 @@ def arrow_errors() -> Iterator[None]:
     """Whatever Arrow says of corrupt data as `ArrowInvalid`; a store's faults stay what they are."""
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         # Arrow reports corrupt data as a bare OSError at times; a store's passing faults are other classes.
-        if not isinstance(error, pyarrow.ArrowException) and (type(error) is not OSError or error.errno):
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
             raise
         raise pyarrow.ArrowInvalid(str(error)) from error
 
@@ -125,4 +125,7 @@ def arrow_errors() -> Iterator[None]:
 def open_parquet(file: Any) -> pyarrow.parquet.ParquetFile:
     """A Parquet file whose metadata could be read. Raises `ArrowInvalid`, or the store's own fault."""
     with arrow_errors():
-        return pyarrow.parquet.ParquetFile(file)
+        table = pyarrow.parquet.ParquetFile(file)
+        for i in range(len(table.schema)):
+            str(table.schema.column(i).path)  # names may be no UTF-8
+        return table
