@@ -25,7 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 from distributions import Ranges, Spec
 from distributions.spec import POSITIONS, bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build, check_device
-from pipeline.checks import number, one_of, options, several, whole
+from pipeline.arguments import placed, refused
+from pipeline.checks import number, one_of, options, several, text, whole
 from pipeline.data.shards import Shard
 from pipeline.data.sources import find
 from pipeline.errors import UserError
@@ -242,9 +243,9 @@ class SweptDatasets(Callback):
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration of another command line, from where this command's is."""
     try:
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=placed(overrides))
     except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
+        raise refused(error, overrides) from None
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -299,10 +300,9 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
     return DatasetConfig(
         str(d["name"]),
         str(url) if not isinstance(url, list) else tuple(map(str, url)),
-        d.get("description") or "",
-        d.get("licence") or "",
+        *(text(f"dataset.{key}", d.get(key)) for key in ("description", "licence")),
         options("dataset.storage", d.get("storage")),
-        *(str(d.get(key) or "") for key in ("image_key", "image_column")),
+        *(text(f"dataset.{key}", d.get(key)) for key in ("image_key", "image_column")),
     )
 
 
@@ -310,5 +310,6 @@ def plain(cfg: Any) -> dict[str, Any]:
     try:
         content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise UserError(f"{key}{str(error).splitlines()[0]}") from None
     return dict(content)
