@@ -6,12 +6,12 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from pipeline.checks import is_text
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.networks import CONF
 
@@ -138,13 +138,13 @@ def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             if not equals and not word.startswith("~"):
                 raise UserError(
-                    f"the word {f'after {last}' if last else 'at the start'} has no =: give KEY=VALUE, and put what has "
-                    "spaces in quotes: 'KEY=VALUE'"
+                    f"the word {f'after {last}' if last else 'at the start'} has no =: give KEY=VALUE, and put what "
+                    "has spaces in quotes: 'KEY=VALUE'"
                 )
             settings.append(word)
         elif name in VALUED:
             value = value if equals else next(words, "")
-            flags += [name, str(Path(value).expanduser()) if name in FOLDER else value]
+            flags += [name, str(named(value)) if name in FOLDER else value]
         elif word in ALONE:
             flags.append(word)
         else:

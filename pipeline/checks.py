@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-
 TEXTS = (
     *("key", "secret", "token", "username", "user", "password", "passphrase", "profile", "endpoint_url", "region_name"),
     *("account_name", "account_key", "sas_token", "connection_string", "client_id", "client_secret", "tenant_id"),

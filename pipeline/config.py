@@ -29,6 +29,7 @@ from pipeline.arguments import placed, refused
 from pipeline.checks import number, one_of, options, several, text, whole
 from pipeline.data.shards import Shard
 from pipeline.data.sources import find
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.manifests import NAME
 from pipeline.networks import CONF, extractor_config
@@ -139,7 +140,7 @@ class Settings:
         (None: none yet)."""
         if self.ranges == "auto":
             return self.store.get_ranges(network)
-        if Path(self.ranges).is_file() or self.ranges.startswith(("published", "hf:", "http://", "https://")):
+        if named(self.ranges).is_file() or self.ranges.startswith(("published", "hf:", "http://", "https://")):
             return read_ranges(self.ranges, self.extractor.ranges)
         found = self.store.get_ranges(network, self.ranges) if NAME.fullmatch(self.ranges) else None
         if found is None:
@@ -300,7 +301,8 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
     return DatasetConfig(
         str(d["name"]),
         str(url) if not isinstance(url, list) else tuple(map(str, url)),
-        *(text(f"dataset.{key}", d.get(key)) for key in ("description", "licence")),
+        text("dataset.description", d.get("description")),
+        text("dataset.licence", d.get("licence")),
         options("dataset.storage", d.get("storage")),
         *(text(f"dataset.{key}", d.get(key)) for key in ("image_key", "image_column")),
     )

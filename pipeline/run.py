@@ -23,10 +23,7 @@ from typing import Any
 
 try:
     import hydra
-    from hydra.errors import HydraException
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"error: the pipeline needs {error.name}: pip install '.[run]', in this program's folder"
@@ -37,7 +34,7 @@ from extractors import Extractor, ExtractorError
 from pipeline import recipes, report
 from pipeline.arguments import arguments, placed, refused
 from pipeline.config import STAGES, Settings, check_overrides, choices, given, is_multirun
-from pipeline.errors import DamagedError, UserError
+from pipeline.errors import DamagedError, Terminated, UserError
 from pipeline.networks import CONF
 from pipeline.objects import hide
 from pipeline.progress import console
@@ -149,7 +146,9 @@ def command() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what cannot be composed: Hydra would print it, values and all
         try:
             main()
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # of Hydra, OmegaConf and YAML; what a run raises is noted in it
             raise refused(error, sys.argv[1:]) from None
     except UserError as error:
         failures.append(("", str(error)))
@@ -172,7 +171,7 @@ def command() -> None:
 def _terminate(*_: object) -> None:
     """A machine that is to go says so with this signal: end the actors and leave; nothing is half done."""
     sys.stderr.write("terminated: what is done is kept, the same command goes on from here\n")
-    sys.exit(128 + signal.SIGTERM)
+    raise Terminated(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":
