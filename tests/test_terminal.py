@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_a_credential_with_a_dollar_is_itself() -> None:
 
 def test_flags_may_stand_behind() -> None:
     given = ["dataset=images", "--config-dir=~/conf", "batch_size=1,2", "-m"]
-    home = os.path.expanduser("~")
+    home = Path.home()
     assert arguments(given) == ["--config-dir", f"{home}/conf", "-m", "dataset=images", "batch_size=1,2"]
 
 
