@@ -114,7 +114,7 @@ def refused(model: nn.Module, size: int, error: BaseException) -> tuple[str, str
         kind = str(kinds[0]).removeprefix("torch.")
         return (
             f"has parameters of {kind}",
-            "return it as float32 (network.float()); with precision=bf16 or fp16",
+            "return it as float32 (network.float()), with precision=bf16 or fp16",
         )
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None and first.in_channels != 3 and "channels" in str(error):
