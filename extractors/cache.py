@@ -21,7 +21,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
@@ -211,10 +212,41 @@ class _Proxies(urllib.request.ProxyHandler):
         return super().proxy_open(req, its.url, type) if its else None
 
 
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    secure = [urllib.request.HTTPSHandler(context=web.context())] if url.startswith("https:") else []
+    return urllib.request.build_opener(_Proxies(), *secure)
+
+
+class _Telling(urllib.request.OpenerDirector):
+    """What opens URLs for code that is not ours; behind its errors is a line for people."""
+
+    def open(self, fullurl: Any, data: Any = None, timeout: Any = TIMEOUT) -> Any:
+        url = fullurl if isinstance(fullurl, str) else fullurl.full_url
+        limit = timeout if isinstance(timeout, int | float) else TIMEOUT
+        try:
+            return _opener(url).open(fullurl, data, limit)
+        except urllib.error.HTTPError:
+            raise
+        except OSError as error:
+            if said := web.fault(error, url):
+                raise urllib.error.URLError(said) from error
+            raise
+
+
+@contextmanager
+def heeding() -> Iterator[None]:
+    """Let urllib's requests, which torch.hub makes, go the ways of `web` meanwhile."""
+    before = getattr(urllib.request, "_opener", None)
+    urllib.request.install_opener(_Telling())
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(before)
+
+
 def _answer(url: str) -> HTTPResponse:
     try:
-        secure = [urllib.request.HTTPSHandler(context=web.context())] if url.startswith("https:") else []
-        answer: HTTPResponse = urllib.request.build_opener(_Proxies(), *secure).open(url, timeout=TIMEOUT)
+        answer: HTTPResponse = _opener(url).open(url, timeout=TIMEOUT)
         return answer
     except urllib.error.HTTPError as error:
         error.close()

@@ -49,7 +49,15 @@ def foreign(what: str, remedy: str, kind: type[ExtractorError] = ExtractorError)
     except (ExtractorError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if of_signal(error):
+            raise
         raise kind(f"{what} ({type(error).__name__}: {line_of(error)}); {remedy}") from error
+
+
+def of_signal(error: BaseException) -> bool:
+    """Whether this process was told to end while it ran foreign code: a handler raises a kind of `SystemExit` of its
+    own, or marks it, as Ray does. A script's is plain."""
+    return isinstance(error, SystemExit) and (type(error) is not SystemExit or bool(vars(error)))
 
 
 def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:

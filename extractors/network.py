@@ -31,6 +31,7 @@ from extractors.layers import (
     as_positions,
     foreign,
     neurons_last,
+    of_signal,
     picked,
     tokens_first,
     tokens_of,
@@ -38,7 +39,7 @@ from extractors.layers import (
 from extractors.preprocess import Preprocess
 from extractors.sources import Network
 from extractors.streams import Streams
-from extractors.trial import LeftOut, chosen
+from extractors.trial import LeftOut, chosen, refused
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ class Extractor:
                 self._run(images, sinking)
         except (ExtractorError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
-            if error in its:
+        except (Exception, SystemExit) as error:
+            if error in its or of_signal(error):
                 raise
             raise ExtractorError(
                 f"{self.config.model} fails on {len(images)} images at once ({type(error).__name__}: {line_of(error)}):"
@@ -228,11 +229,11 @@ class Extractor:
             yield
         except (ExtractorError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
-            raise ExtractorError(
-                f"{self.config.model} does not take images of {self.preprocess.size} pixels ({line_of(error)}): choose "
-                "another extractor.preprocess.size, or see whether the network runs by itself"
-            ) from error
+        except (Exception, SystemExit) as error:
+            if of_signal(error):
+                raise
+            what, remedy = refused(self.model, self.preprocess.size, error)
+            raise ExtractorError(f"{self.config.model} {what} ({line_of(error)}): {remedy}") from error
 
     def _compile(self, named: Mapping[str, nn.Module]) -> None:
         """Compile what is inside each layer's module; the hooks stay outside. A module with a layer inside stays as it

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from extractors.cache import heeding
 from extractors.layers import HEADS, ExtractorError, foreign
 
 SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")
@@ -211,11 +212,13 @@ def _hub(model: str, trained: bool) -> Network:
     repository, _, entry = model.rpartition("/")
     if not repository:
         raise ExtractorError(f"extractor.model={model}: give OWNER/REPOSITORY/ENTRY, or FOLDER/ENTRY with a hubconf.py")
+    repository = str(Path(repository).expanduser())
     local = (Path(repository) / "hubconf.py").is_file()
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", repository):
         raise ExtractorError(f"extractor.model={model}: there is no {repository}/hubconf.py")
     where: dict[str, Any] = {"source": "local" if local else "github", "trust_repo": True, "verbose": False}
-    with foreign(f"extractor.model={model}: torch.hub cannot load it", "a folder that holds it needs no network"):
+    remedy = "a folder that holds it needs no network"
+    with foreign(f"extractor.model={model}: torch.hub cannot load it", remedy), heeding():
         # An entry need not know the word when its own weights are not wanted.
         module = torch.hub.load(repository, entry, **where, **({"pretrained": True} if trained else {}))  # type: ignore[no-untyped-call]
     return _own(module, model)

@@ -32,7 +32,10 @@ def chosen(model: nn.Module, wanted: Layers, run: Run, whose: str) -> tuple[dict
     Raises `LayerError` if nothing is left.
     """
     if wanted == "all":
-        return choose(model, every(model, run)), {}
+        if found := every(model, run):
+            return choose(model, found), {}
+        _, left_out = measurable(model, [name for name, _ in model.named_children()], run)
+        raise LayerError(f"{whose}: layers=all: none of its modules can be measured: {said(left_out) or 'it has none'}")
     modules = choose(model, wanted)
     if wanted != "default":
         return modules, {}
@@ -100,6 +103,27 @@ def said(left_out: Mapping[str, LeftOut]) -> str:
     instead = ", ".join(name for each in left_out.values() for name in each.instead)
     text = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
     return f"{text}; instead {instead}" if instead else text
+
+
+def refused(model: nn.Module, size: int, error: BaseException) -> tuple[str, str]:
+    """What a network that fails on its first image cannot take, as far as it tells, and what to do."""
+    if isinstance(error, SystemExit):
+        return "ends the program when it is run on an image", "see whether the network runs by itself"
+    kinds = [p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32]
+    if kinds and "type" in str(error):
+        kind = str(kinds[0]).removeprefix("torch.")
+        return (
+            f"has parameters of {kind}",
+            "return it as float32 (network.float()), with precision=bf16 or fp16",
+        )
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != 3 and "channels" in str(error):
+        channels = f"takes images of {first.in_channels} channel(s), and pictures have 3"
+        return channels, "return a network that makes of three channels what its first layer takes"
+    return (
+        f"does not take images of {size} pixels",
+        "choose another extractor.preprocess.size, or see whether the network runs by itself",
+    )
 
 
 def fault_of(output: object) -> str:

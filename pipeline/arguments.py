@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pipeline.checks import is_text
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.networks import CONF
 
@@ -26,14 +28,39 @@ TEXTS = (
         "cluster.address",
     ),
 )
-"""Keys whose values are taken from the command line as they are typed."""
-OPTIONS = re.compile(r"(dataset\.)?storage\..+")
-"""Keys of a store's options: texts as they are typed, but for numbers and switches, and for what Hydra looks up."""
-TYPED = re.compile(r"(?i)true|false|null|[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|.*\$\{.*")
-FREE = ("storage", "positions", "hydra")
+"""Keys whose values are taken from the command line as they are typed, but for quotes around the whole."""
+LISTS = ("dataset.url",)
+"""Those of them that may also be a list, in brackets."""
+PROSE = ("dataset.description", "dataset.licence", "extractor.licence")
+"""Those whose commas never part several values."""
+OPTIONS = re.compile(r"(dataset\.)?storage\.(.+)")
+"""Keys of a store's options: texts as they are typed, but for numbers and switches, what is in brackets, and what Hydra
+looks up."""
+TYPED = re.compile(r"(?i)true|false|null|[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|\{.*\}|\[.*\]")
+LOOKED_UP = re.compile(r"\$\{[^{}]+\}")
+QUOTED = re.compile(r"'([^'\\]|\\.)*'|\"([^\"\\]|\\.)*\"")
+LIST = re.compile(r"\[([^]['\"]|'[^']*'|\"[^\"]*\")*\]")
+FREE = ("storage", "hydra")
 """Keys below which anything may be named, or something else checks it."""
 DATASET = ("name", "url", "description", "licence", "storage", "image_key", "image_column")
+PLACED = re.compile(r"\+?(?=(dataset|storage)[^/@=]*=)(?!dataset=)")
+"""Keys that are set whether a file of the configuration has them or not: a `+` says nothing of them."""
+DELETED = re.compile(r"~(dataset|storage|positions)\.|~hydra")
 RECIPE = "catalogue_recipe"
+ALONE = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
+FOLDER = ("--config-dir", "-cd")
+VALUED = (*FOLDER, "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c", "--info", "-i")
+"""Hydra's flags: by themselves, or with a word behind them."""
+REFUSED = {
+    "could not append": "it is set already: leave the + out",
+    "could not delete": "there is nothing of that name and value to delete",
+    "requires --multirun": "several values need -m; a text with a comma goes in two kinds of quotes: 'KEY=\"TEXT\"'",
+    "ambiguous value": "several values need -m; a text with a comma goes in two kinds of quotes: 'KEY=\"TEXT\"'",
+    "looks like a config group": "there is no such group; python -m pipeline.run --help lists them",
+    "could not override": "unknown key",
+    "not in struct": "unknown key",
+}
+"""What Hydra says, in lower case, and what is said of it here: Hydra's own texts hold values."""
 
 
 def arguments(given: Sequence[str]) -> list[str]:
@@ -54,23 +81,89 @@ def arguments(given: Sequence[str]) -> list[str]:
     datasets = [argument for argument in given if re.fullmatch(r"dataset=[^\"'\[]*,.*", argument)]
     if datasets and (of_one := [key for key in keys if key.lstrip("+~").startswith("dataset.")]):
         raise UserError(f"{of_one[0]}: of which dataset? {datasets[0]} names several; run them one by one")
+    flags, settings = _apart(given)
     result = []
-    for argument in _recipe(given):
+    for argument in _recipe(settings):
         key, equals, value = argument.partition("=")
         top = re.split(r"[./@]", key.lstrip("+~"))[0]
-        if equals and not argument.startswith("-") and top not in (*known, "hydra"):
+        delete = key.startswith("~")
+        if (equals or delete) and top not in (*known, "hydra"):
             close = difflib.get_close_matches(top, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(set(known)))}")
-        if equals and not argument.startswith("-"):
+        if equals or delete:
             _check_nested(key)
-        plain = value[:1] not in ("'", '"', "[", "") and not (several and "," in value)
-        name = key.lstrip("+")
-        text = name in TEXTS or bool(OPTIONS.fullmatch(name) and value[:1] != "{" and not TYPED.fullmatch(value))
-        result.append(f'{key}="{_escaped(value)}"' if text and plain else argument)
+        if delete and not DELETED.match(key):
+            raise UserError(f"{key}: it cannot be left out; give it another value: {key.lstrip('~')}=VALUE")
+        if (name := key.lstrip("+")) in ("storage", "dataset.storage") and not value.startswith(("{", "null")):
+            raise UserError(f"{name}: give options one by one, for instance {name}.anon=true")
+        text = _is_text(name, value, bool(several))
+        result.append(f'{key}="{_escaped(value)}"' if text else argument)
     if (RECIPE in keys or "--help" in given) and "dataset" not in keys:
         result.append("dataset=images")  # Hydra composes the configuration in any case, and would ask for one
-    return result
+    return [*flags, *result]
+
+
+def placed(checked: Sequence[str]) -> list[str]:
+    """Arguments with `++` before what a file of the configuration may or may not have, as Hydra wants it."""
+    return [f"++{argument[found.end() :]}" if (found := PLACED.match(argument)) else argument for argument in checked]
+
+
+def refused(error: Exception, given: Sequence[str]) -> UserError:
+    """What Hydra cannot compose of these arguments, in one line and without their values: they may be secret."""
+    said = " ".join(f"{error} {error.__cause__ or ''}".split())
+    if options := getattr(error, "options", None):
+        group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+        close = difflib.get_close_matches(name, options, 1)
+        hint = f"; did you mean {group}={close[0]}?" if close else ";"
+        return UserError(f"Could not find '{group}/{name}'{hint} there are {', '.join(options)}")
+    if isinstance(key := getattr(error.__cause__, "full_key", None), str) and key:
+        _check_nested(key)
+    pairs = [argument.partition("=")[::2] for argument in given if "=" in argument]
+    for key, value in pairs:
+        if f"{key}={value}" in said or f"'{key.lstrip('+~')}'" in said:
+            why = [here for theirs, here in REFUSED.items() if theirs in said.lower()]
+            return UserError(f"{key}: {why[0] if why else 'Hydra cannot set this; see python -m pipeline.run --help'}")
+    for _, value in pairs:
+        said = said.partition(value)[0] if value else said
+    return UserError(said or "Hydra cannot compose the configuration")
+
+
+def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, which it wants first, and the settings. No error has a value: it may be part of a secret."""
+    flags, settings, last = [], [], ""
+    words = iter(given)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            if not equals and not word.startswith("~"):
+                raise UserError(
+                    f"the word {f'after {last}' if last else 'at the start'} has no =: give KEY=VALUE, and put what "
+                    "has spaces in quotes: 'KEY=VALUE'"
+                )
+            settings.append(word)
+        elif name in VALUED:
+            value = value if equals else next(words, "")
+            flags += [name, str(named(value)) if name in FOLDER else value]
+        elif word in ALONE:
+            flags.append(word)
+        else:
+            raise UserError(f"{name}: unknown flag; give settings as KEY=VALUE, and one of {', '.join(ALONE + VALUED)}")
+        last = name
+    return flags, settings
+
+
+def _is_text(key: str, value: str, several: bool) -> bool:
+    """Whether Hydra would have to be told that a value is a text."""
+    if not value or QUOTED.fullmatch(value):
+        return False
+    if option := OPTIONS.fullmatch(key):
+        if is_text(option[2]):
+            return not LOOKED_UP.fullmatch(value)
+        return not TYPED.fullmatch(value) and not LOOKED_UP.search(value)
+    if several and "," in value and key not in PROSE:
+        return False
+    return key in TEXTS and not (key in LISTS and LIST.fullmatch(value))
 
 
 def _check_nested(key: str) -> None:

@@ -25,9 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from distributions import Ranges, Spec
 from distributions.spec import POSITIONS, bins_of, difference_between, has_histogram
 from extractors import Extractor, ExtractorConfig, build, check_device
-from pipeline.checks import number, one_of, options, several, whole
+from pipeline.arguments import placed, refused
+from pipeline.checks import number, one_of, options, several, text, whole
 from pipeline.data.shards import Shard
 from pipeline.data.sources import find
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.manifests import NAME
 from pipeline.networks import CONF, extractor_config
@@ -138,7 +140,7 @@ class Settings:
         (None: none yet)."""
         if self.ranges == "auto":
             return self.store.get_ranges(network)
-        if Path(self.ranges).is_file() or self.ranges.startswith(("published", "hf:", "http://", "https://")):
+        if named(self.ranges).is_file() or self.ranges.startswith(("published", "hf:", "http://", "https://")):
             return read_ranges(self.ranges, self.extractor.ranges)
         found = self.store.get_ranges(network, self.ranges) if NAME.fullmatch(self.ranges) else None
         if found is None:
@@ -242,9 +244,9 @@ class SweptDatasets(Callback):
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration of another command line, from where this command's is."""
     try:
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=placed(overrides))
     except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
+        raise refused(error, overrides) from None
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -299,10 +301,10 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
     return DatasetConfig(
         str(d["name"]),
         str(url) if not isinstance(url, list) else tuple(map(str, url)),
-        d.get("description") or "",
-        d.get("licence") or "",
+        text("dataset.description", d.get("description")),
+        text("dataset.licence", d.get("licence")),
         options("dataset.storage", d.get("storage")),
-        *(str(d.get(key) or "") for key in ("image_key", "image_column")),
+        *(text(f"dataset.{key}", d.get(key)) for key in ("image_key", "image_column")),
     )
 
 
@@ -310,5 +312,6 @@ def plain(cfg: Any) -> dict[str, Any]:
     try:
         content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise UserError(f"{key}{str(error).splitlines()[0]}") from None
     return dict(content)

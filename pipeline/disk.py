@@ -33,6 +33,14 @@ def write(path: Path, data: bytes, new: bool = False) -> None:
         raise
 
 
+def named(path: str | Path) -> Path:
+    """A path as a user gives it, with their home for `~`; of nobody's home it is the name of a file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _written_nameless(path: Path, data: bytes) -> bool:
     """Write a file that gets its name when it is whole: of a writer that is killed meanwhile nothing stays. False, and
     nothing is there, where the system has no such files."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from distributions import VDNA, View
 from pipeline import fid_files, hub, seed_files
 from pipeline.catalogue.publishing import publish
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.manifests import NAME
 from pipeline.store import Store
@@ -56,6 +57,6 @@ def write_ranges(view: View, out: str) -> None:
     """Write the histogram axes of a VDNA as the seed library has them."""
     if view.spec.ranges is None:
         raise UserError("this VDNA has no histogram, whose axes these would be")
-    path = Path(out)
+    path = named(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(view.spec.ranges.to_seed_json())

@@ -16,6 +16,7 @@ import torch
 
 from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
 from distributions.spec import UNSTATED
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.groups import MAX_NUMBER
 from pipeline.manifests import NAME
@@ -37,6 +38,7 @@ def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
     mean, covariance = vdna.layer_gaussian(layer)
     packed = io.BytesIO()
     np.savez(packed, mu=mean, sigma=covariance)
+    path = named(path)
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(packed.getvalue())
@@ -49,7 +51,7 @@ def read(path: Path, images: int, extractor: str = EXTRACTOR, layer: str = LAYER
     Nor does it say network and preprocessing: it is comparable with VDNAs of `extractor`. Raises `UserError`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(named(path)) as archive:
             mean = npz_array(archive, "mu", most=8 * MOST_NEURONS + 1024)
             covariance = npz_array(archive, "sigma", mean.shape * 2) if mean.ndim == 1 else mean
     except FileNotFoundError:

@@ -41,6 +41,7 @@ from pipeline.objects import (
 )
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+FAULTS = (OSError, TypeError, ValueError, NotImplementedError, NoCredentialsError, PartialCredentialsError)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 AT_ONCE = 16
 """Objects under way at once where there are several."""
@@ -64,6 +65,8 @@ class Folder:
             self.fs, root = filesystem(url, self.options)
         except UserError as error:
             raise UserError(f"catalogue={error}") from None
+        except Exception as error:  # some clients connect at once, each with exceptions of its own
+            raise UserError(hide(f"catalogue={url}: cannot be opened ({error})")) from None
         self.root = root.rstrip("/")
         self._local = is_local(self.fs)
         self.patience = 0 if self._local else patience
@@ -211,7 +214,7 @@ class Folder:
         """What the store refuses or fails at, as one line that names the catalogue."""
         try:
             yield
-        except (OSError, TypeError, NotImplementedError, NoCredentialsError, PartialCredentialsError) as error:
+        except FAULTS as error:
             raise UserError(hide(f"catalogue={self.url}: cannot be {done} ({error})")) from None
 
     def put_json(self, path: str, content: Any) -> None:

@@ -13,6 +13,7 @@ import huggingface_hub
 
 from extractors import hub_client
 from extractors.cache import fetch, line_of
+from pipeline.disk import named
 from pipeline.errors import UserError
 
 HUB = "hf:"
@@ -25,7 +26,7 @@ def local(source: str, endings: Sequence[str] = ()) -> Path:
     if web and endings:
         raise UserError(f"{source}: fetch NAME.json and NAME.npz first, and give their path; or give hf:")
     if not web and not source.startswith(HUB):
-        return Path(source)
+        return named(source)
     for ending in endings:
         source = source.removesuffix(f".{ending}")
     try:

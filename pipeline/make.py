@@ -155,6 +155,7 @@ def _make(
 def _sources(source: Any) -> list[str]:
     if isinstance(source, str | Path):
         return [str(source)]
+    source = listed(source)
     if _is_image(source) and getattr(source, "ndim", 3) != 4:  # a batch is its images
         raise UserError(f"source is one {shown(source)}: give a list of arrays; {remedy(source)}")
     items = list(source) if isinstance(source, Iterable) else [source]
@@ -163,6 +164,14 @@ def _sources(source: Any) -> list[str]:
     if wrong := [type(item).__name__ for item in items if not isinstance(item, str | Path)]:
         raise UserError(f"source: give a path, or a list of paths or of arrays, not {wrong[0]}")
     return [str(item) for item in items]
+
+
+def listed(source: Any) -> Any:
+    """Paths in an array of NumPy's as a list; anything else as it is."""
+    texts = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype.kind in "UO" and len(source)
+    if texts and all(isinstance(item, str | Path) for item in source):
+        return source.tolist()
+    return source
 
 
 def _is_image(thing: object) -> bool:
@@ -188,7 +197,7 @@ def remedy(image: Any) -> str:
         return "none can be made of this"
     steps = []
     if isinstance(image, torch.Tensor):
-        steps.append("tensor.cpu().numpy() is an array")
+        steps.append(f"tensor{_to_numpy(image)}.cpu().numpy() is an array")
     shape = tuple(image.shape)
     if len(shape) == 4:
         steps.append("list(batch) are its images")
@@ -199,11 +208,25 @@ def remedy(image: Any) -> str:
     elif len(shape) == 3 and shape[2] != 3 and shape[0] in (1, 3, 4):
         steps.append("array.transpose(1, 2, 0) moves channels to the end")
     kind = str(image.dtype).removeprefix("torch.")
+    if isinstance(image, np.ndarray) and image.dtype.kind not in "biufcO":
+        return "none can be made of this"
     if "float" in kind:
         steps.append("(array * 255).round().astype(np.uint8) is right for values from 0 to 1")
     elif kind != "uint8":
         steps.append("scale its values to 0 … 255 and take .astype(np.uint8)")
     return ", ".join(steps) or "[image] is a list of one"
+
+
+def _to_numpy(tensor: torch.Tensor) -> str:
+    """What has to be done to a tensor before NumPy takes it."""
+    steps = {
+        ".detach()": tensor.requires_grad,
+        ".dequantize()": tensor.is_quantized,
+        ".to_dense()": tensor.layout != torch.strided,
+        ".float()": tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64),
+        ".resolve_conj()": tensor.is_conj(),
+    }
+    return "".join(step for step, needed in steps.items() if needed)
 
 
 def _as_tar(arrays: Sequence[Any]) -> str:

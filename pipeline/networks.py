@@ -24,7 +24,7 @@ from extractors import ExtractorConfig
 from extractors.arithmetic import PRECISIONS
 from extractors.layers import TOKENS
 from extractors.sources import SOURCES
-from pipeline.checks import one_of, switch
+from pipeline.checks import one_of, switch, text
 from pipeline.errors import UserError
 from pipeline.manifests import NAME
 
@@ -88,7 +88,7 @@ def extractor_config(
     return ExtractorConfig(
         **{
             **e,
-            **{key: str(e[key]) for key in TEXTS},
+            **{key: text(f"extractor.{key}", e[key]) for key in TEXTS},
             **{key: tuple(e[key]) for key in LISTS},
             "name": name,
             "layers": _layers(e["layers"] if layers is None else layers, e["layers"]),

@@ -29,6 +29,7 @@ import fsspec.core
 from extractors.web import Unreachable, WebError, is_page, through
 from pipeline import clients
 from pipeline.ahead import FILES, SMALLEST, Ranges, begin, settle
+from pipeline.checks import store_options
 from pipeline.errors import UserError
 from pipeline.faults import OPTIONS, REFUSALS, lasts, status_of, unwrapped
 
@@ -78,9 +79,7 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"{hide(url)}: a URL must not hold a password, it would be written down; "
             "use the store's environment variables or its storage options"
         )
-    for key, value in options.items():
-        if key.endswith("_kwargs") and not isinstance(value, Mapping):
-            raise UserError(f"{hide(url)}: option {key} of its store holds others; give {key}.NAME=VALUE")
+    store_options(hide(url), options)
     if protocol in ("s3", "s3a"):  # botocore's ten connections would hold up what is asked for at once
         config = {"max_pool_connections": FILES, **options.get("config_kwargs", {})}
         options = {"version_aware": False, **options, "config_kwargs": config}  # or it is, by "?versionId=" in a name

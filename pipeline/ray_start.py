@@ -14,12 +14,15 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 
 from pipeline.config import PoolConfig
 from pipeline.errors import UserError
@@ -37,6 +40,10 @@ SHARED = Path("/dev/shm")
 ANSWER = 10.0
 """Seconds in which whoever listens at a cluster's address has to answer."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+"""A program that says, by what it fails with, why a head refuses. Ray itself would ask again for a minute."""
+ASKED = 15.0
+"""Seconds for that program; a head that is merely slow is left to Ray."""
 SETTINGS = 4
 """What a client of HTTP/2, which gRPC is, begins with; and the type of the frame that its server begins with."""
 
@@ -63,6 +70,7 @@ def start_ray(config: PoolConfig) -> None:
     what = f"{key}={address}" if address != "auto" else "cluster=ray"
     if address != "auto":
         _look(what, address)
+    _ask(what, address)
     _init(f"{what}: there is no Ray cluster to join", address=address)
 
 
@@ -88,6 +96,28 @@ def _look(what: str, address: str) -> None:
         raise UserError(f"{what}: no Ray cluster answers there ({error}); {_remedy()}") from None
     if len(said) < 4 or said[3] != SETTINGS:
         raise UserError(f"{what}: what answers there is no Ray cluster; {_remedy()}")
+
+
+def _ask(what: str, address: str) -> None:
+    """Raise `UserError` where a cluster answers but refuses this user, or at a port that is not its head's."""
+    if "://" in address:
+        return
+    with suppress(ConnectionError):  # of "auto", where there is none: Ray says so at once
+        address = services.canonicalize_bootstrap_address(address) or "auto"
+    if address == "auto":
+        return
+    command = [sys.executable, "-c", ASK, address]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=ASKED, check=False).stderr
+    except subprocess.TimeoutExpired:
+        return
+    if "InvalidAuthToken" in said:
+        raise UserError(
+            f"{what}: the Ray cluster there refuses the token of this user: put the cluster's own (ray get-auth-token, "
+            "on its head) into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+        )
+    if "rpc_code: 12" in said:
+        raise UserError(f"{what}: this is a port of a Ray cluster, but not its head's (usually 6379); {_remedy()}")
 
 
 def _remedy() -> str:

@@ -32,6 +32,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.config import DatasetConfig, Settings, choices, composed, dataset_config
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.networks import CONF
 
@@ -59,10 +60,10 @@ class Recipe:
 
 
 def read(name: str, files: Mapping[str, Path]) -> Recipe:
-    """A recipe by its name among these files."""
-    if name not in files:
+    """A recipe by its name among these files, or by the path of one more."""
+    path = files.get(name) or named(name)
+    if name not in files and not (path.suffix in (".yaml", ".yml") and path.is_file()):
         raise UserError(f"catalogue_recipe={name}: no such recipe; there are {', '.join(sorted(files)) or 'none'}")
-    path = files[name]
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except Exception as error:  # YAML's and OmegaConf's own, and those of a disk

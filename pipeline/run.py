@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -31,9 +32,9 @@ except ModuleNotFoundError as error:
 from distributions import IncompatibleError
 from extractors import Extractor, ExtractorError
 from pipeline import recipes, report
-from pipeline.arguments import arguments
+from pipeline.arguments import arguments, placed, refused
 from pipeline.config import STAGES, Settings, check_overrides, choices, given, is_multirun
-from pipeline.errors import DamagedError, UserError
+from pipeline.errors import DamagedError, Terminated, UserError
 from pipeline.networks import CONF
 from pipeline.objects import hide
 from pipeline.progress import console
@@ -120,7 +121,7 @@ def _noting(what: str = "") -> Iterator[None]:
 def main(cfg: DictConfig) -> None:
     """One dataset, which Hydra calls once for each when there are several; or a recipe."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for chatty in ("ray", "huggingface_hub", "fsspec", "aiobotocore", "botocore", "urllib3", "numba", "timm"):
+    for chatty in ("hydra", "ray", "huggingface_hub", "fsspec", "aiobotocore", "botocore", "urllib3", "numba", "timm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with _noting():
         if cfg.catalogue_recipe.name is None:
@@ -139,9 +140,16 @@ def command() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     lenient()
     try:
-        sys.argv[1:] = arguments(sys.argv[1:])
-        check_overrides(sys.argv[1:])
-        main()
+        checked = arguments(sys.argv[1:])
+        check_overrides(checked)
+        sys.argv[1:] = placed(checked)
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what cannot be composed: Hydra would print it, values and all
+        try:
+            main()
+        except UserError:
+            raise
+        except Exception as error:  # of Hydra, OmegaConf and YAML; what a run raises is noted in it
+            raise refused(error, sys.argv[1:]) from None
     except UserError as error:
         failures.append(("", str(error)))
         sys.stderr.write(f"error: {error}\n")
@@ -163,7 +171,7 @@ def command() -> None:
 def _terminate(*_: object) -> None:
     """A machine that is to go says so with this signal: end the actors and leave; nothing is half done."""
     sys.stderr.write("terminated: what is done is kept, the same command goes on from here\n")
-    sys.exit(128 + signal.SIGTERM)
+    raise Terminated(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from distributions import VDNA, Gaussian, Histogram, LayerGaussian, Ledger, Ranges, ShardRecord, Spec
 from distributions.spec import UNSTATED, bins_of
 from extractors.cache import fetch
+from pipeline.disk import named
 from pipeline.errors import UserError
 from pipeline.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
 from pipeline.manifests import NAME
@@ -83,6 +84,7 @@ def as_int32(layer: str, counts: np.ndarray) -> np.ndarray:
 
 def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Path]:
     """Write `path.json` and `path.npz`. Raises `UserError` for a name that the seed would not find again."""
+    path = named(path)
     if "." in path.name or not path.name:
         raise UserError(f"{path.name or path}: give a name without a dot, at which the seed library would cut it")
     files = [path.with_name(f"{path.name}.{ending}") for ending in ("json", "npz")]
@@ -180,6 +182,7 @@ def read_ranges(where: str, published: str = "") -> Ranges:
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays in `path.json` and `path.npz`, found to be what they say. Raises `UserError`."""
+    path = named(path)
     base = path.with_suffix("") if path.suffix in (".json", ".npz") else path
     try:
         return _described(base)

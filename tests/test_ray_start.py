@@ -26,6 +26,8 @@ from tests.conftest import ROOT, web_server
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 """The frame with which a server of HTTP/2 begins."""
+ASKED = 8.0
+"""Seconds: what says no more than that frame is asked no longer."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,8 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(ray_start.ray, "init", lambda **options: calls.append(options))
     monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray_start, "ANSWER", 0.5)
+    monkeypatch.setattr(ray_start.services, "canonicalize_bootstrap_address", lambda address: address)
+    monkeypatch.setattr(ray_start, "ASKED", ASKED)
     for name in [*os.environ]:
         if name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "RAY_USE_TLS") or name.startswith("RAY_AUTH"):
             monkeypatch.delenv(name)
@@ -273,3 +277,44 @@ def test_the_command_ends_soon(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"error: RAY_ADDRESS={dead}: no Ray cluster answers there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HEAD = """
+import os, sys
+import ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+node = ray.nodes()[0]
+print(ray.get_runtime_context().gcs_address, f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_cluster_that_answers_but_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A head of its own, whose token is not the one of this user; another of its ports; and the right ones."""
+    for key in [key for key in os.environ if key.startswith("RAY_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    its = {"RAY_AUTH_TOKEN": "a" * 32, "RAY_AUTH_MODE": "token"}
+    command = [sys.executable, "-c", HEAD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **its}
+    ) as head:
+        assert head.stdin
+        assert head.stdout
+        try:
+            head_place, other_port = head.stdout.readline().split()
+            start = time.monotonic()
+            for token in ({}, {**its, "RAY_AUTH_TOKEN": "b" * 32}):
+                with monkeypatch.context() as environment:
+                    for key, value in token.items():
+                        environment.setenv(key, value)
+                    with pytest.raises(UserError, match=r"^cluster\.address=.*refuses the token.*RAY_AUTH_TOKEN"):
+                        start_ray(PoolConfig(address=head_place))
+            for key, value in its.items():
+                monkeypatch.setenv(key, value)
+            with pytest.raises(UserError, match=r"this is a port of a Ray cluster, but not its head's"):
+                start_ray(PoolConfig(address=other_port))
+            assert time.monotonic() - start < 60
+            ray_start._ask("cluster.address", head_place)
+        finally:
+            head.stdin.close()

@@ -16,6 +16,7 @@ from PIL import Image
 from distributions import Ranges
 from pipeline import make_vdna
 from pipeline.errors import UserError
+from pipeline.make import remedy
 from pipeline.seed_api import EMD, FD, NFD, VDNA, VDNAProcessor, load_vdna_from_files, load_vdna_from_hub
 from pipeline.seed_api.processor import _images
 from tests.hub_server import hub_server
@@ -251,6 +252,42 @@ def test_what_is_no_picture_as_an_array_is_refused_by_its_true_form(
 def test_sources_that_are_none(processor: VDNAProcessor, source: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         made(processor, source, "gaussian")
+
+
+TENSORS = {
+    "plain": torch.zeros(4, 5, 3),
+    "of a graph": torch.zeros(4, 5, 3, requires_grad=True),
+    "bfloat16": torch.zeros(4, 5, 3).bfloat16(),
+    "bfloat16 of a graph": torch.zeros(4, 5, 3, dtype=torch.bfloat16, requires_grad=True),
+    "sparse": torch.zeros(4, 5, 3).to_sparse(),
+    "conjugated": torch.zeros(4, 5, 3, dtype=torch.complex64).conj(),
+    "bytes": torch.zeros(4, 5, 3, dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_what_is_said_of_a_tensor_can_be_done(name: str) -> None:
+    said = remedy(TENSORS[name]).partition(" is an array")[0]
+    assert isinstance(eval(said, {"tensor": TENSORS[name]}), np.ndarray)
+
+
+def test_an_array_of_names_has_no_remedy() -> None:
+    assert remedy(np.array(["a.png", "b.png"])) == "none can be made of this"
+
+
+@pytest.mark.parametrize("kind", [str, object])
+def test_an_array_of_paths_is_a_list_of_them(processor: VDNAProcessor, pictures: Path, kind: type) -> None:
+    paths = np.array([str(pictures / "coffee.png"), str(pictures / "chelsea.png")], dtype=kind)
+    assert made(processor, paths, "gaussian").num_images == 2
+    assert made(processor, paths, "gaussian", num_images=1).num_images == 1
+
+
+@pytest.mark.filterwarnings("error:num_images")
+def test_a_number_of_arrays_is_not_heeded_aloud(processor: VDNAProcessor) -> None:
+    """As in the seed, all of them count."""
+    assert made(processor, [RGB, RGB, RGB], "gaussian").num_images == 3
+    with pytest.raises(UserWarning, match="of arrays all count"):
+        made(processor, [RGB, RGB, RGB], "gaussian", num_images=2)
 
 
 def same(a: object, b: object) -> bool:

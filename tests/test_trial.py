@@ -19,6 +19,7 @@ from torch import nn
 from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, WeightsError, build
 from extractors.sources import names
 from pipeline import make_vdna
+from pipeline.errors import Terminated
 from pipeline.extractors import main
 from pipeline.networks import named_extractor
 
@@ -262,6 +263,61 @@ def test_what_fails_is_one_line_with_the_models_name(error: BaseException, own: 
     for failure, text in zip(failures, said, strict=True):
         assert text in str(failure)
         assert "\n" not in str(failure)
+
+
+def test_a_network_that_ends_the_program_is_one_line(own: Any) -> None:
+    with pytest.raises(ExtractorError, match=r"^own_network\.make ends the program when it is run on an image \(3\)"):
+        own(lambda: Failing(1, SystemExit(3)))
+    extractor = own(lambda: Failing(2, SystemExit(3)))
+    with pytest.raises(ExtractorError, match=r"^own_network\.make fails on 2 images at once \(SystemExit: 3\)"):
+        extractor(torch.rand(2, 3, 32, 32), lambda layer, a: None)
+
+
+def marked() -> SystemExit:
+    """As Ray's handler of signals raises it."""
+    error = SystemExit(1)
+    error.is_ray_terminate = True  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated(143), marked()], ids=["key", "signal", "Ray"])
+def test_who_ends_the_program_otherwise_is_heeded(error: BaseException, own: Any) -> None:
+    with pytest.raises(type(error)):
+        own(lambda: Failing(1, error))
+    extractor = own(lambda: Failing(2, error))
+    with pytest.raises(type(error)):
+        extractor(torch.rand(2, 3, 32, 32), lambda layer, a: None)
+    with pytest.raises(type(error)):
+        own(raising(error))
+
+
+class Flat(nn.Module):
+    """A network of 3-D convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(3, 8, (1, 3, 3), 2), nn.Conv3d(8, 8, (1, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.b(self.a(x[:, :, None]))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Failing(9).half(), r"has parameters of float16 \(.*: return it as float32 \(network\.float\(\)\)"),
+        (lambda: Failing(9).bfloat16(), r"has parameters of bfloat16 \(.*return it as float32"),
+        (lambda: Failing(9).double(), r"has parameters of float64 \(.*return it as float32"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU()), r"takes images of 1 channel\(s\), and pictures have 3"),
+        (lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU()), r"takes images of 4 channel\(s\), and pictures have 3"),
+        (Flat, r"layers=all: none of its modules can be measured: a \(puts out float32\(1, 8, 1, 15, 15\)\); b"),
+    ],
+)
+def test_what_a_network_cannot_take_is_said(make: Make, message: str, own: Any) -> None:
+    with pytest.raises(ExtractorError, match=message) as error:
+        own(make, layers="all")
+    assert "preprocess.size" not in str(error.value)
 
 
 def test_a_batch_that_fails_through_make_vdna(own: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -12,10 +14,11 @@ import pytest
 import timm
 import torch
 
-from extractors import ExtractorConfig, WeightsError, build, cache
+from extractors import ExtractorConfig, ExtractorError, WeightsError, build, cache
+from extractors.sources import create
 from extractors.weights import fetch, read
 from pipeline.networks import named_extractor
-from tests.conftest import web_server
+from tests.conftest import static_server, web_server
 from tests.hub_server import hub_server
 
 DATA = bytes(range(256)) * 64
@@ -259,3 +262,38 @@ class TestCheckpoints:
             build(ExtractorConfig("mine", "test_vit", weights=path, prefix="encoder."))
         with pytest.raises(WeightsError, match=r"has unknown 1 tensor\(s\), for instance extra\.x"):
             build(ExtractorConfig("mine", "test_vit", weights=path, prefix="backbone."))
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A proxy that wants a password."""
+
+    def do_CONNECT(self) -> None:
+        self.send_error(407)
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_torch_hub_goes_the_way_of_the_others(variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    before = getattr(urllib.request, "_opener", None)
+    with web_server(_Refusing) as url:
+        monkeypatch.setenv(variable, url)
+        with pytest.raises(ExtractorError, match=rf"that {variable} names wants a password \(HTTP 407\)"):
+            create("hub", "owner/repository:main/entry")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
+        with static_server(tmp_path) as direct, cache.heeding():
+            monkeypatch.setenv("HTTP_PROXY", url)
+            (tmp_path / "file").write_text("here")
+            assert urllib.request.urlopen(f"{direct}/file").read() == b"here"
+    assert getattr(urllib.request, "_opener", None) is before
+
+
+def test_a_file_of_authorities_that_is_none_is_named_for_torch_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "authorities").write_text("none")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authorities"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ExtractorError, match=r"REQUESTS_CA_BUNDLE=.*is no file of certificates"):
+        create("hub", "owner/repository:main/entry")

@@ -134,7 +134,12 @@ def check_ending(path: str | Path) -> str:
 def save(figure: Figure, path: str | Path) -> None:
     """Write a picture, of the kind that its name ends in."""
     ending = check_ending(path)
-    Path(path).write_bytes(drawn(figure, ending.removeprefix(".")))
+    data = drawn(figure, ending.removeprefix("."))
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:  # ~ of nobody: the name of a file
+        path = Path(path)
+    path.write_bytes(data)
 
 
 def drawn(figure: Figure, kind: str, dpi: float = DPI) -> bytes:

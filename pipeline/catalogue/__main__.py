@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
@@ -23,6 +22,7 @@ from distributions.comparison import KINDS, Comparison
 from pipeline.catalogue.opened import Catalogue, open_catalogue
 from pipeline.catalogue.options import Command, add, typed
 from pipeline.catalogue.targets import address
+from pipeline.disk import named
 from pipeline.errors import DamagedError, UserError
 from pipeline.manifests import Manifests
 from pipeline.objects import hide
@@ -215,8 +215,8 @@ def _check_picture(path: str) -> None:
     from distributions.plots import check_ending
 
     check_ending(path)
-    if not Path(path).parent.is_dir():
-        raise UserError(f"--save {path}: there is no folder {Path(path).parent}")
+    if not (folder := named(path).parent).is_dir():
+        raise UserError(f"--save {path}: there is no folder {folder}")
 
 
 def _say(found: Comparison, k: int) -> None:
@@ -231,7 +231,7 @@ def _say(found: Comparison, k: int) -> None:
 
 def _look(cat: Catalogue, given: str) -> None:
     """Say of a mistyped name that it is one, before the network's part is asked for."""
-    if "://" in given or any(sign in given for sign in "*{") or Path(given).exists():
+    if "://" in given or any(sign in given for sign in "*{") or named(given).exists():
         return
     close = difflib.get_close_matches(given, cat.index()["dataset"], 1)
     hint = f"did you mean {close[0]}?" if close else f"there are {cat.known()}"

@@ -7,10 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.checks import is_text
 from pipeline.errors import UserError
-
-TEXTS = ("key", "secret", "token", "username", "password", "profile", "endpoint_url", "region_name")
-"""Options that are texts, also where they look like numbers."""
 
 
 class Command(argparse.ArgumentParser):
@@ -54,7 +52,7 @@ def storage(flag: str, pairs: Iterable[str]) -> dict[str, Any]:
             into = into.setdefault(part, {})
             if not isinstance(into, dict):
                 raise UserError(f"{flag} {key}: {part} has a value already; give either that or what is in it")
-        into[name] = value if name in TEXTS else _typed(value)
+        into[name] = value if is_text(key) else _typed(value)
     return found
 
 

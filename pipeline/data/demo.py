@@ -22,6 +22,7 @@ import numpy as np
 import webdataset
 from PIL import Image, ImageOps
 
+from pipeline.disk import named
 from pipeline.errors import UserError
 
 SHARDS = 4
@@ -103,4 +104,4 @@ def _wheel(package: str, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "demo_data"))
+    write(named(sys.argv[1] if len(sys.argv) > 1 else "demo_data"))

@@ -18,8 +18,9 @@ from distributions.spec import bins_of
 from extractors import Extractor, build
 from pipeline import seed_files
 from pipeline.data.decode import BadImage, decode
+from pipeline.disk import named
 from pipeline.errors import UserError
-from pipeline.make import make_vdna, remedy, shown
+from pipeline.make import listed, make_vdna, remedy, shown
 from pipeline.networks import named_extractor
 from pipeline.seed_api.vdna import VDNA, DataSettings, ExtractionSettings, at
 
@@ -55,6 +56,7 @@ class VDNAProcessor:
 
         `num_images` of the files, in order or drawn by `seed`. Raises `UserError` and its kind."""
         bins = bins_of(distribution_name)
+        source = listed(source)
         place = at(device)
         network = self._network(feat_extractor_name, crop_to_square_pre_resize, place)
         images = _images(source, num_images, shuffle_files, seed)
@@ -89,7 +91,7 @@ class VDNAProcessor:
             seed=seed,
         )
         if save_sample_images is not None:
-            _save_samples(network, images, Path(save_sample_images), n_sample_images)
+            _save_samples(network, images, named(save_sample_images), n_sample_images)
         return vdna
 
     def _network(self, name: str, crop: str, device: str) -> Extractor:
@@ -116,10 +118,13 @@ def _written(source: Any) -> Any:
 def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
     """The files or arrays that count: the seed takes a first part of the sorted files, or of them shuffled."""
     files: list[str]
+    source = _at_home(source) if isinstance(source, str | Path) else source
     if isinstance(source, list | tuple):
         if any(not isinstance(item, str | Path) for item in source):
+            if num_images > 0 or shuffle:
+                warnings.warn("num_images and shuffle_files are of files: of arrays all count, in order", stacklevel=3)
             return [_pixels(index, item) for index, item in enumerate(source)]
-        files = [str(path) for path in source]
+        files = [_at_home(path) for path in source]
     elif not isinstance(source, str | Path):
         raise UserError(f"source is {shown(source)}: give a path, or a list of paths or of arrays; {remedy(source)}")
     elif Path(source).is_dir():
@@ -128,7 +133,9 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
         files = sorted(path for path in found if path.rpartition(".")[2].lower() in EXTENSIONS and Path(path).is_file())
     elif str(source).endswith(".txt"):
         base = Path(source).absolute().parent
-        files = sorted(str(base / line.strip()) for line in Path(source).read_text().splitlines() if line.strip())
+        files = sorted(
+            str(base / _at_home(line.strip())) for line in Path(source).read_text().splitlines() if line.strip()
+        )
     else:
         files = [str(source)]
         if num_images > 0 and str(source).rpartition(".")[2].lower() not in EXTENSIONS:
@@ -141,6 +148,11 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
     if not files:
         raise UserError(f"source={source}: there are no images here")
     return files
+
+
+def _at_home(path: str | Path) -> str:
+    """A path, or a URL as it is, with the user's home for `~`."""
+    return str(named(path)) if str(path).startswith("~") else str(path)
 
 
 def _pixels(index: int, image: Any) -> np.ndarray:
