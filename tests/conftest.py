@@ -122,9 +122,9 @@ class _Files(SimpleHTTPRequestHandler):
         super().__init__(*arguments, directory=self.root)
 
 
-def static_server(root: Path | str) -> AbstractContextManager[str]:
+def static_server(root: Path | str, tls: ssl.SSLContext | None = None) -> AbstractContextManager[str]:
     """The URL of a plain server of a folder: no ranges, and a 404 for what is not there."""
-    return web_server(type("Served", (_Files,), {"root": str(root)}))
+    return web_server(type("Served", (_Files,), {"root": str(root)}), tls)
 
 
 @pytest.fixture

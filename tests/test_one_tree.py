@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import ssl
 import tarfile
 import urllib.parse
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from pipeline.data.decode import BadImage
 from pipeline.data.sources import find
@@ -78,7 +80,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sources(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, dict[str, Any]]]]:
     """Where the tree is read from, and the options of its store, by the kind of source."""
     base = tree.parent
-    with object_store.serve(tmp_path_factory.mktemp("s3")) as store, static_server(base) as web:
+    authority, trusted = trustme.CA(), tmp_path_factory.mktemp("tls") / "authority.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        object_store.serve(tmp_path_factory.mktemp("s3")) as store,
+        static_server(base, tls) as web,
+    ):
+        patch.setenv("SSL_CERT_FILE", str(trusted))
         fs = store.filesystem()
         options = {key: fs.storage_options[key] for key in ("key", "secret", "endpoint_url", "client_kwargs")}
         bucket = store.bucket("one")
@@ -103,10 +114,10 @@ def sources(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
             "S3 list": (f"{bucket}/list.txt", options),
             "S3 tar": (f"{bucket}/tree.tar", options),
             "S3 zip": (f"{bucket}/tree.zip", options),
-            "web list": (f"{web}/list.txt", {}),
-            "web list of URLs": (f"{web}/web.txt", {}),
-            "web tar": (f"{web}/tree.tar", {}),
-            "web zip": (f"{web}/tree.zip", {}),
+            "https list": (f"{web}/list.txt", {}),
+            "https list of URLs": (f"{web}/web.txt", {}),
+            "https tar": (f"{web}/tree.tar", {}),
+            "https zip": (f"{web}/tree.zip", {}),
         }
 
 
