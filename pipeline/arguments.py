@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -83,7 +83,7 @@ def arguments(given: Sequence[str]) -> list[str]:
         raise UserError(f"{of_one[0]}: of which dataset? {datasets[0]} names several; run them one by one")
     flags, settings = _apart(given)
     result = []
-    for argument in _recipe(settings):
+    for argument in _recipe(settings, several):
         key, equals, value = argument.partition("=")
         top = re.split(r"[./@]", key.lstrip("+~"))[0]
         delete = key.startswith("~")
@@ -184,23 +184,25 @@ def _check_nested(key: str) -> None:
             return
 
 
-def _recipe(given: Sequence[str]) -> Iterator[str]:
+def _recipe(given: Sequence[str], several: Collection[str]) -> Iterator[str]:
     """What is said of a recipe, as keys of conf/config.yaml; the rest as it is.
 
     Raises `UserError` if something beside the recipe says what to measure.
     """
     names = [argument.partition("=")[2] for argument in given if argument.startswith(f"{RECIPE}=")]
     urls = []
-    for argument in given:
+    for argument in (*several, *given):
         key, _, value = argument.partition("=")
         parts = key.lstrip("+~").split(".")
         if parts[0] == RECIPE and not names:
             raise UserError(f"{key}: which recipe? add {RECIPE}=NAME")
-        if names and (parts[0] in ("dataset", "extractor") or key in ("-m", "--multirun")):
+        if names and (parts[0] in ("dataset", "extractor") or key in several):
             raise UserError(
                 f"{argument}: leave it out, {RECIPE}={names[0]} says what is measured; only some of its datasets: "
                 f"{RECIPE}.only=[NAME,NAME]"
             )
+        if key in several:
+            continue
         if key == RECIPE:
             yield f'{RECIPE}.name="{_escaped(value)}"'
         elif parts[:2] == [RECIPE, "datasets"]:

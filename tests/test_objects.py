@@ -353,3 +353,22 @@ def test_many_writers_and_one_first(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert set(told) == {folder.get("x")}
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "said"),
+    [
+        ("s3://b/c", {"endpoint_url": "127.0.0.1:9"}, "option endpoint_url of its store: give http://HOST:PORT"),
+        ("s3://b/c", {"endpoint_url": "GEHEIM"}, "option endpoint_url of its store"),
+        ("s3://b/c", {"client_kwargs": {"endpoint_url": "h:9"}}, "option client_kwargs.endpoint_url of its store"),
+        ("s3://b/c", {"client_kwargs": "GEHEIM"}, "option client_kwargs of its store holds others"),
+        ("http://127.0.0.1:9/c", {"headers": "GEHEIM"}, "option headers of its store holds others"),
+        ("ftp://127.0.0.1:9/c", {}, "cannot be opened"),
+    ],
+)
+def test_a_catalogue_that_cannot_be_opened_is_named(url: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        Folder(url, options).get("catalogue.json")
+    assert str(error.value).startswith(f"catalogue={url}: ")
+    assert said in str(error.value)
+    assert "GEHEIM" not in str(error.value)
