@@ -282,7 +282,7 @@ def test_the_command_ends_soon(tmp_path: Path) -> None:
 HEAD = """
 import os, sys
 import ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
 node = ray.nodes()[0]
 print(ray.get_runtime_context().gcs_address, f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", flush=True)
 sys.stdin.read()
