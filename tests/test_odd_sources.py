@@ -142,6 +142,16 @@ def test_links_in_zips_that_lead_nowhere(tmp_path: Path, leads: str) -> None:
     assert tally(str(tmp_path / "x.zip")) == {"counted": 1}
 
 
+def test_links_whose_data_overlap_are_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("a.png", "b.png", "c.png"):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, "gone.png")
+            info.header_offset = 0  # as the directory says it of each
+    assert tally(str(tmp_path / "x.zip")) == {"corrupt in the archive": 2}
+
+
 def test_a_zip_of_dos_has_no_links(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"a.png": P[0]}, create_system=0, external_attr=0o120777 << 16)
     assert tally(str(path)) == {"counted": 1}

@@ -14,7 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,11 +79,15 @@ def in_zip(name: str, key: str) -> bool:
 
 
 def led_to(
-    archive: zipfile.ZipFile, entries: Mapping[str, Sequence[zipfile.ZipInfo]], link: zipfile.ZipInfo
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, Sequence[zipfile.ZipInfo]],
+    bad: Collection[zipfile.ZipInfo],
+    link: zipfile.ZipInfo,
 ) -> zipfile.ZipInfo | None:
-    """The entry that a symbolic link leads to, if need be over others; None if it leads elsewhere, or to itself."""
+    """The entry that a symbolic link leads to, if need be over others; None if it leads elsewhere, or to itself. One of
+    the `bad` is never unpacked, and so leads no further."""
     met: set[zipfile.ZipInfo] = set()
-    while is_link(link):
+    while is_link(link) and link not in bad:
         text = BadImage("") if link in met else unzipped(archive, link)
         if isinstance(text, BadImage):
             return None

@@ -215,7 +215,7 @@ class ShardReader:
                     first, *others = entries.get(unpacked(name), [None])
                     if first is None:
                         raise Changed(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
-                    entry = led_to(archive, entries, first)
+                    entry = led_to(archive, entries, bad, first)
                     if entry is None:  # a link that leads elsewhere
                         continue
                     if entry in linked or (entry is not first and in_zip(entry.filename, self.shard.image)):
