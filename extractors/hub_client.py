@@ -11,7 +11,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 
-from extractors.web import WebError, context, fault, meet, proxy, refusal
+from extractors.web import WebError, bundles, context, fault, meet, proxy, refusal
 
 
 @functools.cache
@@ -31,16 +31,16 @@ def prepare() -> None:
 def _transport(httpx: Any) -> type:
     class Transport(httpx.BaseTransport):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._made: dict[tuple[str, str | None], Any] = {}
+            self._made: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], Any] = {}
 
         def handle_request(self, request: Any) -> Any:
             url = str(request.url)
             try:
                 its = proxy(url)
-                key = (request.url.scheme, its.url if its else None)
+                key = (request.url.scheme, its.url if its else None, tuple(bundles().items()))
                 if key not in self._made:
                     # Without TLS on the way a context is not used; one that trusts nobody is in its place.
-                    secure = any(name and name.startswith("https") for name in key)
+                    secure = any(name and name.startswith("https") for name in key[:2])
                     verify = context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                     self._made[key] = httpx.HTTPTransport(verify=verify, proxy=key[1])
                 answer = self._made[key].handle_request(request)

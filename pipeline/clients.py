@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -18,16 +19,21 @@ from yarl import URL
 
 from extractors import web
 
-BY_ENVIRONMENT = {"http": "by the environment", "https": "by the environment"}
-"""Proxies that are chosen for each request."""
+BY_ENVIRONMENT = "by the environment"
+"""In place of a proxy's address: proxies are chosen for each request."""
 
 
 def heeding(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a store's client, which goes where the environment says unless they say it."""
+    """The options of a store's client, which goes where the environment says unless they say it.
+
+    The authorities of this moment are part of them: fsspec keeps a client for the options that it was made with, and
+    another authority asks for another client.
+    """
     if protocol in ("http", "https"):
-        return {"get_client": _web, **options}
+        return {"get_client": partial(_web, web.bundles()), **options}
     if protocol in ("s3", "s3a"):
-        usual = {"http_session_cls": _S3, "proxies": BY_ENVIRONMENT}
+        way = f"{BY_ENVIRONMENT}, {web.bundles()}"
+        usual = {"http_session_cls": _S3, "proxies": {"http": way, "https": way}}
         return {**options, "config_kwargs": {**usual, **options.get("config_kwargs", {})}}
     if protocol == "hf":
         from extractors import hub_client  # loads all of huggingface_hub
@@ -36,7 +42,7 @@ def heeding(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-async def _web(**options: Any) -> aiohttp.ClientSession:
+async def _web(_: Mapping[str, str], **options: Any) -> aiohttp.ClientSession:
     """fsspec's client of websites."""
     wrong: list[web.WebError] = []
     if "connector" not in options:
@@ -86,7 +92,7 @@ class _S3(AIOHTTPSession):  # type: ignore[misc]  # untyped
     """S3's client."""
 
     def __init__(self, verify: Any = True, proxies: Mapping[str, str] | None = None, **options: Any) -> None:
-        self._heeds = proxies == BY_ENVIRONMENT
+        self._heeds = (proxies or {}).get("http", "").startswith(BY_ENVIRONMENT)
         # A path that botocore has from these variables is one of those that `trust` reads.
         self._trusts = verify is None or verify is True or verify in web.bundles().values()
         super().__init__(verify=True if self._trusts else verify, proxies=None if self._heeds else proxies, **options)

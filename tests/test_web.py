@@ -270,6 +270,14 @@ def test_an_authority_of_ones_own(
     web._context.cache_clear()
 
 
+@CLIENTS
+def test_an_authority_named_after_the_first_try(client: Client, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the line about the first asks for it, in the same process."""
+    assert "SSL_CERT_FILE" in said(client, sites.secure)
+    monkeypatch.setenv("SSL_CERT_FILE", str(sites.authority))
+    assert client(sites.secure) == DATA
+
+
 def hashed(authority: Path, folder: Path) -> Path:
     """A folder of authorities, as OpenSSL reads it."""
     if not shutil.which("openssl"):
