@@ -26,7 +26,7 @@ from bench.figures import ROUNDS, Figures, figure
 from pipeline import Catalogue, open_catalogue
 from pipeline.catalogue.copies import copy
 from pipeline.catalogue.targets import target
-from pipeline.manifests import Manifests
+from pipeline.formats.manifests import Manifests
 from tests import object_store, synthetic
 from tests.conftest import web_server
 

@@ -30,12 +30,12 @@ from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
 from bench.pictures import jpegs, tar
 from distributions import ActivationRanges, Ranges, Spec
 from extractors import Extractor, ExtractorConfig, build
+from pipeline.catalogue.writer import Store
+from pipeline.data.discovery import find
+from pipeline.data.plan import network_spec
 from pipeline.data.shards import Task
-from pipeline.data.sources import find
-from pipeline.make import DISTRIBUTIONS
-from pipeline.planning import network_spec
-from pipeline.store import Store
-from pipeline.worker import Job, Worker, cores
+from pipeline.extraction.worker import Job, Worker, cores
+from pipeline.measure.make import DISTRIBUTIONS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -30,7 +30,7 @@ from distributions.kernels import count_bins, extremes, position_means
 from distributions.spec import layer_slices
 from extractors import Extractor, ExtractorConfig, build
 from extractors.arithmetic import arithmetic
-from extractors.device_decode import decode_jpegs, device_inputs
+from extractors.preprocess.device_decode import decode_jpegs, device_inputs
 
 ALL = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
 

@@ -21,12 +21,12 @@ from bench.figures import ROUNDS, Figures, figure, table
 from bench.pictures import jpegs, tar
 from distributions import Ranges
 from extractors import ExtractorConfig, build
+from pipeline.catalogue.writer import Store
+from pipeline.data.discovery import find
+from pipeline.data.plan import network_spec
 from pipeline.data.shards import Task
-from pipeline.data.sources import find
-from pipeline.make import DISTRIBUTIONS
-from pipeline.planning import network_spec
-from pipeline.store import Store
-from pipeline.worker import Job, Worker, cores
+from pipeline.extraction.worker import Job, Worker, cores
+from pipeline.measure.make import DISTRIBUTIONS
 
 FEW, MANY = 1_000, 20_000
 MODEL = "test_vit"

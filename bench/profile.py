@@ -25,12 +25,12 @@ from bench.pictures import jpegs, tar
 from distributions import VDNA
 from distributions.base import Batch
 from extractors import ExtractorConfig, build
-from extractors.resize import bicubic, normalise
+from extractors.preprocess.resize import bicubic, normalise
+from pipeline.catalogue.writer import Store
 from pipeline.data.decode import decode
+from pipeline.data.discovery import find
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Task
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
-from pipeline.store import Store
 
 IMAGES = 64
 TASK_IMAGES = 10_000

@@ -25,10 +25,10 @@ import numpy as np
 
 from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
 from bench.pictures import tar
-from pipeline import ahead
+from pipeline.data.discovery import Entry, group_version
+from pipeline.data.readers import ShardReader, in_turn
 from pipeline.data.shards import Shard
-from pipeline.data.sources import Entry, group_version
-from pipeline.data.streams import ShardReader, in_turn
+from pipeline.storage import ahead
 
 LATENCY_S, CONNECTION_MB_S = 0.03, 100
 MEMBER = 100_000

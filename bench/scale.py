@@ -26,14 +26,14 @@ import ray
 
 from bench.figures import VIT_B
 from distributions import VDNA, Ledger, Ranges, ShardRecord, Spec
-from pipeline.actors import Pool
+from pipeline.catalogue.writer import Store
+from pipeline.cluster.actors import Pool
+from pipeline.cluster.scheduler import Report, dispatch
+from pipeline.data.discovery import find
+from pipeline.data.plan import OBSERVE, Plan
 from pipeline.data.shards import Shard, Task, group
-from pipeline.data.sources import find
-from pipeline.planning import OBSERVE, Plan
-from pipeline.pool import Report, dispatch
+from pipeline.extraction.worker import Receipt
 from pipeline.stages import reduce
-from pipeline.store import Store
-from pipeline.worker import Receipt
 
 SHARDS = 1_000_000
 TASKS, ACTORS, SECONDS, PROCESSES = 100_000, 1_000, 1.0, 4

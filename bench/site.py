@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from bench.figures import Figures, figure, table
 from pipeline.catalogue.publishing import publish
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
 from tests.conftest import static_server
 from tests.synthetic import make
 

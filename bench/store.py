@@ -17,8 +17,8 @@ import torch
 
 from bench.figures import ROUNDS, VIT_B, Figures, figure, ratios, seconds, table
 from distributions import VDNA, Ranges, ShardRecord, Spec
-from pipeline.make import DISTRIBUTIONS
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
+from pipeline.measure.make import DISTRIBUTIONS
 
 IMAGES, POSITIONS = 64, 197
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distributions.axes import Ranges
 from distributions.distances import emd, fd, nfd
 from distributions.errors import IncompatibleError
 from distributions.ledger import Ledger, ShardRecord
-from distributions.ranges import Ranges
 from distributions.spec import Spec
 from distributions.view import View
 

@@ -13,10 +13,10 @@ from typing import Self
 import numpy as np
 import torch
 
+from distributions.axes import Ranges
 from distributions.base import Batch, Distribution
 from distributions.errors import IncompatibleError
 from distributions.kernels import count_bins
-from distributions.ranges import Ranges
 
 MOST_RECENT = 2**31 - 1
 """Activations of a neuron that are counted in 32 bits, in half the memory that the processor's caches have to hold,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from distributions.ranges import Ranges
+from distributions.axes import Ranges
 
 DECIDING = ("architecture", "weights", "preprocessing", "precision")
 """Fields of a spec that, with its extractor's name and layers, decide the activations."""

@@ -1,7 +1,7 @@
 """Frozen networks: from images to activations, layer by layer.
 
-Knows nothing of files, Ray or configuration. Networks need torch, and are loaded when they are asked for; `web` and
-`cache` need none.
+Knows nothing of files, Ray or configuration. Networks need torch, and are loaded when they are asked for; `download`
+needs none.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from extractors.device_decode import device_inputs
     from extractors.layers import ExtractorError, LayerError
     from extractors.loading import build
     from extractors.network import Extractor, ExtractorConfig, check_device
-    from extractors.preprocess import Preprocess
+    from extractors.preprocess.device_decode import device_inputs
+    from extractors.preprocess.transform import Preprocess
     from extractors.weights import WeightsError
 
 __all__ = [
@@ -32,7 +32,12 @@ __all__ = [
 _WHERE = {
     **dict.fromkeys(("Extractor", "ExtractorConfig", "check_device"), "network"),
     **dict.fromkeys(("ExtractorError", "LayerError"), "layers"),
-    **{"Preprocess": "preprocess", "WeightsError": "weights", "build": "loading", "device_inputs": "device_decode"},
+    **{
+        "Preprocess": "preprocess.transform",
+        "WeightsError": "weights",
+        "build": "loading",
+        "device_inputs": "preprocess.device_decode",
+    },
 }
 
 

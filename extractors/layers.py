@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from extractors.cache import line_of
+from extractors.download.files import line_of
 
 Layers = str | Sequence[str] | Mapping[str, str]
 Tokens = str | Mapping[str, str]

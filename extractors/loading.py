@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from extractors import sources, weights
-from extractors.cache import forget, stated
+from extractors.download.files import forget, stated
 from extractors.layers import ExtractorError, foreign
 from extractors.network import Extractor, ExtractorConfig
 from extractors.sources import Network

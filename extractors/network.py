@@ -21,7 +21,7 @@ from torch import nn
 
 from extractors import weights
 from extractors.arithmetic import PRECISIONS, arithmetic
-from extractors.cache import line_of
+from extractors.download.files import line_of
 from extractors.layers import (
     ExtractorError,
     LayerError,
@@ -36,7 +36,7 @@ from extractors.layers import (
     tokens_first,
     tokens_of,
 )
-from extractors.preprocess import Preprocess
+from extractors.preprocess.transform import Preprocess
 from extractors.sources import Network
 from extractors.streams import Streams
 from extractors.trial import LeftOut, chosen, refused

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from extractors.cache import heeding
+from extractors.download.files import heeding
 from extractors.layers import HEADS, ExtractorError, foreign
 
 SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from extractors import cache
+from extractors.download import files
 from extractors.layers import ExtractorError
 
 State = dict[str, torch.Tensor]
@@ -38,9 +38,9 @@ class WeightsError(ExtractorError):
 
 
 def fetch(source: str, sha256: str = "") -> Path:
-    """The file at `source` on this machine (`cache.fetch`); `WeightsError` says what to do without it."""
+    """The file at `source` on this machine (`files.fetch`); `WeightsError` says what to do without it."""
     try:
-        return cache.fetch(source, sha256)
+        return files.fetch(source, sha256)
     except OSError as error:
         raise WeightsError(
             f"cannot get the weights from {source} ({error}). Fetch that file where there is a network and give "
@@ -73,7 +73,7 @@ def read(path: Path, trusted: bool = False) -> State:
             f"{path} is not a readable checkpoint: it holds more than tensors, or is no torch file at all. {REMEDY}"
         ) from error
     except Exception as error:  # many kinds; every one means that this file is no checkpoint
-        reason = cache.line_of(error).rstrip(".")
+        reason = files.line_of(error).rstrip(".")
         raise WeightsError(f"{path} is not a readable checkpoint: {reason}. {REMEDY}") from error
 
 

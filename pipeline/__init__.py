@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.moved import find_former_names
+
 if TYPE_CHECKING:
-    from pipeline.catalogue.opened import Catalogue, open_catalogue
-    from pipeline.make import make_vdna
+    from pipeline.catalogue.reader import Catalogue, open_catalogue
+    from pipeline.measure.make import make_vdna
 
 __all__ = ["Catalogue", "make_vdna", "open_catalogue"]
 
 
+find_former_names()
+
+
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: a worker that imports pipeline.worker needs none of it.
+    # Loaded when asked for: a worker that imports pipeline.extraction needs none of it.
     if name == "make_vdna":
         try:
-            from pipeline.make import make_vdna
+            from pipeline.measure.make import make_vdna
         except ModuleNotFoundError as error:
             hint = f"make_vdna needs {error.name}: pip install '.[images]', in this program's folder"
             raise ImportError(hint) from None

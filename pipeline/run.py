@@ -31,14 +31,13 @@ except ModuleNotFoundError as error:
 
 from distributions import IncompatibleError
 from extractors import Extractor, ExtractorError
-from pipeline import recipes, report
-from pipeline.arguments import arguments, placed, refused
-from pipeline.config import STAGES, Settings, check_overrides, choices, given, is_multirun
+from pipeline.cli import recipes, report
+from pipeline.config.arguments import arguments, placed, refused
+from pipeline.config.networks import CONF
+from pipeline.config.settings import STAGES, Settings, check_overrides, choices, given, is_multirun
 from pipeline.errors import DamagedError, Terminated, UserError
-from pipeline.networks import CONF
-from pipeline.objects import hide
-from pipeline.progress import console
-from pipeline.terminal import lenient
+from pipeline.storage.objects import hide
+from pipeline.terminal import console, lenient
 
 log = logging.getLogger(__name__)
 

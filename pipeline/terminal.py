@@ -2,17 +2,27 @@
 
 lenient()                                 # first in every command
 console = plain()                         # a rich console for which `old [/b]` and `:smile:` are what they are
+with Tracker("extracting", tasks=4) as tracker: ...     # a bar on a terminal, a line now and then elsewhere
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+LINE_EVERY = 15.0
+"""Seconds between two lines about progress where there is no terminal."""
 
 
 def plain(**options: Any) -> Console:
@@ -33,3 +43,71 @@ def lenient(*streams: object) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+console = plain()
+
+
+class Tracker:
+    """Counts tasks, images, skipped images and actors alive while a pool works; or the images of one's own.
+
+    with Tracker("extracting demo_digits", tasks=4) as tracker:
+        tracker.show(done=1, counted=100, skipped=2, actors=1)
+    with Tracker("photos/", None, "images", Console(stderr=True), sys.stderr.write) as tracker:
+        tracker.images(1, 100)
+    """
+
+    def __init__(
+        self,
+        title: str,
+        tasks: int | None,
+        unit: str = "tasks",
+        console: Console = console,
+        say: Callable[[str], object] = log.info,
+    ) -> None:
+        self.title, self.tasks, self.unit = title, tasks, unit
+        self._say = say
+        self._start = self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]} · {task.fields[state]} ·", markup=False),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._id = self._bar.add_task(title, total=tasks, state="starting", unit=unit)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, counted: int, skipped: int, actors: int) -> None:
+        """Bring the bar up to date, or log a line if the last one is some seconds old."""
+        rate = f"{counted / self._seconds():.0f}/s"
+        self._show(done, f"{counted} images, {rate}, {skipped} skipped, {actors} actor(s)")
+
+    def images(self, done: int, of: int | None) -> None:
+        """As `show`, where images are what is counted; nothing says of how many where they lie in tars."""
+        self.tasks = of
+        self._show(done, f"{done / self._seconds():.3g}/s")
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def _show(self, done: int, state: str) -> None:
+        self._bar.update(self._id, completed=done, total=self.tasks, state=state)
+        if self._bar.disable and (time.monotonic() - self._last_line > LINE_EVERY or done == self.tasks):
+            self._last_line = time.monotonic()
+            left, of = "", ""
+            if self.tasks is not None:
+                of = f" of {self.tasks}"
+                if 0 < done < self.tasks:
+                    left = f", about {self._seconds() / done * (self.tasks - done):.0f} s left"
+            self._say(f"{self.title}: {done}{of} {self.unit}, {state}{left}")

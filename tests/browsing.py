@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from pipeline.catalogue.publishing import publish
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
 from tests import synthetic
 from tests.conftest import static_server
 

@@ -25,9 +25,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from hydra import compose, initialize_config_dir
 
 from distributions import VDNA, Ranges, ShardRecord
-from pipeline.config import Settings
+from pipeline.config.networks import CONF
+from pipeline.config.settings import Settings
 from pipeline.data import demo
-from pipeline.networks import CONF
 from tests.material import ALL, LAYERS, activations, spec
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ import timm
 import torch
 
 from extractors import ExtractorError, build
-from pipeline.networks import named_extractor
+from pipeline.config.networks import named_extractor
 
 DOCS = Path(__file__).parent.parent / "docs" / "extractors.md"
 LARGEST = 500

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import run
-from pipeline.config import Settings
+from pipeline.config.settings import Settings
 from tests.conftest import TINY, settings
 
 SMALL = (

@@ -3,8 +3,8 @@
     git clone https://github.com/bramtoula/vdna
     python -m tests.seed_suite vdna [arguments of pytest]
 
-They run as they are, in a copy of their folder, with `vdna` standing for `pipeline.seed_api`. Networks are untrained,
-so there is nothing to download; the published activation ranges, which belong to trained ones, are observed instead.
+They run as they are, in a copy of their folder, with `vdna` standing for `pipeline.compat.vdna`. Networks are
+untrained, so there is nothing to download; the published activation ranges, which belong to trained ones, are observed instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import warnings
 import numpy as np
 import torch
 
-import pipeline.seed_api as api
+import pipeline.compat.vdna as api
 from distributions import Ranges
 from pipeline import make_vdna
 

@@ -22,11 +22,11 @@ import torch
 
 from distributions import VDNA, Ranges, ShardRecord, Spec
 from pipeline.catalogue.publishing import publish
-from pipeline.manifests import contents, now
-from pipeline.sketches import sketches
+from pipeline.catalogue.sketches import sketches
+from pipeline.catalogue.writer import Store
+from pipeline.formats.manifests import contents, now
+from pipeline.matrix.tiles import Tiler, tiles
 from pipeline.stages import compare
-from pipeline.store import Store
-from pipeline.tiles import Tiler, tiles
 
 LAYERS = {"block_0": 16, "block_1": 16, "norm": 24}
 FULL = ("histogram-100", "gaussian", "layer-gaussian", "activation-ranges")

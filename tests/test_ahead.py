@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
-from pipeline import ahead, objects
-from pipeline.ahead import AHEAD, FILES, InOrder
-from pipeline.data import streams
+from pipeline.data import readers
 from pipeline.data.decode import BadImage
+from pipeline.data.discovery import Entry, find, group_version
+from pipeline.data.readers import Changed, ShardReader, in_turn
 from pipeline.data.shards import Shard
-from pipeline.data.sources import Entry, find, group_version
-from pipeline.data.streams import Changed, ShardReader, in_turn
-from pipeline.objects import StoreFault, open_object
+from pipeline.storage import ahead, objects
+from pipeline.storage.ahead import AHEAD, FILES, InOrder
+from pipeline.storage.objects import StoreFault, open_object
 from tests import flaky, object_store
 from tests.test_sources import tar_bytes
 
@@ -242,7 +242,7 @@ class TestFiles:
 
     @pytest.fixture(autouse=True)
     def there(self, monkeypatch: pytest.MonkeyPatch, remote: Remote) -> None:
-        monkeypatch.setattr(streams, "filesystem", lambda url, options: (remote, url))
+        monkeypatch.setattr(readers, "filesystem", lambda url, options: (remote, url))
         remote.objects = {f"{i:03d}.png": bytes([i]) * (100 + i) for i in range(100)}
 
     def shard(self, remote: Remote) -> Shard:
@@ -306,7 +306,7 @@ class TestFiles:
             list(ShardReader(shard))
 
     def test_missing_and_too_large(self, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(streams, "MAX_BYTES", 198)
+        monkeypatch.setattr(readers, "MAX_BYTES", 198)
         shard = self.shard(remote)
         sizes = (*shard.sizes[:5], -2, *shard.sizes[6:])
         reader = ShardReader(Shard("files", "folder", 1, "", "part", shard.members, sizes))
@@ -344,7 +344,7 @@ class TestFiles:
 class TestShards:
     @pytest.fixture
     def tars(self, monkeypatch: pytest.MonkeyPatch, remote: Remote) -> list[Shard]:
-        monkeypatch.setattr(streams, "filesystem", lambda url, options: (remote, url))
+        monkeypatch.setattr(readers, "filesystem", lambda url, options: (remote, url))
         remote.objects = {
             f"{i}.tar": tar_bytes({f"{i}{j}.png": bytes([i, j]) * 9000 for j in range(5)}) for i in range(4)
         }

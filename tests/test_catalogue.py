@@ -23,14 +23,15 @@ import pytest
 
 from distributions import VDNA, IncompatibleError, emd, fd, nfd
 from distributions.comparison import compare
-from pipeline import cache, open_catalogue
+from pipeline import open_catalogue
 from pipeline.catalogue import index as published
 from pipeline.catalogue import neighbours
-from pipeline.catalogue.__main__ import main
 from pipeline.catalogue.publishing import publish
+from pipeline.catalogue.writer import Store
+from pipeline.cli.catalogue import main
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import Folder
-from pipeline.store import Store
+from pipeline.storage import cache
+from pipeline.storage.folder import Folder
 from tests import synthetic
 from tests.conftest import ROOT, web_server
 
@@ -453,7 +454,7 @@ import sys
 for name in {heavy!r}: sys.modules[name] = None
 import numpy as np
 from pipeline import open_catalogue
-from pipeline.catalogue.__main__ import main
+from pipeline.cli.catalogue import main
 cat = open_catalogue({store.url!r})
 a, b = cat.index()["dataset"][:2]
 found = cat.compare(a, b)

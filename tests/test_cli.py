@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from extractors.sources import SOURCES
-from pipeline.arguments import arguments
-from pipeline.config import Settings
+from pipeline.config.arguments import arguments
+from pipeline.config.networks import CONF
+from pipeline.config.settings import Settings
 from pipeline.errors import UserError
-from pipeline.networks import CONF
 from tests.conftest import ROOT, TINY, command, settings
 
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))

@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distributions import VDNA, Ranges
+from pipeline.catalogue.writer import Store
 from pipeline.data.decode import MAX_PIXELS, BadImage, decode
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
+from pipeline.data.discovery import find
+from pipeline.data.readers import ShardReader
 from pipeline.errors import DamagedError, UserError
-from pipeline.groups import from_dataset, opened, pack, to_dataset, zipped
-from pipeline.seed_files import read, write
-from pipeline.store import Store
+from pipeline.formats.groups import from_dataset, opened, pack, to_dataset, zipped
+from pipeline.formats.vdna_files import read, write
 from tests import dirty
 from tests.dirty_pictures import pictures
 from tests.material import ALL

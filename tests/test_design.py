@@ -38,16 +38,16 @@ def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
     ):
         for other in others:
             # How loops are compiled, and where they are kept, is said once.
-            allowed = {"extractors/resize.py"} if (package, other) == ("extractors", "distributions") else set()
+            allowed = {"extractors/preprocess/resize.py"} if (package, other) == ("extractors", "distributions") else set()
             assert users(other, package) == allowed, f"{package} imports {other}"
-    theirs = {name for name in imported(ROOT / "extractors" / "resize.py") if name.startswith("distributions")}
+    theirs = {name for name in imported(ROOT / "extractors" / "preprocess" / "resize.py") if name.startswith("distributions")}
     assert theirs == {"distributions.kernels.compiled", "distributions.kernels.compiled.compiled"}
 
 
 def test_each_library_has_its_room() -> None:
-    assert users("zarr") == {"pipeline/groups.py"}
-    assert users("ray") == {"pipeline/actors.py", "pipeline/pool.py", "pipeline/ray_start.py"}
-    assert users("hydra") == {"pipeline/config.py", "pipeline/run.py"}
+    assert users("zarr") == {"pipeline/formats/groups.py"}
+    assert users("ray") == {f"pipeline/cluster/{name}.py" for name in ("actors", "ray_start", "scheduler")}
+    assert users("hydra") == {"pipeline/config/settings.py", "pipeline/run.py"}
     assert users("webdataset") == {"pipeline/data/demo.py"}
 
 

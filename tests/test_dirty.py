@@ -20,16 +20,16 @@ import pytest
 import torch
 from PIL import Image
 
-from extractors import Preprocess, build, preprocess
+from extractors import Preprocess, build
+from pipeline.config.networks import named_extractor
 from pipeline.data import decode as decoding
 from pipeline.data.decode import BadImage, decode
+from pipeline.data.discovery import find
 from pipeline.data.indexed import open_parquet, open_zip
+from pipeline.data.plan import network_spec
+from pipeline.data.readers import Changed, ShardReader
 from pipeline.data.shards import Shard, Task
-from pipeline.data.sources import find
-from pipeline.data.streams import Changed, ShardReader
-from pipeline.networks import named_extractor
-from pipeline.planning import network_spec
-from pipeline.worker import Job, Worker
+from pipeline.extraction.worker import Job, Worker
 from tests.conftest import ROOT, TINY, settings
 from tests.dirty import FILES, Case, cases, reasons, write
 from tests.dirty_pictures import pictures
@@ -87,7 +87,7 @@ def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
         decoded += 1
         return result
 
-    monkeypatch.setattr("pipeline.feed.AHEAD_BYTES", 1)
+    monkeypatch.setattr("pipeline.extraction.feed.AHEAD_BYTES", 1)
     monkeypatch.setattr(ShardReader, "_files", files)
     monkeypatch.setattr(worker, "_input", slow)
     assert worker.vdna(task).digest() == before
@@ -198,7 +198,7 @@ def test_resizing(shape: tuple[int, int], size: int, monkeypatch: pytest.MonkeyP
         if strip == 1 and shape[0] > 500:
             continue
         with monkeypatch.context() as patch:
-            patch.setattr(preprocess, "STRIP_PIXELS", strip)
+            patch.setattr(transform, "STRIP_PIXELS", strip)
             torch.testing.assert_close(pillows(picture), whole, rtol=0, atol=5e-7)
 
 

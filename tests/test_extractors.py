@@ -14,7 +14,7 @@ import timm
 import torch
 
 from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, Preprocess, WeightsError, build
-from pipeline.networks import named_extractor
+from pipeline.config.networks import named_extractor
 
 TIGER_CAT, ESPRESSO = 282, 967
 CATS = {281, TIGER_CAT, 285}  # tabby, tiger cat, Egyptian cat

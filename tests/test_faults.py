@@ -25,7 +25,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline import open_catalogue
-from pipeline.config import Settings
+from pipeline.config.settings import Settings
 from pipeline.errors import UserError
 from tests import flaky, object_store
 from tests.conftest import ROOT, TINY, settings

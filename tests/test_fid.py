@@ -15,13 +15,14 @@ from PIL import Image
 
 from distributions import VDNA, ShardRecord, Spec, fd
 from extractors import build
-from pipeline import fid_files, make_vdna
+from pipeline import make_vdna
 from pipeline.catalogue import open_catalogue
-from pipeline.catalogue.__main__ import main
 from pipeline.catalogue.publishing import publish
+from pipeline.catalogue.writer import Store
+from pipeline.cli.catalogue import main
+from pipeline.config.networks import named_extractor
 from pipeline.errors import UserError
-from pipeline.networks import named_extractor
-from pipeline.store import Store
+from pipeline.formats import fid_files
 from tests.test_store import FACTS
 
 with warnings.catch_warnings():

@@ -15,12 +15,13 @@ from PIL import Image
 from distributions.plots import paper
 from extractors import ExtractorError
 from extractors.sources import create
-from pipeline import exchange, fid_files, hub, recipes, seed_files
-from pipeline.arguments import arguments
-from pipeline.catalogue import __main__ as catalogue
-from pipeline.disk import named
+from pipeline.cli import catalogue, exchange, recipes
+from pipeline.compat.vdna.processor import _images
+from pipeline.config.arguments import arguments
 from pipeline.errors import UserError
-from pipeline.seed_api.processor import _images
+from pipeline.formats import fid_files, vdna_files
+from pipeline.storage import hub
+from pipeline.storage.disk import named
 from tests.conftest import settings
 
 HUBCONF = "from torch import nn\ndef entry(**_): return nn.Conv2d(3, 4, 3)\n"
@@ -45,7 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 WRITERS: dict[str, tuple[Callable[[Any], object], str]] = {
     "a picture": (lambda vdna: paper.save(Figure(), "~/p.svg"), "p.svg"),
-    "files of the seed": (lambda vdna: seed_files.store(Path("~/v"), {}, {}), "v.npz"),
+    "files of the seed": (lambda vdna: vdna_files.store(Path("~/v"), {}, {}), "v.npz"),
     "an export": (lambda vdna: exchange.export(vdna, "~/out/v", "vdna", "gaussian", ""), "out/v.json"),
     "statistics": (lambda vdna: fid_files.write(vdna, Path("~/f"), "first"), "f.npz"),
     "axes": (lambda vdna: exchange.write_ranges(vdna, "~/deeper/axes.json"), "deeper/axes.json"),
@@ -62,7 +63,7 @@ def test_what_is_written(what: str, home: Path, filled: Callable[..., Any]) -> N
 
 def test_what_is_read(home: Path, filled: Callable[..., Any]) -> None:
     exchange.export(filled(1), "~/v", "vdna", "gaussian", "")
-    assert seed_files.read(Path("~/v")).images == filled(1).images
+    assert vdna_files.read(Path("~/v")).images == filled(1).images
     assert hub.local("~/v", ("json", "npz")) == home / "v"
     assert recipes.read("~/recipe.yaml", {}).path == home / "recipe.yaml"
     with pytest.raises(UserError, match="no such recipe"):

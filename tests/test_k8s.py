@@ -25,8 +25,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.arguments import arguments
-from pipeline.config import Settings
+from pipeline.config.arguments import arguments
+from pipeline.config.settings import Settings
 from tests.conftest import ROOT, settings
 
 K8S = ROOT / "k8s"

@@ -12,13 +12,13 @@ import torch
 
 from distributions import VDNA, Ranges
 from extractors import Extractor, build
+from pipeline.config.networks import named_extractor
+from pipeline.data.plan import network_spec
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard
-from pipeline.data.streams import ShardReader
-from pipeline.feed import Feed
-from pipeline.lanes import Lanes
-from pipeline.make import DISTRIBUTIONS
-from pipeline.networks import named_extractor
-from pipeline.planning import network_spec
+from pipeline.extraction.feed import Feed
+from pipeline.extraction.lanes import Lanes
+from pipeline.measure.make import DISTRIBUTIONS
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ SCRIPT = """
 import json, resource, sys
 from dataclasses import replace
 from pipeline.data.shards import Task
-from pipeline.data.sources import find
-from pipeline.make import build, network_spec
-from pipeline.networks import named_extractor
-from pipeline.worker import Job, Worker
+from pipeline.data.discovery import find
+from pipeline.measure.make import build, network_spec
+from pipeline.config.networks import named_extractor
+from pipeline.extraction.worker import Job, Worker
 from distributions import Ranges
 import numpy as np
 

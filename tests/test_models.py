@@ -17,9 +17,9 @@ from torch import nn
 from distributions import IncompatibleError, emd, nfd
 from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, WeightsError, build
 from pipeline import make_vdna
+from pipeline.cli.extractors import main
+from pipeline.config.networks import known_extractors, named_extractor
 from pipeline.errors import UserError
-from pipeline.extractors import main
-from pipeline.networks import known_extractors, named_extractor
 from tests.conftest import ROOT, command
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

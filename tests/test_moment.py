@@ -22,10 +22,10 @@ from pipeline.catalogue import index as published
 from pipeline.catalogue.copies import Lost, copy, verify
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.targets import target
-from pipeline.changes import CLAIMS, change
-from pipeline.folder import Folder
-from pipeline.manifests import Manifests
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
+from pipeline.formats.manifests import Manifests
+from pipeline.storage.changes import CLAIMS, change
+from pipeline.storage.folder import Folder
 from tests import object_store, synthetic
 from tests.hub_server import hub_server
 
@@ -206,7 +206,7 @@ def test_a_state_of_before_may_be_restored(tmp_path: Path, aged: bool) -> None:
 def test_a_number_half_written_is_waited_for_and_then_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.changes.HALF", 0.3)
+    monkeypatch.setattr("pipeline.storage.changes.HALF", 0.3)
     folder = Folder(str(tmp_path))
     after(folder, "a", "b")
     half = tmp_path / CLAIMS / "list.json" / "00000003"

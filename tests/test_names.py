@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.decode import BadImage
+from pipeline.data.discovery import find
 from pipeline.data.names import hidden
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
-from pipeline.objects import filesystem
+from pipeline.data.readers import ShardReader
+from pipeline.storage.objects import filesystem
 from tests import object_store
 from tests.test_sources import FILES, images, picture, tar_bytes
 

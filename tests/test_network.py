@@ -25,8 +25,8 @@ from torch import nn
 from distributions import VDNA, ActivationRanges, Ranges, Spec
 from extractors import Extractor, ExtractorConfig, ExtractorError, Preprocess, build
 from extractors.arithmetic import arithmetic
-from extractors.device_decode import decode_jpegs, device_inputs
 from extractors.network import check_device
+from extractors.preprocess.device_decode import decode_jpegs, device_inputs
 from extractors.sources import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision's
@@ -198,7 +198,7 @@ def test_a_device_that_decodes_nothing_is_not_the_files_fault(
         def decode(*_: object, error: RuntimeError = fault, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr("extractors.device_decode.decode_jpeg", decode)
+        monkeypatch.setattr("extractors.preprocess.device_decode.decode_jpeg", decode)
         with pytest.raises(RuntimeError, match=str(fault)):
             decode_jpegs([jpeg(picture), jpeg(picture)], "cpu")
 

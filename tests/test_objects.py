@@ -17,14 +17,14 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline import objects
+from pipeline.data.discovery import find, public
+from pipeline.data.plan import Plan
+from pipeline.data.readers import Changed, ShardReader
 from pipeline.data.shards import Shard, group
-from pipeline.data.sources import find, public
-from pipeline.data.streams import Changed, ShardReader
 from pipeline.errors import UserError
-from pipeline.folder import Folder
-from pipeline.objects import StoreFault, filesystem, hide, open_object, patiently, signed, unsigned, whole
-from pipeline.planning import Plan
+from pipeline.storage import objects
+from pipeline.storage.folder import Folder
+from pipeline.storage.objects import StoreFault, filesystem, hide, open_object, patiently, signed, unsigned, whole
 from tests.conftest import ROOT, web_server
 from tests.material import spec
 
@@ -304,7 +304,7 @@ def test_what_a_dead_writer_left_is_not_read(tmp_path: Path) -> None:
 
 def test_a_writer_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pipeline.folder import Folder; "
+        "import os, signal; from pipeline.storage.folder import Folder; "
         "os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL); "
         f"Folder({str(tmp_path)!r}).put('g/a', b'data')"
     )

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.data.discovery import find
 from pipeline.data.names import hidden
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import group
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
 from pipeline.errors import UserError
 from tests import object_store
 from tests.conftest import static_server

@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from pipeline.data.decode import BadImage
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
+from pipeline.data.discovery import find
+from pipeline.data.readers import ShardReader
 from tests import object_store
 from tests.conftest import static_server
 from tests.test_sources import picture

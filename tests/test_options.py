@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.catalogue.__main__ import main
-from pipeline.catalogue.options import storage
+from pipeline.cli.catalogue import main
+from pipeline.cli.options import storage
 from pipeline.errors import UserError
 from tests import synthetic
 from tests.object_store import ObjectStore, serve

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from distributions import VDNA, ShardRecord, Spec, emd
-from pipeline import make_vdna, open_catalogue, pool
-from pipeline.config import PoolConfig, Settings
+from pipeline import make_vdna, open_catalogue
+from pipeline.catalogue.writer import Store
+from pipeline.cluster import scheduler
+from pipeline.config.settings import PoolConfig, Settings
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
 from pipeline.stages import calibrate, extract, plan, reduce
-from pipeline.store import Store
 from tests.material import activations, spec
 from tests.runs import actor_processes, digest, do, manifest, of
 
@@ -65,7 +66,7 @@ def test_the_same_command_again_does_nothing(
     def works(*arguments: object) -> None:
         raise AssertionError("no task is left to do")
 
-    monkeypatch.setattr(pool, "work", works)
+    monkeypatch.setattr(scheduler, "work", works)
     do(quiet)
     after = {path: path.stat().st_mtime_ns for path in Path(quiet.catalogue).rglob("*") if path.is_file()}
     changed = {path.relative_to(quiet.catalogue).parts[0] for path in after if after[path] != before.get(path)}
@@ -76,13 +77,13 @@ def test_the_same_command_again_does_nothing(
 def tasks_done(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """The tasks that pools are given from now on."""
     done: list[Task] = []
-    really = pool.work
+    really = scheduler.work
 
     def spy(settings: Settings, spec: Spec, tasks: list[Task], *rest: object) -> object:
         done.extend(tasks)
         return really(settings, spec, tasks, *rest)
 
-    monkeypatch.setattr(pool, "work", spy)
+    monkeypatch.setattr(scheduler, "work", spy)
     return done
 
 
@@ -195,12 +196,12 @@ def test_many_partials_merge_as_in_one_pass(quiet: Settings, tars: Path) -> None
     ],
 )
 def test_open_choices_are_made_for_the_cluster(config: PoolConfig, gpus: int, share: tuple[object, ...]) -> None:
-    assert pool.Share.of(config, gpus, 2) == pool.Share(*share)
+    assert scheduler.Share.of(config, gpus, 2) == scheduler.Share(*share)
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device=cuda: there is no GPU here"):
-        pool.Share.of(PoolConfig(device="cuda"), 0, 2)
+        scheduler.Share.of(PoolConfig(device="cuda"), 0, 2)
 
 
 class TestTree:

@@ -20,18 +20,18 @@ from PIL import Image
 
 from distributions import Ledger, ShardRecord
 from extractors import ExtractorError, Preprocess, build, device_inputs
-from pipeline.catalogue.__main__ import main
+from pipeline.catalogue.writer import Store
+from pipeline.cli.catalogue import main
+from pipeline.cli.report import noticed
+from pipeline.config.networks import named_extractor
 from pipeline.data.decode import BadImage, decode, decoded
+from pipeline.data.discovery import find
 from pipeline.data.orientation import jpeg_orientation
+from pipeline.data.plan import network_spec
 from pipeline.data.shards import Task
-from pipeline.data.sources import find
 from pipeline.errors import DamagedError
-from pipeline.make import make_vdna
-from pipeline.networks import named_extractor
-from pipeline.planning import network_spec
-from pipeline.report import noticed
-from pipeline.store import Store
-from pipeline.worker import Job, Worker
+from pipeline.extraction.worker import Job, Worker
+from pipeline.measure.make import make_vdna
 from tests.conftest import TINY, command, settings
 from tests.dirty_pictures import png
 from tests.runs import do, manifest

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
-from pipeline import actors, pool
-from pipeline.actors import IN_FLIGHT, Pool
-from pipeline.config import PoolConfig
+from pipeline.catalogue.writer import Store
+from pipeline.cluster import actors, scheduler
+from pipeline.cluster.actors import IN_FLIGHT, Pool
+from pipeline.cluster.scheduler import Report, dispatch
+from pipeline.config.settings import PoolConfig
+from pipeline.data.readers import Changed
 from pipeline.data.shards import Shard, Task
-from pipeline.data.streams import Changed
 from pipeline.errors import UserError
-from pipeline.pool import Report, dispatch
-from pipeline.store import Store
-from pipeline.worker import Receipt
+from pipeline.extraction.worker import Receipt
 
 STORE = Store("memory://pool")
 
@@ -86,7 +86,7 @@ def tasks(count: int) -> list[Task]:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actors, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(pool.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(scheduler.random, "uniform", lambda low, high: 0.0)
 
 
 def play(
@@ -161,7 +161,7 @@ def test_only_the_task_under_way_is_to_blame_for_a_death() -> None:
     assert report.done == 39
     assert list(report.failed) == [3]
     assert "its actor died" in report.failed[3]
-    assert sum(actor.dead for actor in everyone) == pool.MOST_DEATHS
+    assert sum(actor.dead for actor in everyone) == scheduler.MOST_DEATHS
 
 
 def test_machines_that_vanish_fail_nothing() -> None:
@@ -189,8 +189,8 @@ def test_actors_that_never_start_end_the_run() -> None:
 
 
 def test_a_folder_too_long_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(scheduler.ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_TMPDIR", f"{tmp_path}/{'x' * 40}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match="set RAY_TMPDIR to a short folder"):
-        pool.start_ray(PoolConfig())
+        scheduler.start_ray(PoolConfig())

@@ -17,14 +17,14 @@ import pytest
 from distributions import VDNA, Ranges
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
-from pipeline.catalogue.__main__ import main
 from pipeline.catalogue.copies import copy, listed, verify, walk
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.targets import target
+from pipeline.catalogue.writer import Store
+from pipeline.cli.catalogue import main
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import Folder
-from pipeline.manifests import Manifests
-from pipeline.store import Store
+from pipeline.formats.manifests import Manifests
+from pipeline.storage.folder import Folder
 from tests import object_store, synthetic
 from tests.hub_server import hub_server
 

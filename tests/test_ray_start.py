@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import ray_start
-from pipeline.config import PoolConfig
+from pipeline.cluster import ray_start
+from pipeline.cluster.ray_start import start_ray
+from pipeline.config.settings import PoolConfig
 from pipeline.errors import UserError
-from pipeline.ray_start import start_ray
 from tests.conftest import ROOT, web_server
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"

@@ -16,12 +16,13 @@ from hydra import initialize_config_dir
 from PIL import Image
 
 from distributions import ActivationRanges
-from pipeline import config as config_module
-from pipeline import open_catalogue, recipes, run
-from pipeline.arguments import arguments
-from pipeline.config import DatasetConfig, Settings, choices
+from pipeline import open_catalogue, run
+from pipeline.cli import recipes
+from pipeline.config import settings as config_module
+from pipeline.config.arguments import arguments
+from pipeline.config.networks import CONF
+from pipeline.config.settings import DatasetConfig, Settings, choices
 from pipeline.errors import UserError
-from pipeline.networks import CONF
 from tests.conftest import ROOT, command
 from tests.runs import SMALL
 from tests.test_k8s import kubectl, one, ray_parts

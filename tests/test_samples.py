@@ -25,10 +25,10 @@ import pytest
 from distributions import Ledger, ShardRecord
 from pipeline.data.columns import looks_like_image
 from pipeline.data.decode import BadImage, decode
+from pipeline.data.discovery import find
 from pipeline.data.lists import left_out
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
 from pipeline.errors import UserError
 from tests.dirty import entries, member
 from tests.test_sources import FILES, images, picture, tar_bytes
@@ -122,7 +122,7 @@ def test_a_fault_of_the_store_is_no_damage(tmp_path: Path, packing: str, monkeyp
             return super().read(min(size or 0, 50_000))
 
     monkeypatch.setattr(
-        "pipeline.data.streams.open_object", lambda fs, path, *_: Failing((tmp_path / "x.tar").read_bytes())
+        "pipeline.data.readers.open_object", lambda fs, path, *_: Failing((tmp_path / "x.tar").read_bytes())
     )
     with pytest.raises(ConnectionResetError):
         list(ShardReader(shard))

@@ -15,10 +15,10 @@ from PIL import Image
 
 from distributions import Ranges
 from pipeline import make_vdna
+from pipeline.compat.vdna import EMD, FD, NFD, VDNA, VDNAProcessor, load_vdna_from_files, load_vdna_from_hub
+from pipeline.compat.vdna.processor import _images
 from pipeline.errors import UserError
-from pipeline.make import remedy
-from pipeline.seed_api import EMD, FD, NFD, VDNA, VDNAProcessor, load_vdna_from_files, load_vdna_from_hub
-from pipeline.seed_api.processor import _images
+from pipeline.measure.make import remedy
 from tests.hub_server import hub_server
 from tests.test_zoo import SETTINGS, mugs, patched, spread
 
@@ -362,7 +362,7 @@ def test_the_files_are_the_seeds(processor: VDNAProcessor, pictures: Path, tmp_p
 
 def test_more_than_files_can_hold(processor: VDNAProcessor, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Only what is saved has to fit into the seed's 32 bits."""
-    monkeypatch.setattr("pipeline.seed_files.MOST_COUNTS", 10)
+    monkeypatch.setattr("pipeline.formats.vdna_files.MOST_COUNTS", 10)
     vdna = made(processor, str(pictures), "histogram-50")
     with pytest.raises(UserError, match="int32 cannot hold"):
         vdna.save(tmp_path / "x")

@@ -14,10 +14,10 @@ import pytest
 
 from distributions import VDNA, IncompatibleError, Ranges, emd, fd, nfd
 from pipeline.catalogue import open_catalogue
-from pipeline.catalogue.__main__ import main
+from pipeline.catalogue.writer import Store
+from pipeline.cli.catalogue import main
 from pipeline.errors import UserError
-from pipeline.seed_files import read, read_ranges, write
-from pipeline.store import Store
+from pipeline.formats.vdna_files import read, read_ranges, write
 from tests.hub_server import hub_server
 from tests.material import ALL, LAYERS, activations
 from tests.test_store import FACTS

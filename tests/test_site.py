@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
 from tests import browsing, synthetic
 from tests.browsing import HOSTILE, number, pair_of, until
 

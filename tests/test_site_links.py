@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.catalogue.publishing import publish
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
 from tests import browsing, synthetic
 from tests.browsing import HOSTILE, WHOLE, pair_of, until
 from tests.conftest import static_server

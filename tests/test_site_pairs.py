@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distributions import emd, fd, nfd
-from pipeline.store import Store
+from pipeline.catalogue.writer import Store
 from tests import browsing, synthetic
 from tests.browsing import WHOLE, number, pair_of, until
 

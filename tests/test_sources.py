@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data.decode import BadImage, decode
+from pipeline.data.discovery import find
+from pipeline.data.readers import ShardReader, ShortRead
 from pipeline.data.shards import Shard, group
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader, ShortRead
 from pipeline.errors import UserError
 from tests.conftest import web_server
 

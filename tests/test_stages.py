@@ -19,22 +19,23 @@ from PIL import Image
 
 from distributions import VDNA, IncompatibleError, ShardRecord, emd, fd, nfd
 from extractors import build
-from pipeline import images, make_vdna, open_catalogue
-from pipeline import tiles as tiles_module
-from pipeline.catalogue.__main__ import main
+from pipeline import make_vdna, open_catalogue
 from pipeline.catalogue.copies import copy, verify
 from pipeline.catalogue.index import read as read_index
 from pipeline.catalogue.targets import target
-from pipeline.config import Settings
+from pipeline.catalogue.writer import Store
+from pipeline.cli.catalogue import main
+from pipeline.config.networks import named_extractor
+from pipeline.config.settings import Settings
+from pipeline.data.plan import network_spec
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import Folder
-from pipeline.images import against, measured
-from pipeline.manifests import Manifests
-from pipeline.networks import named_extractor
-from pipeline.planning import network_spec
+from pipeline.formats.manifests import Manifests
+from pipeline.matrix import tiles as tiles_module
+from pipeline.matrix.tiles import Tile, Tiler
+from pipeline.measure import images
+from pipeline.measure.images import against, measured
 from pipeline.stages import calibrate, compare, extract, plan, publish
-from pipeline.store import Store
-from pipeline.tiles import Tile, Tiler
+from pipeline.storage.folder import Folder
 from tests import synthetic
 from tests.conftest import TINY, settings
 from tests.runs import SMALL, digest, do, manifest, of

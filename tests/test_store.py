@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 
 from distributions import VDNA, Ranges, ShardRecord, Spec
+from pipeline.catalogue.writer import Store
+from pipeline.data.plan import Plan
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
-from pipeline.groups import from_dataset, pack, to_dataset, unzip, zipped
-from pipeline.planning import Plan
-from pipeline.rows import hashes
-from pipeline.store import Store
+from pipeline.formats.groups import from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.formats.rows import hashes
 from tests.material import ALL, LAYERS, spec
 
 TASK = Task(0, (Shard("tar", "shard-1", 10, "etag"),))
@@ -137,7 +137,7 @@ def test_readers_see_only_what_a_manifest_names(
     def dies(*arguments: object) -> bytes:
         raise OSError("the machine is gone")
 
-    monkeypatch.setattr("pipeline.store.change", dies)
+    monkeypatch.setattr("pipeline.catalogue.writer.change", dies)
     with pytest.raises(OSError, match="gone"):
         store.put_vdna(filled(2), "mine", FACTS)
     assert [m["digest"] for m in store.manifests()] == [filled(1).digest()]

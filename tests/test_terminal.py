@@ -15,11 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import report, run
-from pipeline.arguments import arguments, placed
-from pipeline.config import SweptDatasets, check_overrides, dataset_config
+from pipeline import run
+from pipeline.cli import report
+from pipeline.config.arguments import arguments, placed
+from pipeline.config.settings import SweptDatasets, check_overrides, dataset_config
 from pipeline.errors import UserError
-from pipeline.objects import hide
+from pipeline.storage.objects import hide
 from pipeline.terminal import lenient, plain
 from tests.conftest import ROOT
 from tests.conftest import settings as settings_of
@@ -257,7 +258,7 @@ def test_nothing_that_people_read_steers_their_terminal(text: str) -> None:
     assert hide("two\nlines\tand caf\xe9") == "two\nlines\tand caf\xe9"
 
 
-@pytest.mark.parametrize("module", ["pipeline.catalogue", "pipeline.extractors"])
+@pytest.mark.parametrize("module", ["pipeline.catalogue", "pipeline.cli.extractors"])
 def test_help_and_errors_in_ascii(module: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LANG": "C"}
     for words in (["--help"], ["list", "caf\xe9\u2013"]):

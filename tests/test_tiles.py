@@ -11,9 +11,9 @@ import pytest
 
 from distributions import VDNA, IncompatibleError, emd, fd, nfd
 from distributions.comparison import metrics_of
-from pipeline import tiles as module
-from pipeline.store import Store
-from pipeline.tiles import Tiler, tiles
+from pipeline.catalogue.writer import Store
+from pipeline.matrix import tiles as module
+from pipeline.matrix.tiles import Tiler, tiles
 from tests.material import ALL, LAYERS
 
 FACTS = {"fingerprint": "f", "url": "u", "description": "", "licence": "", "extractor_licence": "", "provenance": {}}

@@ -19,9 +19,9 @@ from torch import nn
 from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, WeightsError, build
 from extractors.sources import names
 from pipeline import make_vdna
+from pipeline.cli.extractors import main
+from pipeline.config.networks import named_extractor
 from pipeline.errors import Terminated
-from pipeline.extractors import main
-from pipeline.networks import named_extractor
 
 SIZES = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
 Make = Callable[[], nn.Module]

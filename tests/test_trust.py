@@ -22,8 +22,8 @@ import zarr.storage
 
 from distributions import VDNA, IncompatibleError, Ranges
 from pipeline.errors import DamagedError, UserError
-from pipeline.groups import from_dataset, opened, pack, to_dataset, unzip, zipped
-from pipeline.seed_files import read, write
+from pipeline.formats.groups import from_dataset, opened, pack, to_dataset, unzip, zipped
+from pipeline.formats.vdna_files import read, write
 from tests.material import LAYERS, spec
 
 Objects = dict[str, bytes]

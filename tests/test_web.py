@@ -16,10 +16,10 @@ import huggingface_hub
 import pytest
 import trustme
 
-from extractors import cache, web
-from pipeline.catalogue.__main__ import main
+from extractors.download import files, web
+from pipeline.cli.catalogue import main
 from pipeline.errors import UserError
-from pipeline.folder import Folder
+from pipeline.storage.folder import Folder
 from tests.conftest import web_server
 from tests.web_clients import (
     AT_ONCE,
@@ -47,7 +47,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in ("VDNA_CACHE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setattr(web, "_met", set())
-    monkeypatch.setattr(cache, "PAUSE", 0.001)
+    monkeypatch.setattr(files, "PAUSE", 0.001)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     forget()
     yield

@@ -14,10 +14,11 @@ import pytest
 import timm
 import torch
 
-from extractors import ExtractorConfig, ExtractorError, WeightsError, build, cache
+from extractors import ExtractorConfig, ExtractorError, WeightsError, build
+from extractors.download import files
 from extractors.sources import create
 from extractors.weights import fetch, read
-from pipeline.networks import named_extractor
+from pipeline.config.networks import named_extractor
 from tests.conftest import static_server, web_server
 from tests.hub_server import hub_server
 
@@ -28,7 +29,7 @@ SHA = hashlib.sha256(DATA).hexdigest()
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "PAUSE", 0.001)
+    monkeypatch.setattr(files, "PAUSE", 0.001)
     return tmp_path / "cache"
 
 
@@ -92,7 +93,7 @@ def test_but_not_for_ever(own_cache: Path) -> None:
         ),
     ):
         fetch(f"{url}/net.pth")
-    assert len(requests) == cache.TRIES
+    assert len(requests) == files.TRIES
     assert blobs(own_cache) == []
 
 
@@ -124,7 +125,7 @@ def test_what_has_not_the_published_hash_is_not_kept(name: str, own_cache: Path)
         pytest.raises(WeightsError, match=f"its SHA-256 is {SHA}, not"),
     ):
         fetch(f"{url}/{name}")
-    assert len(requests) == cache.TRIES, "a line that spoils bytes may spare them another time"
+    assert len(requests) == files.TRIES, "a line that spoils bytes may spare them another time"
     assert blobs(own_cache) == []
 
 
@@ -193,9 +194,9 @@ def test_a_hash_that_is_given_is_checked_whatever_it_is_of(tmp_path: Path) -> No
 
 
 def test_a_date_is_no_hash() -> None:
-    assert cache.stated("https://host/net-20231105.pth") == ""
-    assert cache.stated("https://host/net-2023110a.pth") == "2023110a"
-    assert cache.stated(f"/home/{'a' * 64}/net.pt") == "", "what a path says nobody has checked"
+    assert files.stated("https://host/net-20231105.pth") == ""
+    assert files.stated("https://host/net-2023110a.pth") == "2023110a"
+    assert files.stated(f"/home/{'a' * 64}/net.pt") == "", "what a path says nobody has checked"
 
 
 def test_without_a_network(own_cache: Path) -> None:
@@ -282,7 +283,7 @@ def test_torch_hub_goes_the_way_of_the_others(variable: str, monkeypatch: pytest
         with pytest.raises(ExtractorError, match=rf"that {variable} names wants a password \(HTTP 407\)"):
             create("hub", "owner/repository:main/entry")
         monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
-        with static_server(tmp_path) as direct, cache.heeding():
+        with static_server(tmp_path) as direct, files.heeding():
             monkeypatch.setenv("HTTP_PROXY", url)
             (tmp_path / "file").write_text("here")
             assert urllib.request.urlopen(f"{direct}/file").read() == b"here"

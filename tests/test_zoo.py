@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from extractors import Extractor, WeightsError, build
-from extractors.cache import digest
-from pipeline.networks import named_extractor
+from extractors.download.files import digest
+from pipeline.config.networks import named_extractor
 from tests import families
 
 with warnings.catch_warnings():

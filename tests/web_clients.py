@@ -11,18 +11,18 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import _http
 
-from extractors import cache, hub_client
-from pipeline.data.sources import find
-from pipeline.data.streams import ShardReader
+from extractors.download import files, hub_client
+from pipeline.data.discovery import find
+from pipeline.data.readers import ShardReader
 from pipeline.errors import UserError
-from pipeline.folder import Folder
+from pipeline.storage.folder import Folder
 
 SECRET = "geh:e/im@7"
 """A password with signs that a URL needs as %XX."""
 LOGIN, GIVEN = f"me:{SECRET}", "me:geh%3Ae%2Fim%407"
 AT_ONCE = 5.0
 """Seconds, of which a busy machine needs most; patience is 120."""
-ERRORS = (UserError, cache.FetchError)
+ERRORS = (UserError, files.FetchError)
 
 
 def forget() -> None:
@@ -49,7 +49,7 @@ def s3(url: str) -> bytes:
 
 
 def weights(url: str) -> bytes:
-    return cache.fetch(f"{url}/net.pth").read_bytes()
+    return files.fetch(f"{url}/net.pth").read_bytes()
 
 
 def hub(url: str) -> bytes:
@@ -57,7 +57,7 @@ def hub(url: str) -> bytes:
         files = url + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(huggingface_hub.constants, "ENDPOINT", url)
         patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        return cache.fetch("hf:me/net/weights.safetensors").read_bytes()
+        return files.fetch("hf:me/net/weights.safetensors").read_bytes()
 
 
 CLIENTS = pytest.mark.parametrize("client", [shard, catalogue, s3, weights, hub], ids=lambda client: client.__name__)

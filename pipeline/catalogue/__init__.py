@@ -13,6 +13,6 @@ On the command line: `python -m pipeline.catalogue --help`
 
 from __future__ import annotations
 
-from pipeline.catalogue.opened import Catalogue, open_catalogue
+from pipeline.catalogue.reader import Catalogue, open_catalogue
 
 __all__ = ["Catalogue", "open_catalogue"]

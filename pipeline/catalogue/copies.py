@@ -23,10 +23,10 @@ from typing import Any
 from pipeline.catalogue import index as published
 from pipeline.catalogue.targets import Target
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import AT_ONCE, as_json
-from pipeline.groups import damage
-from pipeline.manifests import CHANGING, Manifests
-from pipeline.objects import is_web
+from pipeline.formats.groups import damage
+from pipeline.formats.manifests import CHANGING, Manifests
+from pipeline.storage.folder import AT_ONCE, as_json
+from pipeline.storage.objects import is_web
 
 SITE = "site"
 PAGE = f"{SITE}/index.html"

@@ -25,9 +25,9 @@ from typing import Any
 from distributions.comparison import metrics_of
 from distributions.distances import UNITS
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import Folder
-from pipeline.groups import damage
-from pipeline.manifests import NAME, contents, group_path, now, version_of
+from pipeline.formats.groups import damage
+from pipeline.formats.manifests import NAME, contents, group_path, now, version_of
+from pipeline.storage.folder import Folder
 
 FORMAT = 2
 """Of the index. Catalogues of before, which have none, count as 1: they are read by listing their manifests."""

@@ -22,11 +22,11 @@ from distributions import View
 from distributions.bounds import emd_bound, emd_sketch, frechet_bound
 from distributions.distances import cdf
 from distributions.spec import layer_slices
+from pipeline.catalogue.sketches import HISTOGRAM, MOMENTS, moments
 from pipeline.errors import UserError
-from pipeline.folder import AT_ONCE
-from pipeline.manifests import Manifests
-from pipeline.rows import Rows, hashes
-from pipeline.sketches import HISTOGRAM, MOMENTS, moments
+from pipeline.formats.manifests import Manifests
+from pipeline.formats.rows import Rows, hashes
+from pipeline.storage.folder import AT_ONCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline import layouts
 from pipeline.catalogue import index as published
+from pipeline.catalogue import site_data
 from pipeline.catalogue.copies import PAGE, SITE, app, listed, walk
-from pipeline.changes import STALE, change
+from pipeline.catalogue.writer import Store
 from pipeline.errors import DamagedError, UserError
-from pipeline.folder import as_json
-from pipeline.manifests import Manifests, now
-from pipeline.store import Store
+from pipeline.formats.manifests import Manifests, now
+from pipeline.storage.changes import STALE, change
+from pipeline.storage.folder import as_json
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _site(
             distances = store.get_distances(extractor, matrix["spec"])
             if distances is None:
                 continue
-            drawn, objects = layouts.files(distances, matrix["metrics"])
+            drawn, objects = site_data.files(distances, matrix["metrics"])
             for path, data in objects.items():
                 store.put(path, data)
         matrices[matrix["spec"]] = {**drawn, "group": matrix["group"]}

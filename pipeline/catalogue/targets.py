@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import changes
 from pipeline.errors import UserError
-from pipeline.folder import Folder
+from pipeline.storage import changes
+from pipeline.storage.folder import Folder
 
 HUB = "hf:"
 FILES, BYTES = 200, 64 << 20
@@ -83,7 +83,7 @@ class Repository:
     def __init__(self, url: str) -> None:
         import huggingface_hub
 
-        from extractors import hub_client
+        from extractors.download import hub_client
 
         hub_client.prepare()
         kind, _, repository = url.removeprefix(HUB).strip("/").partition("/")
@@ -161,7 +161,7 @@ class Repository:
         try:
             return action(*arguments)
         except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
-            from extractors.cache import line_of
+            from extractors.download.files import line_of
 
             raise UserError(
                 f"{self.url}: {line_of(error)}; is there a network, a repository of that name, and a token "

@@ -23,7 +23,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from extractors.preprocess import turned
+from extractors.preprocess.transform import turned
 from pipeline.data.orientation import jpeg_orientation, orientation_of
 
 Image.init()

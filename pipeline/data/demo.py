@@ -22,8 +22,8 @@ import numpy as np
 import webdataset
 from PIL import Image, ImageOps
 
-from pipeline.disk import named
 from pipeline.errors import UserError
+from pipeline.storage.disk import named
 
 SHARDS = 4
 CUT = {

@@ -28,7 +28,7 @@ import fsspec.utils
 from pipeline.data.names import UNREADABLE, ending, hidden, is_url, wanted
 from pipeline.data.shards import ABSENT, SAME, UNKNOWN
 from pipeline.errors import UserError
-from pipeline.objects import call, filesystem, hide, is_local, is_web, patiently, version
+from pipeline.storage.objects import call, filesystem, hide, is_local, is_web, patiently, version
 
 ACCEPTED = "a folder of images, .tar, .tar.gz (.bz2, .xz, .zst, .lz4), .zip, .parquet, an image, or a .txt of paths"
 

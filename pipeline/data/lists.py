@@ -25,8 +25,8 @@ from pipeline.data.listing import MANY, Entry, Found, below, straight
 from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image, is_url, turned, wanted
 from pipeline.data.shards import ABSENT
 from pipeline.errors import UserError
-from pipeline.faults import NOWHERE
-from pipeline.objects import call, filesystem, hide, is_local, is_web, patiently
+from pipeline.storage.faults import NOWHERE
+from pipeline.storage.objects import call, filesystem, hide, is_local, is_web, patiently
 
 log = logging.getLogger(__name__)
 BLANKS = " \t"

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from distributions import ActivationRanges, Ranges, Spec
 from distributions.spec import has_histogram
-from pipeline import pool
-from pipeline.config import DatasetConfig, Settings
+from pipeline.cluster import scheduler
+from pipeline.config.settings import DatasetConfig, Settings
 from pipeline.data.shards import Task, group
 from pipeline.errors import UserError
-from pipeline.objects import hide
+from pipeline.storage.objects import hide
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _partials(settings: Settings, spec: Spec, datasets: Sequence[DatasetConfig])
         its = group(shards, settings.shards_per_task, dataset.storage)
         tasks += its[:: -(-len(its) // (settings.calibration_max_tasks or len(its)))]
     tasks = [replace(task, index=index) for index, task in enumerate(tasks)]
-    pool.run(settings, spec, tasks, f"calibrating on {_names(datasets)}")
+    scheduler.run(settings, spec, tasks, f"calibrating on {_names(datasets)}")
     return tasks
 
 

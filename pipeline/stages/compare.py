@@ -3,8 +3,8 @@
 The result is one dataset per spec with `emd`, `nfd` and `fd` over (dataset, other, layer) and
 `emd_overall`, … over (dataset, other): what `distributions.emd(v, w)` and the others give.
 
-Much work is done tile by tile (`pipeline.tiles`), each stored until the matrix is, so a run that was interrupted goes
-on with the tiles that are missing.
+Much work is done tile by tile (`pipeline.matrix.tiles`). Each tile is stored until the matrix is, so a run that was
+interrupted goes on with the tiles that are missing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from distributions import Spec
 from distributions.comparison import metrics_of
 from distributions.distances import UNITS
 from distributions.spec import DECIDING
-from pipeline import pool
-from pipeline.config import Settings
+from pipeline.catalogue.sketches import sketches
+from pipeline.catalogue.stored import StoredVDNA
+from pipeline.catalogue.writer import Store
+from pipeline.cluster import scheduler
+from pipeline.config.settings import Settings
 from pipeline.errors import DamagedError, UserError
-from pipeline.manifests import contents, now
-from pipeline.sketches import sketches
-from pipeline.store import Store
-from pipeline.stored import StoredVDNA
-from pipeline.tiles import Tile, Tiler, tiles
+from pipeline.formats.manifests import contents, now
+from pipeline.matrix.tiles import Tile, Tiler, tiles
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def _device(settings: Settings) -> torch.device:
 
 def _compute(settings: Settings, spec: Spec, members: Sequence[dict[str, Any]], todo: list[Tile], tiler: Tiler) -> None:
     """Have every tile in the store; those that are there, of a run that was interrupted, are not computed again."""
-    if tiler.device.type == "cpu" and pool.share(settings).actors > 1:
-        pool.run(settings, spec, todo, f"comparing {len(members)} datasets", (Tiler, spec, members))
+    if tiler.device.type == "cpu" and scheduler.share(settings).actors > 1:
+        scheduler.run(settings, spec, todo, f"comparing {len(members)} datasets", (Tiler, spec, members))
         return
     there = settings.store.partials(spec.id)
     for number, tile in enumerate(todo, start=1):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from pipeline import pool
-from pipeline.config import Settings
+from pipeline.cluster import scheduler
+from pipeline.config.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -18,4 +18,4 @@ def run(settings: Settings) -> None:
     if manifest is not None and manifest["fingerprint"] == plan.fingerprint(spec):
         log.info("extract: %s is complete, nothing to do", name)
         return
-    pool.run(settings, spec, plan.tasks, f"extracting {name}")
+    scheduler.run(settings, spec, plan.tasks, f"extracting {name}")

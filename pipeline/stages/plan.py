@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config import Settings
+from pipeline.config.settings import Settings
+from pipeline.data.discovery import public
+from pipeline.data.plan import Plan, network_spec
 from pipeline.data.shards import group
-from pipeline.data.sources import public
-from pipeline.planning import Plan, network_spec
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import logging
 
 from pipeline.catalogue.copies import PAGE
 from pipeline.catalogue.publishing import publish
-from pipeline.config import Settings
+from pipeline.config.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributions import VDNA, Spec
-from pipeline import pool
-from pipeline.config import Settings
+from pipeline.catalogue.writer import Store
+from pipeline.cluster import scheduler
+from pipeline.config.settings import Settings
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
-from pipeline.store import Store
-from pipeline.thumbnails import thumbnails
-from pipeline.worker import Receipt
+from pipeline.extraction.thumbnails import thumbnails
+from pipeline.extraction.worker import Receipt
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def run(settings: Settings) -> None:
         _show(settings)
         return
     parts: Sequence[Work] = plan.tasks
-    if len(parts) > SPREAD and pool.share(settings).actors > 1:
+    if len(parts) > SPREAD and scheduler.share(settings).actors > 1:
         while len(parts) > FAN_IN:
             parts = nodes = level(parts)
             _merge_on_actors(settings, spec, nodes)
@@ -74,7 +74,7 @@ def _show(settings: Settings) -> None:
 
 def _merge_on_actors(settings: Settings, spec: Spec, nodes: Sequence[Merge]) -> None:
     try:
-        pool.run(settings, spec, nodes, f"merging {settings.dataset.name}", (Merger, spec))
+        scheduler.run(settings, spec, nodes, f"merging {settings.dataset.name}", (Merger, spec))
     except UserError as error:
         there = settings.store.partials(spec.id)
         if any(part not in there for node in nodes if node.id not in there for part in node.parts):

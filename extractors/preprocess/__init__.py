@@ -1,0 +1,1 @@
+"""From a picture, or a JPEG on the device, to what a network takes."""

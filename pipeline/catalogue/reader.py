@@ -1,0 +1,315 @@
+"""A catalogue that was opened: its index in memory, everything else read when it is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from distributions import IncompatibleError, Spec, View
+from distributions.comparison import KINDS, Comparison, compare
+from distributions.distances import check_comparable
+from pipeline.catalogue import index as published
+from pipeline.catalogue import neighbours
+from pipeline.catalogue.card import card
+from pipeline.catalogue.matrix import Matrix, StoredMatrix
+from pipeline.catalogue.stored import StoredVDNA, spec_of
+from pipeline.catalogue.targets import address
+from pipeline.errors import DamagedError, UserError
+from pipeline.formats.manifests import CHANGING, Manifests
+from pipeline.storage import cache
+from pipeline.storage.objects import is_local
+
+COLUMNS = ("dataset", "extractor", "images", "skipped", "damaged_shards", "shards", "distributions", "ranges")
+MORE = (
+    *("preprocessing", "precision", "architecture", "weights", "clamped_share", "not_finite"),
+    *("spec", "fingerprint", "digest", "version", "created", "bytes", "description", "licence", "url"),
+)
+USUAL = "efficientnet_lite0"
+PATIENCE = 30.0
+"""Seconds without a byte after which an object is given up: someone waits for the answer."""
+
+
+class Catalogue:
+    """Read-only view of a catalogue, as it was when it was opened."""
+
+    def __init__(self, url: str, **storage: Any) -> None:
+        self._folder = Manifests(*address(url, storage), PATIENCE)
+        found = published.read(self._folder)  # which finds it to be sound
+        self._manifests: list[dict[str, Any]] = []
+        if found is None:  # nothing was published yet: what its manifests say, one by one
+            self._manifests = self._folder.manifests()
+            pairs = sorted({(m["extractor"], m["spec"]) for m in self._manifests})
+            known = [matrix for pair in pairs if (matrix := self._folder.distances_manifest(*pair))]
+            found = published.make(self._manifests, known)
+        if not found["vdnas"]:
+            raise UserError(f"catalogue={url}: there is no catalogue here")
+        self._index = found
+        self._rows: list[dict[str, Any]] = [{**found["specs"][row["spec"]], **row} for row in found["vdnas"]]
+        if not is_local(self._folder.fs):
+            cache.tidy()
+
+    def __repr__(self) -> str:
+        return f"<Catalogue at {self._folder.url}: {len(self._rows)} VDNAs of {self._rows[-1]['created']}>"
+
+    def _repr_html_(self) -> str:
+        return card(self._folder.url, self._rows)
+
+    def index(self) -> pd.DataFrame:
+        """A row per VDNA: what it is of, how complete it is and what it was made with."""
+        rows = [{**row, "distributions": " ".join(row["distributions"])} for row in self._rows]
+        return pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
+
+    def manifest(
+        self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
+    ) -> dict[str, Any]:
+        """Everything the catalogue says of one VDNA; the newest, where several specs were measured, and its current
+        version unless another is asked for."""
+        extractor = extractor or self.extractor_of(dataset)
+        found = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
+        found = [row for row in found if spec in (None, row["spec"])]
+        if not found:
+            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self.known()}")
+        newest = max(found, key=lambda row: str(row["created"]))
+        if version in (None, newest["version"]):
+            return self._manifest(newest)
+        versions = {row["version"]: row for row in newest["versions"]}
+        if not isinstance(version, int) or version not in versions:
+            there = ", ".join(map(str, versions)) or "1"
+            raise UserError(f"{dataset} · {extractor}: there is no version {version!r}; there are {there}")
+        return self._record(versions[version]["manifest"])
+
+    def _manifest(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        if row["manifest"] is None:
+            return next(m for m in self._manifests if (m["dataset"], m["spec"]) == (row["dataset"], row["spec"]))
+        facts = {key: row[key] for key in CHANGING if key in row}
+        return {**self._record(row["manifest"]), **facts, "record": row["manifest"]}
+
+    def _record(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of a version, as it was written."""
+        content = json.loads(published.checked(self._folder, record))
+        return {**self._folder.checked(content, record["path"]), "record": dict(record)}
+
+    def vdna(
+        self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
+    ) -> StoredVDNA:
+        """The VDNA, to be read as it is asked for; chosen as by `manifest`. `.load()` reads the whole of it."""
+        return StoredVDNA(self._folder, self.manifest(dataset, extractor, spec, version))
+
+    # -- matrices ----------------------------------------------------------------------------------
+
+    def distances(self, extractor: str, metric: str, spec: str | None = None) -> xr.DataArray:
+        """`emd`, `nfd` or `fd` between all datasets, (dataset, other, layer); `.overall` is over all layers.
+
+        Of several specs of an extractor, the one with the most datasets, then the newest.
+        """
+        return self._matrix(extractor, metric, spec).whole(metric)
+
+    def matrix(
+        self,
+        extractor: str,
+        metric: str = "emd",
+        layers: Sequence[str] | None = None,
+        datasets: Sequence[str] | None = None,
+        spec: str | None = None,
+    ) -> Matrix:
+        """The distances between datasets, over all layers or some, chosen as by `distances`: `.frame` is a labelled
+        pandas.DataFrame, `.array` an xarray.DataArray."""
+        return self._matrix(extractor, metric, spec).among(metric, layers, datasets)
+
+    def _matrix(self, extractor: str, metric: str, spec: str | None = None) -> StoredMatrix:
+        known = [
+            matrix
+            for matrix in self._index["matrices"]
+            if self._index["specs"][matrix["spec"]]["extractor"] == extractor and spec in (None, matrix["spec"])
+        ]
+        if not known:
+            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self.known()}")
+        found = self._stored(max(known, key=lambda m: (len(m["members"]), m["created"])))
+        found.check(metric)
+        return found
+
+    def _stored(self, matrix: Mapping[str, Any]) -> StoredMatrix:
+        members = [self._rows[place]["dataset"] for place in matrix["members"]]
+        objects = None
+        if matrix["manifest"] is not None:
+            objects = json.loads(published.checked(self._folder, matrix["manifest"]))["objects"]
+        return StoredMatrix(self._folder, matrix, members, self._index["specs"][matrix["spec"]], objects)
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    def nearest(
+        self,
+        of: str | View,
+        extractor: str | None = None,
+        metric: str = "emd",
+        k: int = 10,
+        *,
+        layers: Sequence[str] | None = None,
+        spec: str | None = None,
+    ) -> pd.Series[float]:
+        """The datasets most like one of the catalogue, or like any VDNA, over all layers or some; the most like first.
+
+        Of a dataset of the catalogue the matrix has the answer. Another VDNA is compared with as few of the datasets as
+        an exact answer needs.
+        """
+        if metric not in KINDS:
+            raise UserError(f"metric={metric}: allowed are {', '.join(KINDS)}")
+        if not isinstance(k, int) or k < 1:
+            raise UserError(f"k={k}: must be a whole number, at least 1")
+        if isinstance(layers, str):
+            raise UserError(f"layers={layers!r}: give a list")
+        if isinstance(of, View):
+            found = self._nearest_to(of, metric, k, layers)
+        else:
+            found = self._nearest_of(of, str(extractor or self.extractor_of(of)), metric, k, layers, spec)
+        return pd.Series(found, dtype=float, name=metric).rename_axis("dataset")
+
+    def _nearest_of(
+        self, dataset: str, extractor: str, metric: str, k: int, layers: Sequence[str] | None, spec: str | None
+    ) -> dict[str, float]:
+        self.manifest(dataset, extractor, spec)
+        matrix = self._matrix(extractor, metric, spec)
+        if dataset not in matrix.datasets:
+            raise UserError(
+                f"{dataset} is not in the matrix of {extractor}: run it again with stages=[compare]; what was "
+                f"imported is compared one by one: cat.nearest(cat.vdna({dataset!r}, {extractor!r}))"
+            )
+        row = matrix.row(metric, dataset, layers)
+        others = [pair for pair in row.items() if pair[0] != dataset]
+        return dict(sorted(others, key=lambda pair: (pair[1], pair[0]))[:k])
+
+    def _nearest_to(self, view: View, metric: str, k: int, layers: Sequence[str] | None) -> dict[str, float]:
+        for layer in layers or ():
+            view.part(layer)
+        specs, reasons = self._comparable(view.spec, metric, layers)
+        rows = [row for row in self._rows if row["spec"] in specs]
+        if not rows:
+            raise IncompatibleError(f"nothing in this catalogue can be compared with it: {'; '.join(reasons[:3])}")
+
+        def to(row: Mapping[str, Any]) -> float:
+            other = StoredVDNA(self._folder, self._manifest(row))
+            other.fetch(KINDS[metric] if other.has(KINDS[metric]) else "layer-gaussian", layers)
+            return compare(view, other, layers=layers, metrics=[metric]).overall[metric]
+
+        def to_all(those: Sequence[Mapping[str, Any]]) -> list[float]:
+            with ThreadPoolExecutor(neighbours.AT_ONCE) as threads:
+                return list(threads.map(to, those))
+
+        members: list[dict[str, Any]] = []
+        bounds = np.empty(0)
+        matrices = [m for m in self._index["matrices"] if m["spec"] in specs and metric in m["metrics"]]
+        if matrices:
+            matrix = max(matrices, key=lambda m: (len(m["members"]), m["created"]))
+            members = [self._rows[place] for place in matrix["members"]]
+            bounds = self._stored(matrix).bounds(view, metric, layers)
+        newest = {row["dataset"]: row for row in sorted(rows, key=lambda row: str(row["created"]))}
+        newest |= {row["dataset"]: row for row in members}
+        if isinstance(view, StoredVDNA):  # which is no answer to itself
+            newest = {n: r for n, r in newest.items() if (n, r["digest"]) != (view.manifest["dataset"], view.digest())}
+        bound = dict(zip([row["dataset"] for row in members], bounds, strict=True))
+        rows = list(newest.values())
+        lower = np.array([bound.get(row["dataset"], 0.0) for row in rows])
+        near = neighbours.nearest(lower, lambda those: to_all([rows[i] for i in those]), k)
+        return {str(rows[i]["dataset"]): distance for i, distance in near.items()}
+
+    def _comparable(self, spec: Spec, metric: str, layers: Sequence[str] | None) -> tuple[set[str], list[str]]:
+        """The specs of the catalogue that a VDNA can be compared with, and why the others cannot."""
+        found, reasons = set(), []
+        for identity, facts in self._index["specs"].items():
+            other = spec_of({**facts, "spec": identity}, partial(_unread, identity))
+            try:
+                if metric == "fd" and not other.has("layer-gaussian"):
+                    raise IncompatibleError("it has no layer-gaussian")
+                for layer in layers or (None,):
+                    check_comparable(spec, other, layer, KINDS[metric])
+                found.add(identity)
+            except IncompatibleError as error:
+                reasons.append(str(error))
+        return found, reasons
+
+    def compare(
+        self,
+        a: str | View,
+        b: str | View,
+        extractor: str | None = None,
+        layers: Sequence[str] | None = None,
+        metrics: Sequence[str] = tuple(KINDS),
+    ) -> Comparison:
+        """Two datasets of the catalogue, or any VDNAs, side by side: how far apart, and in which layers and neurons."""
+        for of in (a, b):
+            if not isinstance(of, str | View):
+                raise UserError(f"{of!r}: give a dataset's name or a VDNA")
+        names = tuple(str(of) if isinstance(of, str) else _name(of) for of in (a, b))
+        spec = None
+        if isinstance(a, str) and isinstance(b, str):
+            extractor = extractor or self.extractor_of(a)
+            mine, theirs = ([r for r in self._rows if (r["dataset"], r["extractor"]) == (n, extractor)] for n in names)
+            both = [row for row in mine if row["spec"] in {other["spec"] for other in theirs}]
+            spec = max(both, key=lambda row: str(row["created"]))["spec"] if both else None
+        views: list[View] = []
+        for of, other in ((a, b), (b, a)):
+            if isinstance(of, str) and isinstance(other, View):
+                views.append(self.vdna(of, other.spec.extractor, self._spec_beside(of, other)))
+            else:
+                views.append(of if isinstance(of, View) else self.vdna(of, str(extractor), spec))
+        return compare(views[0], views[1], (names[0], names[1]), layers, metrics)
+
+    def _spec_beside(self, dataset: str, view: View) -> str | None:
+        """The spec of a dataset that can be compared with a VDNA, if there is one."""
+        for metric in KINDS:
+            comparable, _ = self._comparable(view.spec, metric, None)
+            if found := [row["spec"] for row in self._rows if row["dataset"] == dataset and row["spec"] in comparable]:
+                return str(found[-1])
+        return None
+
+    def has(self, dataset: str) -> bool:
+        """Whether there is a VDNA of a dataset of that name."""
+        return any(row["dataset"] == dataset for row in self._rows)
+
+    def example(self, extractor: str | None = None, dataset: str | None = None) -> StoredVDNA:
+        """A VDNA to measure others like: of a dataset, or any of the spec with the most datasets."""
+        if dataset is not None:
+            return self.vdna(dataset, extractor or self.extractor_of(dataset))
+        rows = [row for row in self._rows if extractor in (None, row["extractor"])]
+        if not rows:
+            raise UserError(f"no VDNA with extractor {extractor}; there are {self.known()}")
+        number = Counter(row["spec"] for row in rows)
+        row = max(rows, key=lambda row: (number[row["spec"]], str(row["created"])))
+        return StoredVDNA(self._folder, self._manifest(row))
+
+    def extractor_of(self, dataset: str) -> str:
+        """The extractor a dataset was measured with; of several the usual one."""
+        names = {row["extractor"] for row in self._rows if row["dataset"] == dataset}
+        if len(names) == 1 or USUAL in names:
+            return USUAL if USUAL in names else str(*names)
+        by = f"measured with {', '.join(sorted(names))}: say with which"
+        raise UserError(f"dataset {dataset} is {by if names else f'not among {self.known()}'}")
+
+    def known(self) -> str:
+        """What is there, in words, for an error's line."""
+        names = [f"{row['dataset']} · {row['extractor']}" for row in self._rows[:20]]
+        return ", ".join(names) + (f" and {len(self._rows) - 20} more" if len(self._rows) > 20 else "")
+
+
+def open_catalogue(url: str, **storage: Any) -> Catalogue:
+    """Open a catalogue at a path or URL (fsspec's, or `hf:datasets/OWNER/NAME`); `storage` are fsspec options.
+
+    Two requests of what was published. Raises `UserError` if there is none, `DamagedError` if its index is damaged.
+    """
+    return Catalogue(url, **storage)
+
+
+def _name(view: View) -> str:
+    return view.title if isinstance(view, StoredVDNA) else "yours"
+
+
+def _unread(identity: str, array: str) -> np.ndarray:
+    raise DamagedError(f"an index has no {array} of spec {identity}")

@@ -1,0 +1,1 @@
+"""What the commands `python -m pipeline.run`, `… pipeline.catalogue` and `… pipeline.extractors` do."""

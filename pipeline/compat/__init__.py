@@ -1,0 +1,1 @@
+"""The interfaces of libraries that people come from: change one import."""

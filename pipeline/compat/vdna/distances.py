@@ -1,0 +1,116 @@
+"""Distances with the seed library's arguments. What it refuses by assertions is refused by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from distributions.distances import Factor, cdf, frechet, frechet_rows
+from distributions.kernels import row_emd
+from distributions.kernels.factors import one_thread_each
+from distributions.view import Moments
+from pipeline.compat.vdna.vdna import VDNA
+
+
+def EMD(
+    vdna1: VDNA,
+    vdna2: VDNA,
+    use_neurons_from_layer: str | None = None,
+    use_neuron_index: int | None = None,
+    return_neuron_wise: bool = False,
+) -> Any:
+    """Earth mover's distance of histograms, in bins: the mean over the neurons selected, or `{layer: (neurons)}`."""
+    if vdna1.name != vdna2.name or vdna1.type != "histogram":
+        raise AssertionError(f"EMD needs two histograms of as many bins, not {vdna1.name} and {vdna2.name}")
+
+    def rows(layer: str) -> np.ndarray:
+        return row_emd(*(cdf(np.ascontiguousarray(v.data[layer].cpu().numpy(), np.uint64)) for v in (vdna1, vdna2)))
+
+    return _selected(vdna1, vdna2, rows, use_neurons_from_layer, use_neuron_index, return_neuron_wise)
+
+
+def NFD(
+    vdna1: VDNA,
+    vdna2: VDNA,
+    use_neurons_from_layer: str | None = None,
+    use_neuron_index: int | None = None,
+    return_neuron_wise: bool = False,
+) -> Any:
+    """Fréchet distance of each neuron's Gaussian: the mean over the neurons selected, or `{layer: (neurons)}`."""
+    for vdna in (vdna1, vdna2):
+        if vdna.type not in ("gaussian", "layer-gaussian"):
+            raise AssertionError(f"NFD needs Gaussians, not {vdna.name}")
+
+    def rows(layer: str) -> np.ndarray:
+        return frechet_rows(_marginals(vdna1, layer), _marginals(vdna2, layer))
+
+    return _selected(vdna1, vdna2, rows, use_neurons_from_layer, use_neuron_index, return_neuron_wise)
+
+
+def FD(
+    vdna1: VDNA,
+    vdna2: VDNA,
+    use_neurons_from_layer: str | None = None,
+    use_neuron_index: int | None = None,
+    return_neuron_wise: bool = False,
+) -> Any:
+    """Fréchet distance of layers' Gaussians: a layer's, their mean, or of each neuron `{layer: (neurons)}`."""
+    for vdna in (vdna1, vdna2):
+        if vdna.type != "layer-gaussian":
+            raise AssertionError(f"FD needs layer Gaussians, not {vdna.name}")
+    if return_neuron_wise or use_neuron_index is not None:
+        return NFD(vdna1, vdna2, use_neurons_from_layer, use_neuron_index, return_neuron_wise)
+    layers = _layers(vdna1, vdna2, use_neurons_from_layer, None)
+
+    def of(layer: str) -> float:
+        factors = [
+            Factor.of(Moments(v.data[layer]["mu"].cpu().numpy(), v.data[layer]["sigma"].cpu().numpy()))
+            for v in (vdna1, vdna2)
+        ]
+        return frechet(*factors)
+
+    return torch.tensor(one_thread_each(of, layers), dtype=torch.float64).mean().to(vdna1.device)
+
+
+def _marginals(vdna: VDNA, layer: str) -> Moments:
+    found = {key: value.cpu().numpy().astype(np.float64) for key, value in vdna.data[layer].items()}
+    return Moments(found["mu"], found["var"] if "var" in found else np.diagonal(found["sigma"]))
+
+
+def _layers(vdna1: VDNA, vdna2: VDNA, layer: str | None, neuron: int | None) -> list[str]:
+    """The layers to compare; refuses, as the seed does with assertions, what cannot be."""
+    if vdna1.feature_extractor_name != vdna2.feature_extractor_name:
+        raise AssertionError("Feature extractors must be the same")
+    if vdna1.neurons_list != vdna2.neurons_list:
+        raise AssertionError("the VDNAs have different layers")
+    if neuron is not None and not layer:
+        raise AssertionError("If specifying neuron index, you should also specify layer name")
+    if layer and layer not in vdna1.neurons_list:
+        raise AssertionError(f"no layer {layer}; there are {', '.join(vdna1.neurons_list)}")
+    if layer and neuron is not None and not -vdna1.neurons_list[layer] <= neuron < vdna1.neurons_list[layer]:
+        raise AssertionError(f"layer {layer} has {vdna1.neurons_list[layer]} neurons")
+    if vdna1.device != vdna2.device:
+        raise AssertionError("VDNAs must be on the same device")
+    return [layer] if layer else list(vdna1.neurons_list)
+
+
+def _selected(
+    vdna1: VDNA,
+    vdna2: VDNA,
+    rows: Callable[[str], np.ndarray],
+    layer: str | None,
+    neuron: int | None,
+    neuron_wise: bool,
+) -> Any:
+    if neuron_wise and neuron is not None:
+        raise ValueError("Cannot return neuron-wise distance when specifying a specific neuron to use")
+    names = _layers(vdna1, vdna2, layer, neuron)
+    found = {name: torch.from_numpy(rows(name)).to(vdna1.device) for name in names}
+    if neuron_wise:
+        return found
+    if neuron is not None:
+        return found[names[0]][neuron]
+    return torch.cat(list(found.values())).mean()

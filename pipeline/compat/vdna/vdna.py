@@ -1,0 +1,180 @@
+"""A VDNA as the seed library has it: one distribution, by layer, as tensors; and its files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distributions.spec import bins_of
+from pipeline.errors import UserError
+from pipeline.formats import vdna_files
+from pipeline.storage import hub
+
+Distribution = torch.Tensor | dict[str, torch.Tensor]
+
+
+@dataclass
+class DataSettings:
+    """Which images a VDNA is of, as the seed's files say it."""
+
+    source: Any = "NotFilled"
+    crop_to_square_pre_resize: str = "none"
+    resize_mode: str = "clean"
+    custom_fn_resize: Any = None
+    custom_np_image_tranform: Any = None
+    custom_pil_image_tranform: Any = None
+    shuffle_files: bool = True
+    num_images: int = -1
+
+
+@dataclass
+class ExtractionSettings:
+    """How they were measured, as the seed's files say it."""
+
+    average_feats_spatially: bool = False
+    accumulate_spatial_feats_in_hist: bool = False
+    accumulate_sample_feats_in_hist: bool = False
+    keep_only_min_max: bool = False
+    normalise_feats: bool = False
+    range_scale_for_norm_params: float = 1.2
+    hist_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
+    hist_nb_bins: int = 0
+    hist_channel_batch_size: int = 10
+    num_workers: int = 12
+    batch_size: int = 64
+    device: str = "cuda:0"
+    description: str = ""
+    verbose: bool = True
+    n_sample_images: int = 10
+    sample_images_folder: str = "sample_images"
+    seed: int = 0
+    hub_repo: str = "bramtoula/visual-dna-models"
+
+
+class VDNA:
+    """One distribution of a set of images. `data` is by layer: counts (neurons, bins) int64 of a histogram; else
+    `{"mu", "var"}` float32, `{"mu", "sigma"}` float64 or `{"min", "max"}` float32."""
+
+    def __init__(
+        self,
+        name: str,
+        extractor: str,
+        layers: Mapping[str, int],
+        images: int,
+        arrays: Mapping[str, np.ndarray],
+        device: str,
+    ) -> None:
+        bins = bins_of(name)
+        self.name = name
+        self.type = "histogram" if bins else name
+        if bins:
+            self.hist_nb_bins = bins
+        self.feature_extractor_name = extractor
+        self.neurons_list = dict(layers)
+        self.num_images = images
+        self.device = device
+        self.data: dict[str, Any] = {layer: _layer_of(arrays, name, layer, device) for layer in layers}
+        self.data_settings_used = DataSettings()
+        self.extraction_settings_used = ExtractionSettings()
+        self.loaded_from_path = "NotLoaded"
+
+    def save(self, file_path: str | Path) -> None:
+        """Write `file_path.json` and `file_path.npz`, without what follows a last dot in the name."""
+        data = dict(vars(self.data_settings_used))
+        if isinstance(data["source"], list) and any(isinstance(item, np.ndarray) for item in data["source"]):
+            data["source"] = "Provided NumPy Arrays - not saved in metadata"
+            self.data_settings_used.source = data["source"]
+        metadata = {
+            "time_of_compute": datetime.now().strftime("%I:%M%p on %B %d, %Y"),
+            "vdna_version": vdna_files.SEED_VERSION,
+            "distribution": {"hist_nb_bins": self.hist_nb_bins} if self.type == "histogram" else {},
+            "type": self.type,
+            "name": self.name,
+            "data_settings": data,
+            "extraction_settings": vars(self.extraction_settings_used),
+            "num_images": self.num_images,
+            "feature_extractor_name": self.feature_extractor_name,
+            "neurons_list": self.neurons_list,
+        }
+        arrays: dict[str, np.ndarray] = {}
+        for layer, found in self.data.items():
+            if isinstance(found, torch.Tensor):
+                arrays[layer] = vdna_files.as_int32(layer, found.cpu().numpy())
+            else:
+                arrays |= {f"{key}-{layer}": value.cpu().numpy() for key, value in found.items()}
+        vdna_files.store(Path(file_path).with_suffix(""), metadata, arrays)
+
+    def get_neuron_dist(self, layer_name: str, neuron_idx: int) -> Distribution:
+        """One neuron's histogram (1, bins), or its parameters."""
+        found = self.data[layer_name]
+        if isinstance(found, torch.Tensor):
+            return found[neuron_idx].reshape(1, -1)
+        return {k: v[neuron_idx, neuron_idx] if k == "sigma" else v[neuron_idx] for k, v in found.items()}
+
+    def get_all_neurons_in_layer_dist(self, layer_name: str) -> Distribution:
+        """A layer's histograms (neurons, bins), or its parameters."""
+        found = self.data[layer_name]
+        return found if isinstance(found, torch.Tensor) else dict(found)
+
+    def get_all_neurons_dists(self) -> Any:
+        """All neurons' histograms or parameters in network order; of layer Gaussians, those of each layer."""
+        layers = list(self.data.values())
+        if self.type == "histogram":
+            return torch.cat(layers)
+        if self.type == "layer-gaussian":
+            return self.data
+        return {key: torch.cat([layer[key] for layer in layers]) for key in layers[0]}
+
+
+def _layer_of(arrays: Mapping[str, np.ndarray], name: str, layer: str, device: str) -> Distribution:
+    if bins_of(name):
+        return torch.from_numpy(arrays[layer].astype(np.int64)).to(device)
+    kinds = vdna_files.KINDS[name]
+    return {kind: torch.from_numpy(np.array(arrays[f"{kind}-{layer}"])).to(device) for kind in kinds}
+
+
+def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
+    """The VDNA in `file_path.json` and `file_path.npz`, without what follows a last dot in the name."""
+    meta, arrays = vdna_files.load(Path(file_path).with_suffix(""))
+    vdna = VDNA(
+        meta["name"],
+        meta["feature_extractor_name"],
+        meta["neurons_list"],
+        meta["num_images"],
+        arrays,
+        at(device),
+    )
+    try:
+        vdna.data_settings_used = DataSettings(**meta["data_settings"])
+        vdna.extraction_settings_used = ExtractionSettings(**meta["extraction_settings"])
+    except TypeError as error:
+        raise UserError(f"{file_path}: not settings of the seed library ({error})") from None
+    vdna.loaded_from_path = str(file_path)
+    return vdna
+
+
+def load_vdna_from_hub(repo_id: str, file_path: str, device: str = "cpu", repo_type: str = "dataset") -> VDNA:
+    """The VDNA in `file_path.json` and `file_path.npz` of a repository of the Hugging Face hub."""
+    kind = "datasets/" if repo_type == "dataset" else ""
+    return load_vdna_from_files(f"{hub.local(f'{hub.HUB}{kind}{repo_id}/{file_path}', ('json', 'npz'))}.json", device)
+
+
+def at(device: str) -> str:
+    """The device that a name stands for on this machine."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"device={device}: allowed are cpu, cuda, cuda:0")
+    if kind == "cuda" and not torch.cuda.is_available():
+        warnings.warn(f"device={device}: there is no GPU here; the processor does it", stacklevel=3)
+        return "cpu"
+    return str(device)

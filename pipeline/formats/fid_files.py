@@ -1,0 +1,79 @@
+"""FID statistics of pytorch-fid and clean-fid, `NAME.npz` with `mu` and `sigma`: read as a VDNA, and written.
+
+vdna = read(Path("cifar10_train.npz"), images=50_000)
+fd(vdna, mine, layer="block_3")           # FID against published statistics
+write(mine, Path("mine.npz"))
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
+from distributions.spec import UNSTATED
+from pipeline.errors import UserError
+from pipeline.formats.groups import MAX_NUMBER
+from pipeline.formats.manifests import NAME
+from pipeline.formats.vdna_files import covariance_fault, npz_array, refuse_unusual
+from pipeline.storage.disk import named
+
+EXTRACTOR, LAYER = "inception", "block_3"
+MOST_NEURONS = 1 << 13
+
+
+def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
+    """Write a layer's mean and covariance (float64) to `path`, which gets the ending `.npz` if it has none."""
+    if not vdna.has("layer-gaussian"):
+        raise UserError(f"--format fid needs layer-gaussian; this VDNA has {', '.join(vdna.distributions)}")
+    if layer not in vdna.layers:
+        raise UserError(f"--layer {layer}: this VDNA has {', '.join(vdna.layers)}")
+    refuse_unusual(vdna, "layer-gaussian")
+    if not path.name:
+        raise UserError(f"{path}: give the name of a file")
+    mean, covariance = vdna.layer_gaussian(layer)
+    packed = io.BytesIO()
+    np.savez(packed, mu=mean, sigma=covariance)
+    path = named(path)
+    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(packed.getvalue())
+    return path
+
+
+def read(path: Path, images: int, extractor: str = EXTRACTOR, layer: str = LAYER) -> VDNA:
+    """The VDNA, of one layer's Gaussian, in a file of statistics, which does not say of how many `images` it is.
+
+    Nor does it say network and preprocessing: it is comparable with VDNAs of `extractor`. Raises `UserError`.
+    """
+    try:
+        with zipfile.ZipFile(named(path)) as archive:
+            mean = npz_array(archive, "mu", most=8 * MOST_NEURONS + 1024)
+            covariance = npz_array(archive, "sigma", mean.shape * 2) if mean.ndim == 1 else mean
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # what reads npz raises anything
+        raise UserError(f"{path.name}: no FID statistics, an .npz with mu and sigma ({str(error)[:200]})") from None
+    if mean.ndim != 1 or not 1 <= len(mean) <= MOST_NEURONS:
+        raise UserError(f"{path.name}: mu has the shape {mean.shape}, not one of neurons")
+    if not 2 <= images <= MAX_NUMBER:
+        raise UserError(f"--images {images}: statistics are of at least 2 images, and not of that many")
+    if not NAME.fullmatch(extractor) or not layer.isprintable() or not layer:
+        raise UserError(f"--extractor {extractor} --layer {layer!r}: give the names of an extractor and of its layer")
+    covariance = covariance.astype(np.float64)
+    if max(np.abs(mean).max(), np.abs(covariance).max()) > np.finfo(np.float32).max:
+        raise UserError(f"{path.name}: mu and sigma are not the numbers of a network")
+    if fault := covariance_fault(covariance):
+        raise UserError(f"{path.name}: sigma {fault}")
+    spec = Spec(extractor, UNSTATED, UNSTATED, UNSTATED, UNSTATED, {layer: len(mean)}, ("layer-gaussian",))
+    vdna = VDNA(spec)
+    gaussians = vdna.find(LayerGaussian)
+    gaussians.count[layer].fill_(images)
+    gaussians.mean[layer] = torch.from_numpy(mean.astype(np.float64))
+    gaussians.comoment[layer] = torch.from_numpy((covariance + covariance.T) / 2 * (images - 1))
+    vdna.ledger = Ledger([ShardRecord(str(path), counted=images)])
+    return vdna

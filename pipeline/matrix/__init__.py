@@ -1,0 +1,1 @@
+"""The distances between all datasets of a catalogue, computed in tiles."""

@@ -1,0 +1,249 @@
+"""A matrix in tiles: some datasets against some others, in a few layers, small enough for an actor's memory.
+
+    for tile in tiles(spec, members, new):               # only pairs with a new dataset
+        distances = Tiler(spec, members).distances(tile, store)     # {metric: (layers, rows, columns)}
+
+A tile reads its layers' rows of every VDNA once; one after another, those with the same rows read them once together.
+The number of a pair does not depend on the tile it is in, nor on who computes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.spatial.distance import cdist
+
+from distributions import IncompatibleError, Spec
+from distributions.comparison import metrics_of
+from distributions.distances import Factor, cdf, frechet
+from distributions.kernels import pairwise_emd
+from distributions.kernels.factors import one_thread_each
+from distributions.spec import ARRAYS, bins_of, layer_slices
+from distributions.view import Moments, layer_moments, neuron_moments
+from pipeline.catalogue.writer import TILE, Store
+from pipeline.extraction.worker import Receipt
+from pipeline.formats.groups import CHUNK_BYTES
+from pipeline.formats.rows import Rows
+from pipeline.storage.folder import AT_ONCE
+
+MEMORY = 2 << 30
+"""Bytes that a tile may take while it is computed: its rows, its columns, and the columns as they are stored."""
+READ_SECONDS, EMD_SECONDS, FD_SECONDS = 1.5e-9, 5e-11, 1e-10
+"""Of one core, about: reading takes so long for each byte; a pair for each neuron's bin, and each layer's neurons³."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The datasets `rows` against `columns`, places among the members, in some consecutive `layers`.
+
+    Its `id` hashes the contents of the VDNAs, so what was computed is found again whatever else has been added.
+    """
+
+    index: int
+    layers: tuple[str, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    id: str
+    seconds: float
+    size: int = 0
+
+    @property
+    def diagonal(self) -> bool:
+        return self.rows == self.columns
+
+
+def tiles(spec: Spec, members: Sequence[Mapping[str, Any]], new: Sequence[int]) -> list[Tile]:
+    """Tiles that hold every pair of a new member and any, each pair once."""
+    known = sorted(set(range(len(members))) - set(new))
+    found: list[Tile] = []
+    for layers in _bands(spec):
+        most = max(MEMORY // (3 * _bytes(spec, layers)), 1)
+        news, others = (
+            [tuple(those[i : i + most]) for i in range(0, len(those), most)] for those in (sorted(new), known)
+        )
+        reading, comparing = READ_SECONDS * _bytes(spec, layers), _seconds(spec, layers)
+        for number, rows in enumerate(news):
+            for columns in (*news[number:], *others):
+                digests = [[members[i]["digest"] for i in side] for side in (rows, columns)]
+                content = json.dumps([spec.id, layers, *digests]).encode()
+                name = f"{TILE}{hashlib.sha256(content).hexdigest()[:16]}"
+                pairs = len(rows) * (len(rows) - 1) // 2 if rows == columns else len(rows) * len(columns)
+                cost = pairs * comparing + len(columns) * reading  # the rows are most often in memory
+                found.append(Tile(len(found), layers, rows, columns, name, cost))
+    return found
+
+
+class Tiler:
+    """Computes tiles; made an actor by the pool. Remembers the rows of the last tile: the next often has them too."""
+
+    def __init__(self, spec: Spec, members: Sequence[Mapping[str, Any]], device: torch.device | str = "cpu") -> None:
+        self._spec, self._members, self.device = spec, members, torch.device(device)
+        self._turn = threading.Lock()
+        self._memory = {side: np.empty(0) for side in ("rows", "columns")}  # memory that is new costs more than filling
+        self._readers: dict[int, Rows] = {}
+        self._last: tuple[tuple[str, ...], tuple[int, ...], _Side] | None = None
+
+    def run(self, tile: Tile, store: Store) -> Receipt:
+        values = {metric: (("layer", "row", "column"), v) for metric, v in self.distances(tile, store).items()}
+        store.put_tile(self._spec.id, tile.id, xr.Dataset(values))
+        return Receipt(counted=0, skipped={}, damaged=0, lost_bytes=0)
+
+    def progress(self) -> tuple[int, int]:
+        return 0, 0
+
+    def distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
+        """By metric, (layers, rows, columns) float64. One tile at a time: each takes all the memory that it may."""
+        with self._turn:
+            return self._distances(tile, store)
+
+    def _distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
+        if self._last is None or self._last[:2] != (tile.layers, tile.rows):
+            self._last = None  # before the next is read, or both would be in memory
+            self._last = tile.layers, tile.rows, self._side("rows", tile.layers, tile.rows, store)
+        rows = self._last[2]
+        columns = rows if tile.diagonal else self._side("columns", tile.layers, tile.columns, store)
+        found = {
+            metric: np.zeros((len(tile.layers), len(tile.rows), len(tile.columns)))
+            for metric in metrics_of(self._spec.distributions)
+        }
+        for i, layer in enumerate(tile.layers):
+            neurons = self._spec.layers[layer]
+            if "emd" in found:
+                other = None if tile.diagonal else columns.shares[layer]
+                found["emd"][i] = pairwise_emd(rows.shares[layer], other) / neurons
+            if "nfd" in found:
+                found["nfd"][i] = cdist(rows.moments[layer], columns.moments[layer], "sqeuclidean") / neurons
+            if "fd" in found:
+                found["fd"][i] = _all_frechet(rows.factors[layer], columns.factors[layer], tile.diagonal)
+        return found
+
+    def _side(self, side: str, layers: Sequence[str], members: Sequence[int], store: Store) -> _Side:
+        """Rows of some layers of some VDNAs: all of a store's answers at once, then a core for each VDNA. Those that
+        were the same side of the last tile are overwritten."""
+        whole = layer_slices(self._spec.layers)
+        part = slice(whole[layers[0]].start, whole[layers[-1]].stop)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            read = partial(self._fetch, part=part, store=store)
+            fetched = list(threads.map(read, members))
+        found = _Side(self._spec, layers, len(members), self.device, self._memory[side])
+        self._memory[side] = found.memory
+
+        def fill(place: int) -> None:
+            objects, fetched[place] = fetched[place], {}  # not kept beside what they become
+            rows = self._readers[members[place]]
+            arrays = {name: rows.read(name, part, objects) for name in _arrays(self._spec)}
+            try:
+                found.fill(place, arrays)
+            except IncompatibleError as error:
+                raise IncompatibleError(f"dataset {self._members[members[place]]['dataset']}: {error}") from error
+
+        one_thread_each(fill, range(len(members)))
+        return found
+
+    def _fetch(self, member: int, part: slice, store: Store) -> dict[str, bytes]:
+        if member not in self._readers:
+            self._readers[member] = store.get_rows(self._members[member])
+        rows = self._readers[member]
+        return {name: rows.fetch(name) for array in _arrays(self._spec) for name in rows.objects(array, part)}
+
+
+class _Side:
+    """Some layers of some datasets, in the form that pairs are computed from: by layer, `shares` (datasets, neurons,
+    bins), `moments` (datasets, 2 neurons; means and standard deviations), and each dataset's factor."""
+
+    def __init__(
+        self, spec: Spec, layers: Sequence[str], datasets: int, device: torch.device | str, memory: np.ndarray
+    ) -> None:
+        self._layers = {layer: spec.layers[layer] for layer in layers}
+        self._spec, self._device = spec, device
+        bins, kinds = _bins(spec), metrics_of(spec.distributions)
+        size = datasets * bins * sum(self._layers.values()) if "emd" in kinds else 0
+        self.memory = memory if memory.size >= size else np.empty(size)
+        self._shares = {
+            layer: self.memory[part.start * datasets * bins : part.stop * datasets * bins].reshape(datasets, -1, bins)
+            for layer, part in layer_slices(self._layers).items()
+            if "emd" in kinds
+        }
+        self.moments = {layer: np.empty((datasets, 2 * n)) for layer, n in self._layers.items() if "nfd" in kinds}
+        self.factors: dict[str, dict[int, Factor]] = {layer: {} for layer in layers if "fd" in kinds}
+
+    @cached_property
+    def shares(self) -> dict[str, torch.Tensor]:
+        return {layer: torch.from_numpy(shares).to(self._device) for layer, shares in self._shares.items()}
+
+    def fill(self, place: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take a dataset's rows of these layers, as they are stored."""
+        parts = layer_slices(self._layers)
+        for layer, shares in self._shares.items():
+            cdf(arrays["histogram"][parts[layer]], shares[place])
+        neurons = None
+        if "gaussian" in self._spec.distributions:
+            neurons = neuron_moments(*(arrays[name] for name in ARRAYS["gaussian"]))
+        for layer, part in parts.items():
+            covariance: Moments | None = None
+            if self.factors:
+                covariance = layer_moments(*(arrays[name][part] for name in ARRAYS["layer-gaussian"]))
+                self.factors[layer][place] = Factor.of(covariance, self._device)
+            if neurons:
+                mean, variance = neurons.mean[part], neurons.spread[part]
+            elif covariance:
+                mean, variance = covariance.mean, np.diagonal(covariance.spread)
+            else:
+                continue
+            self.moments[layer][place] = np.concatenate([mean, np.sqrt(variance)])
+
+
+def _all_frechet(rows: Mapping[int, Factor], columns: Mapping[int, Factor], diagonal: bool) -> np.ndarray:
+    """FD between all of them, each pair on a thread of its own."""
+    result = np.zeros((len(rows), len(columns)))
+    pairs = [(i, j) for i in range(len(rows)) for j in range(i + 1 if diagonal else 0, len(columns))]
+    values = one_thread_each(frechet, (rows[i] for i, _ in pairs), (columns[j] for _, j in pairs))
+    for (i, j), value in zip(pairs, values, strict=True):
+        result[i, j] = value
+    return result + result.T if diagonal else result
+
+
+def _bands(spec: Spec) -> Iterator[tuple[str, ...]]:
+    """Consecutive layers whose rows are read together: one, or several narrow ones, which share a chunk."""
+    band: list[str] = []
+    for layer in spec.layers:
+        band.append(layer)
+        if _bytes(spec, band) >= 2 * CHUNK_BYTES:
+            yield tuple(band)
+            band = []
+    if band:
+        yield tuple(band)
+
+
+def _bytes(spec: Spec, layers: Sequence[str]) -> int:
+    """What some layers of a dataset take in memory, about."""
+    widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics_of(spec.distributions)
+    return sum(8 * n * (_bins(spec) + 2 + (n if wide else 0)) for n in widths)
+
+
+def _seconds(spec: Spec, layers: Sequence[str]) -> float:
+    """What a pair takes in some layers on one core, about."""
+    widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics_of(spec.distributions)
+    return sum(EMD_SECONDS * n * _bins(spec) + (FD_SECONDS * n**3 if wide else 0) for n in widths)
+
+
+def _bins(spec: Spec) -> int:
+    return sum(bins_of(name) or 0 for name in spec.distributions)
+
+
+def _arrays(spec: Spec) -> list[str]:
+    """Arrays of a VDNA that distances are computed from."""
+    names = ["histogram"] if _bins(spec) else []
+    names += ARRAYS["gaussian"] if "gaussian" in spec.distributions else []
+    names += ARRAYS["layer-gaussian"] if "layer-gaussian" in spec.distributions else []
+    return names

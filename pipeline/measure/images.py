@@ -1,0 +1,140 @@
+"""Images of one's own beside a catalogue: measured by its network and on its axes, as a set or one by one.
+
+    v = measured(cat, "photos/")                        # a VDNA that the catalogue's can be compared with
+    cat.nearest(v, k=3)
+    against(cat, "photos/", "demo_faces")               # a row per image: how unlike the dataset it is, and where
+
+Needs torch and the network's weights; neither Ray nor Hydra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distributions import VDNA
+from distributions.distances import cdf
+from distributions.kernels import row_emd
+from distributions.spec import difference_between
+from extractors import Extractor, build
+from pipeline.catalogue.reader import Catalogue
+from pipeline.catalogue.stored import StoredVDNA
+from pipeline.catalogue.writer import Store
+from pipeline.config.networks import named_extractor
+from pipeline.data.decode import BadImage, decode
+from pipeline.data.discovery import find
+from pipeline.data.plan import network_spec
+from pipeline.data.readers import ShardReader, in_turn
+from pipeline.data.shards import Shard, Task, images_in
+from pipeline.errors import DamagedError, UserError
+from pipeline.measure.make import make_vdna
+from pipeline.storage import cache
+
+Told = Callable[[int, int | None], object]
+"""Hears how many images were read, and of how many, or None where only reading them tells."""
+
+
+def measured(
+    cat: Catalogue,
+    source: str | Path,
+    extractor: str | None = None,
+    beside: str | None = None,
+    storage: Mapping[str, Any] | None = None,
+    told: Told | None = None,
+) -> VDNA:
+    """The VDNA of a folder, tar, zip, Parquet file, image or URL, as the catalogue's VDNAs of that extractor were made:
+    with the same network, layers, distributions and histogram axes. `beside` names a dataset it is meant for. It is
+    remembered on this machine; images that are the same bytes are not measured again. `storage` are fsspec options to
+    read the source with, `told` hears how far it is: first of looking whether they are the same, then of measuring.
+
+    Raises `UserError` if there is nothing at `source`, or if the catalogue's network cannot be made from its name.
+    """
+    example = cat.example(extractor, beside)
+    spec, shards = example.spec, find([str(source)], storage=dict(storage or {}))
+    kept, name = Store(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
+    with suppress(DamagedError, UserError, OSError):
+        if found := kept.get_partial(spec, name):
+            known = {record.key: record.sha256 for record in found[0].ledger}
+            if _held(shards, storage, told) == known:
+                return found[0]
+    how: dict[str, Any] = {"ranges": spec.ranges, "positions": spec.positions, "storage": storage, "told": told}
+    vdna = make_vdna(source, _network(example), spec.distributions, **how)
+    with suppress(UserError, OSError):  # a cache that cannot be written is none
+        kept.put_partial(vdna, name, {})
+        cache.tidy()
+    return vdna
+
+
+def _held(shards: Sequence[Shard], storage: Mapping[str, Any] | None, told: Told | None) -> dict[tuple[str, str], str]:
+    """SHA-256 of what shards hold now, as a ledger has it. A tenth of measuring it; times and sizes can deceive."""
+    readers, number = [ShardReader(shard, dict(storage or {})) for shard in shards], images_in(shards)
+    for done, _ in enumerate(in_turn(readers), start=1):
+        if told:
+            told(done, number)
+    return {(reader.shard.url, reader.shard.part): reader.sha256 for reader in readers}
+
+
+def against(
+    cat: Catalogue,
+    source: str | Path,
+    dataset: str,
+    extractor: str | None = None,
+    storage: Mapping[str, Any] | None = None,
+    told: Told | None = None,
+) -> pd.DataFrame:
+    """Every image by itself against a dataset: EMD between its histograms and the dataset's, in bins, over all neurons,
+    and the layer where it is largest. Those least like the dataset come first. Images that cannot be read have NaN, and
+    the reason instead of a layer. `storage` and `told` as for `measured`."""
+    example, shards = cat.example(extractor, dataset), find([str(source)], storage=dict(storage or {}))
+    number = images_in(shards)
+    example.require("histogram")
+    network = _network(example)
+    name = next(n for n in example.spec.distributions if n.startswith("histogram"))
+    spec = replace(example.spec, distributions=(name,))
+    example.fetch("histogram")
+    shares = {layer: cdf(example.histogram(layer)) for layer in spec.layers}
+    rows: list[tuple[str, float, str]] = []
+
+    def distances(image: torch.Tensor) -> dict[str, np.ndarray]:
+        """EMD of each neuron, by layer."""
+        alone = VDNA(spec)
+        network(image[None].to(network.device), lambda layer, values: alone.update(layer, values.cpu()))
+        return {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
+
+    with torch.inference_mode():
+        for _, key, data in in_turn([ShardReader(shard, dict(storage or {})) for shard in shards]):
+            if told:
+                told(len(rows) + 1, number)
+            try:
+                if isinstance(data, BadImage):
+                    raise data
+                each = distances(network.preprocess(decode(data, **network.preprocess.decoding), key))
+            except BadImage as bad:
+                rows.append((key, np.nan, bad.reason))
+                continue
+            most = max(each, key=lambda layer: float(each[layer].mean()))
+            rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
+    found = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
+    return found.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
+
+
+def _network(example: StoredVDNA) -> Extractor:
+    """The network that a VDNA was made with, made from its extractor's name and found to be the same."""
+    spec = example.spec
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build(named_extractor(spec.extractor, spec.precision), device)
+    its = network_spec(network)
+    if its.network != spec.network:
+        raise UserError(
+            f"extractor {spec.extractor}: this catalogue was made with another network of that name "
+            f"({difference_between(its, replace(spec, distributions=its.distributions, ranges=None))}); "
+            "build that one, and pass make_vdna(…, extractor=…, ranges=cat.vdna(…).spec.ranges) to cat.nearest"
+        )
+    return network

@@ -1,0 +1,251 @@
+"""One VDNA from Python, in this process: no Ray, no catalogue needed.
+
+v = make_vdna("photos/")
+w = make_vdna([array, array], ranges=v.spec.ranges)     # (height, width, 3) uint8
+emd(v, w)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from PIL import Image
+
+from distributions import VDNA, ActivationRanges, Ranges
+from extractors import Extractor, build, check_device
+from pipeline.catalogue.writer import Store
+from pipeline.config.networks import named_extractor
+from pipeline.data.discovery import find
+from pipeline.data.plan import network_spec
+from pipeline.data.shards import Task, images_in
+from pipeline.errors import UserError
+from pipeline.extraction.worker import Job, Worker, cores
+from pipeline.formats.vdna_files import read_ranges
+
+MEMORY = "memory://vdna/"
+DISTRIBUTIONS = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
+
+
+def make_vdna(
+    source: str | Path | Sequence[str | Path] | Sequence[np.ndarray],
+    extractor: str | Extractor = "efficientnet_lite0",
+    distributions: Sequence[str] = DISTRIBUTIONS,
+    *,
+    ranges: Ranges | str | Path | None = None,
+    catalogue: str | None = None,
+    storage: Mapping[str, Any] | None = None,
+    image_key: str = "",
+    image_column: str = "",
+    catalogue_storage: Mapping[str, Any] | None = None,
+    told: Callable[[int, int | None], object] | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    compile: bool = False,
+    positions: Mapping[str, str] | None = None,
+    **options: Any,
+) -> VDNA:
+    """The VDNA of a folder, tar, zip, Parquet file, list of paths or list of (height, width, 3) uint8 arrays.
+
+    `extractor` is a name from conf/extractor, any timm model, `SOURCE:MODEL`, or one that was built; `options` are its
+    keys (`weights="random"`, `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file, or
+    "published" for the extractor's), else those in use
+    in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
+    the two cannot be compared by EMD. `storage` are fsspec options of the source, `image_key` and `image_column` say
+    which part of a sample is the image (as `find`), `catalogue_storage` those of the
+    catalogue. `told` hears how many images were read, and of how many where that is known (twice if they are
+    calibrated on). Raises `UserError`, `ExtractorError` or `IncompatibleError`.
+    """
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"device={device}: not here; allowed are auto, cpu" + ", cuda" * torch.cuda.is_available())
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(distributions, str):
+        raise UserError(f"distributions={distributions!r}: give a list, for instance [{distributions!r}]")
+    if not isinstance(positions or {}, Mapping):
+        raise UserError(f"positions={positions!r}: give a mapping, for instance {{'gaussian': 'all'}}")
+    for key, value in {"batch_size": batch_size, "threads": cores() if threads is None else threads}.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"{key}={value!r}: must be a whole number, at least 1")
+    if isinstance(extractor, Extractor):
+        if extractor.device.type != device:
+            raise UserError(f"device={device}: the extractor is on {extractor.device}")
+        if options or compile or precision != "fp32":
+            raise UserError("options of an extractor go to build(), not to one that was built")
+        network = extractor
+    else:
+        config = replace(named_extractor(extractor, precision, **options), compile=compile)
+        check_device(config, device)
+        network = build(config, device)
+    urls, before = _sources(source), torch.get_num_threads()
+    try:
+        shards = find(urls, storage=dict(storage or {}), image_key=image_key, image_column=image_column)
+        task = Task(0, tuple(shards), storage or {})
+        axes = _axes(network, distributions, ranges, catalogue, catalogue_storage)
+        return _make(task, network, distributions, positions or {}, axes, batch_size, threads or cores(), told)
+    finally:
+        torch.set_num_threads(before)
+        for url in urls:
+            if url.startswith(MEMORY):
+                fsspec.filesystem("memory").rm_file(url)
+
+
+def _axes(
+    network: Extractor,
+    distributions: Sequence[str],
+    ranges: Ranges | str | Path | None,
+    catalogue: str | None,
+    storage: Mapping[str, Any] | None,
+) -> Ranges | None:
+    """The histogram axes that are asked for, if there are any before the source itself is looked at."""
+    if not any(name.startswith("histogram") for name in distributions):
+        return None
+    if ranges is not None:
+        return ranges if isinstance(ranges, Ranges) else read_ranges(str(ranges), network.config.ranges)
+    if catalogue is None:
+        return None
+    axes = Store(catalogue, storage).get_ranges(network_spec(network).network)
+    if axes is None:
+        raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
+    return axes
+
+
+def _make(
+    task: Task,
+    network: Extractor,
+    distributions: Sequence[str],
+    positions: Mapping[str, str],
+    axes: Ranges | None,
+    batch_size: int,
+    threads: int,
+    told: Callable[[int, int | None], object] | None,
+) -> VDNA:
+    number = images_in(task.shards)
+    tell: Callable[[int], object] = (lambda _: None) if told is None else (lambda done: told(done, number))
+    spec = network_spec(network)
+    job = Job(network.config, spec, batch_size, threads, max(cores() - 1, 1), network.device.type)
+    if any(name.startswith("histogram") for name in distributions):
+        if axes is None:
+            try:
+                axes = Ranges.calibrated(Worker(job, network, tell).vdna(task).find(ActivationRanges))
+            except ValueError as error:
+                raise UserError(f"cannot calibrate on this source: {error}") from None
+        spec = replace(spec, ranges=axes)
+    try:
+        spec = replace(spec, distributions=tuple(distributions), positions=positions)
+    except ValueError as error:
+        raise UserError(f"distributions: {error}") from None
+    vdna = Worker(replace(job, spec=spec), network, tell).vdna(task)
+    if not vdna.images:
+        raise UserError(f"no image of this source could be used: {vdna.ledger.skipped or 'the archives hold none'}")
+    return vdna
+
+
+def _sources(source: Any) -> list[str]:
+    if isinstance(source, str | Path):
+        return [str(source)]
+    source = listed(source)
+    if _is_image(source) and getattr(source, "ndim", 3) != 4:  # a batch is its images
+        raise UserError(f"source is one {shown(source)}: give a list of arrays; {remedy(source)}")
+    items = list(source) if isinstance(source, Iterable) else [source]
+    if any(map(_is_image, items)) and not any(isinstance(item, str | Path) for item in items):
+        return [_as_tar(items)]
+    if wrong := [type(item).__name__ for item in items if not isinstance(item, str | Path)]:
+        raise UserError(f"source: give a path, or a list of paths or of arrays, not {wrong[0]}")
+    return [str(item) for item in items]
+
+
+def listed(source: Any) -> Any:
+    """Paths in an array of NumPy's as a list; anything else as it is."""
+    texts = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype.kind in "UO" and len(source)
+    if texts and all(isinstance(item, str | Path) for item in source):
+        return source.tolist()
+    return source
+
+
+def _is_image(thing: object) -> bool:
+    return isinstance(thing, np.ndarray | torch.Tensor | Image.Image)
+
+
+def shown(image: Any) -> str:
+    """Type and shape of an array, a tensor, a PIL image or whatever else was given, for an error."""
+    if isinstance(image, Image.Image):
+        return f"PIL image {image.mode}{(image.height, image.width)}"
+    if isinstance(image, np.ndarray):
+        return f"{image.dtype}{image.shape}"
+    if isinstance(image, torch.Tensor):
+        return f"tensor {str(image.dtype).removeprefix('torch.')}{tuple(image.shape)}"
+    return type(image).__name__
+
+
+def remedy(image: Any) -> str:
+    """How an image in another form becomes a (height, width, 3) uint8 array."""
+    if isinstance(image, Image.Image):
+        return "np.asarray(image.convert('RGB')) is one"
+    if not _is_image(image) or not math.prod(image.shape):
+        return "none can be made of this"
+    steps = []
+    if isinstance(image, torch.Tensor):
+        steps.append(f"tensor{_to_numpy(image)}.cpu().numpy() is an array")
+    shape = tuple(image.shape)
+    if len(shape) == 4:
+        steps.append("list(batch) are its images")
+    elif len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        steps.append("np.dstack([grey] * 3) has three channels")
+    elif len(shape) == 3 and shape[2] in (2, 4):
+        steps.append("Image.fromarray(array).convert('RGB') drops alpha")
+    elif len(shape) == 3 and shape[2] != 3 and shape[0] in (1, 3, 4):
+        steps.append("array.transpose(1, 2, 0) moves channels to the end")
+    kind = str(image.dtype).removeprefix("torch.")
+    if isinstance(image, np.ndarray) and image.dtype.kind not in "biufcO":
+        return "none can be made of this"
+    if "float" in kind:
+        steps.append("(array * 255).round().astype(np.uint8) is right for values from 0 to 1")
+    elif kind != "uint8":
+        steps.append("scale its values to 0 … 255 and take .astype(np.uint8)")
+    return ", ".join(steps) or "[image] is a list of one"
+
+
+def _to_numpy(tensor: torch.Tensor) -> str:
+    """What has to be done to a tensor before NumPy takes it."""
+    steps = {
+        ".detach()": tensor.requires_grad,
+        ".dequantize()": tensor.is_quantized,
+        ".to_dense()": tensor.layout != torch.strided,
+        ".float()": tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64),
+        ".resolve_conj()": tensor.is_conj(),
+    }
+    return "".join(step for step, needed in steps.items() if needed)
+
+
+def _as_tar(arrays: Sequence[Any]) -> str:
+    """The arrays as a tar in fsspec's memory file system: the same path through the pipeline as any shard."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for index, array in enumerate(arrays):
+            fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[2:] == (3,)
+            if not fits or not array.size:
+                raise UserError(
+                    f"image {index} is {shown(array)}: give (height, width, 3) uint8 arrays; {remedy(array)}"
+                )
+            data = io.BytesIO()
+            Image.fromarray(array).save(data, "PNG", compress_level=0)
+            member = tarfile.TarInfo(f"{index:08d}.png")
+            member.size = data.tell()
+            data.seek(0)
+            tar.addfile(member, data)
+    url = f"{MEMORY}{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.tar"
+    with fsspec.open(url, "wb") as file:
+        file.write(buffer.getvalue())
+    return url
