@@ -25,9 +25,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from hydra import compose, initialize_config_dir
 
 from distributions import VDNA, Ranges, ShardRecord
+from pipeline.config.composition import read
 from pipeline.config.networks import CONF
 from pipeline.config.settings import Settings
 from pipeline.data import demo
+from pipeline.stages.context import RunContext
 from tests.material import ALL, LAYERS, activations, spec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +71,7 @@ def tars(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quiet(cluster: None, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def quiet(cluster: None, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
     """An undisturbed run with one actor."""
     from tests.runs import do, of
 
@@ -79,7 +81,12 @@ def quiet(cluster: None, tars: Path, tmp_path_factory: pytest.TempPathFactory) -
 def settings(*overrides: str) -> Settings:
     """The settings a command line gives."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return Settings.from_config(compose("config", overrides=list(overrides)))
+        return read(compose("config", overrides=list(overrides)))
+
+
+def context(*overrides: str) -> RunContext:
+    """The run that a command line asks for."""
+    return RunContext(settings(*overrides))
 
 
 def command(*arguments: str, module: str = "pipeline.run", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline import run
-from pipeline.config.settings import Settings
-from tests.conftest import TINY, settings
+from pipeline.cli.runs import run_stages
+from pipeline.stages.context import RunContext
+from tests.conftest import TINY, context
 
 SMALL = (
     "batch_size=8",
@@ -18,24 +18,24 @@ SMALL = (
 )
 
 
-def of(tars: Path, catalogue: Path | str, *overrides: str, name: str = "faces") -> Settings:
+def of(tars: Path, catalogue: Path | str, *overrides: str, name: str = "faces") -> RunContext:
     url = tars if tars.is_file() else f"{tars}/*.tar"
     where = ("dataset=images", f"dataset.name={name}", f"dataset.url={url}", f"catalogue={catalogue}")
-    return settings(*where, *TINY, *SMALL, *overrides)
+    return context(*where, *TINY, *SMALL, *overrides)
 
 
-def do(s: Settings) -> Settings:
-    run.run(s)
+def do(s: RunContext) -> RunContext:
+    run_stages(s)
     return s
 
 
-def digest(s: Settings) -> str:
+def digest(s: RunContext) -> str:
     """Of the arrays and ledger as they are read back."""
     return s.store.get_vdna(manifest(s)).digest()
 
 
-def manifest(s: Settings) -> dict[str, Any]:
-    found = s.store.manifest(s.dataset.name, s.extractor.name, s.spec().id)
+def manifest(s: RunContext) -> dict[str, Any]:
+    found = s.store.manifest(s.settings.dataset.name, s.settings.extractor.name, s.spec().id)
     assert found is not None
     return found
 

@@ -4,7 +4,8 @@
     python -m tests.seed_suite vdna [arguments of pytest]
 
 They run as they are, in a copy of their folder, with `vdna` standing for `pipeline.compat.vdna`. Networks are
-untrained, so there is nothing to download; the published activation ranges, which belong to trained ones, are observed instead.
+untrained, so there is nothing to download; the published activation ranges, which belong to trained ones, are observed
+instead.
 """
 
 from __future__ import annotations

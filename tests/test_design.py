@@ -38,9 +38,13 @@ def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
     ):
         for other in others:
             # How loops are compiled, and where they are kept, is said once.
-            allowed = {"extractors/preprocess/resize.py"} if (package, other) == ("extractors", "distributions") else set()
+            allowed = (
+                {"extractors/preprocess/resize.py"} if (package, other) == ("extractors", "distributions") else set()
+            )
             assert users(other, package) == allowed, f"{package} imports {other}"
-    theirs = {name for name in imported(ROOT / "extractors" / "preprocess" / "resize.py") if name.startswith("distributions")}
+    theirs = {
+        name for name in imported(ROOT / "extractors" / "preprocess" / "resize.py") if name.startswith("distributions")
+    }
     assert theirs == {"distributions.kernels.compiled", "distributions.kernels.compiled.compiled"}
 
 

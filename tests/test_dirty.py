@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from extractors import Preprocess, build
+from extractors.preprocess import transform
 from pipeline.config.networks import named_extractor
 from pipeline.data import decode as decoding
 from pipeline.data.decode import BadImage, decode
@@ -30,7 +31,7 @@ from pipeline.data.plan import network_spec
 from pipeline.data.readers import Changed, ShardReader
 from pipeline.data.shards import Shard, Task
 from pipeline.extraction.worker import Job, Worker
-from tests.conftest import ROOT, TINY, settings
+from tests.conftest import ROOT, TINY, context
 from tests.dirty import FILES, Case, cases, reasons, write
 from tests.dirty_pictures import pictures
 from tests.runs import do, manifest
@@ -118,7 +119,7 @@ def test_the_whole_corpus_at_once(tmp_path: Path) -> None:
     write(tmp_path / "dirty")
     where = ("dataset=images", "dataset.name=dirty", f"dataset.url={tmp_path / 'dirty'}", f"catalogue={tmp_path / 'c'}")
     few = ("distributions=[histogram-20,gaussian]", "images_per_shard=7", "shards_per_task=3", "max_bad_fraction=1")
-    s = do(settings(*where, *TINY, *few, "batch_size=8", "threads=1", "decode_threads=2", "actors=2"))
+    s = do(context(*where, *TINY, *few, "batch_size=8", "threads=1", "decode_threads=2", "actors=2"))
     vdna = s.store.get_vdna(manifest(s))
     counted: Counter[str] = Counter()
     skipped: dict[str, Counter[str]] = {}

@@ -25,10 +25,10 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline import open_catalogue
-from pipeline.config.settings import Settings
 from pipeline.errors import UserError
+from pipeline.stages.context import RunContext
 from tests import flaky, object_store
-from tests.conftest import ROOT, TINY, settings
+from tests.conftest import ROOT, TINY, context
 from tests.object_store import ObjectStore
 from tests.runs import SMALL, actor_processes, digest, do, of
 
@@ -79,11 +79,11 @@ def options(store: ObjectStore) -> dict[str, Any]:
     return {"key": store.key, "secret": store.secret, "endpoint_url": store.endpoint}
 
 
-def on(store: ObjectStore, catalogue: str, *overrides: str) -> Settings:
+def on(store: ObjectStore, catalogue: str, *overrides: str) -> RunContext:
     """The settings of a run whose shards and catalogue are in the store."""
     its = [f"+{key}.{name}={value}" for key in ("storage", "dataset.storage") for name, value in options(store).items()]
     where = ("dataset=images", "dataset.name=faces", "dataset.url=s3://shards/faces/")
-    return settings(*where, f"catalogue={catalogue}", *TINY, *SMALL, *its, *overrides)
+    return context(*where, f"catalogue={catalogue}", *TINY, *SMALL, *its, *overrides)
 
 
 def test_s3_gives_what_a_disk_gives_and_keeps_its_secrets(calm: str, store: ObjectStore, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,23 +20,24 @@ from distributions import VDNA, ShardRecord, Spec, emd
 from pipeline import make_vdna, open_catalogue
 from pipeline.catalogue.writer import Store
 from pipeline.cluster import scheduler
-from pipeline.config.settings import PoolConfig, Settings
+from pipeline.config.settings import PoolConfig
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
 from pipeline.stages import calibrate, extract, plan, reduce
+from pipeline.stages.context import RunContext
 from tests.material import activations, spec
 from tests.runs import actor_processes, digest, do, manifest, of
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def test_three_actors_give_the_same_bytes_as_one(quiet: Settings, tars: Path, tmp_path: Path) -> None:
+def test_three_actors_give_the_same_bytes_as_one(quiet: RunContext, tars: Path, tmp_path: Path) -> None:
     assert digest(do(of(tars, tmp_path, "actors=3"))) == digest(quiet)
-    for path in sorted((Path(quiet.catalogue) / "partials").rglob("*.zip")):
-        assert (tmp_path / path.relative_to(quiet.catalogue)).read_bytes() == path.read_bytes()
+    for path in sorted((Path(quiet.settings.catalogue) / "partials").rglob("*.zip")):
+        assert (tmp_path / path.relative_to(quiet.settings.catalogue)).read_bytes() == path.read_bytes()
 
 
-def test_an_actor_killed_midway_changes_nothing(quiet: Settings, tars: Path, tmp_path: Path) -> None:
+def test_an_actor_killed_midway_changes_nothing(quiet: RunContext, tars: Path, tmp_path: Path) -> None:
     s = of(tars, tmp_path, "actors=2")
     plan.run(s)
     calibrate.run(s)
@@ -59,17 +61,17 @@ def test_an_actor_killed_midway_changes_nothing(quiet: Settings, tars: Path, tmp
 
 
 def test_the_same_command_again_does_nothing(
-    quiet: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quiet: RunContext, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in Path(quiet.catalogue).rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in Path(quiet.settings.catalogue).rglob("*") if path.is_file()}
 
     def works(*arguments: object) -> None:
         raise AssertionError("no task is left to do")
 
-    monkeypatch.setattr(scheduler, "work", works)
+    monkeypatch.setattr(scheduler.Scheduler, "work", works)
     do(quiet)
-    after = {path: path.stat().st_mtime_ns for path in Path(quiet.catalogue).rglob("*") if path.is_file()}
-    changed = {path.relative_to(quiet.catalogue).parts[0] for path in after if after[path] != before.get(path)}
+    after = {path: path.stat().st_mtime_ns for path in Path(quiet.settings.catalogue).rglob("*") if path.is_file()}
+    changed = {path.relative_to(quiet.settings.catalogue).parts[0] for path in after if after[path] != before.get(path)}
     assert changed <= {"plans", "ranges"}
     assert after.keys() == before.keys()
 
@@ -77,20 +79,20 @@ def test_the_same_command_again_does_nothing(
 def tasks_done(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """The tasks that pools are given from now on."""
     done: list[Task] = []
-    really = scheduler.work
+    really = scheduler.Scheduler.work
 
-    def spy(settings: Settings, spec: Spec, tasks: list[Task], *rest: object) -> object:
+    def spy(self: scheduler.Scheduler, spec: Spec, tasks: list[Task], *rest: Any) -> object:
         done.extend(tasks)
-        return really(settings, spec, tasks, *rest)
+        return really(self, spec, tasks, *rest)
 
-    monkeypatch.setattr(scheduler, "work", spy)
+    monkeypatch.setattr(scheduler.Scheduler, "work", spy)
     return done
 
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(
-    quiet: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quiet: RunContext, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
     s = of(tars, tmp_path / "catalogue")
     shutil.rmtree(tmp_path / "catalogue" / "vdnas")
     lost = sorted((tmp_path / "catalogue" / "partials" / s.spec().id).iterdir())[::4]
@@ -102,8 +104,8 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     assert digest(s) == digest(quiet)
 
 
-def test_a_new_description_needs_no_work(quiet: Settings, tars: Path, tmp_path: Path) -> None:
-    shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+def test_a_new_description_needs_no_work(quiet: RunContext, tars: Path, tmp_path: Path) -> None:
+    shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
     s = do(of(tars, tmp_path / "catalogue", "dataset.description=mended", "stages=[plan,reduce]"))
     said = manifest(s)
     assert said["description"] == "mended"
@@ -111,9 +113,9 @@ def test_a_new_description_needs_no_work(quiet: Settings, tars: Path, tmp_path: 
 
 
 def test_a_damaged_partial_is_named_and_made_again(
-    quiet: Settings, tars: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    quiet: RunContext, tars: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
     s = of(tars, tmp_path / "catalogue")
     shutil.rmtree(tmp_path / "catalogue" / "vdnas")
     victim = sorted((tmp_path / "catalogue" / "partials" / s.spec().id).iterdir())[3]
@@ -123,9 +125,9 @@ def test_a_damaged_partial_is_named_and_made_again(
 
 
 def test_a_grown_dataset_computes_only_the_new_shards(
-    quiet: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quiet: RunContext, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
     shutil.copytree(tars, tmp_path / "tars")
     for path in tars.iterdir():
         shutil.copystat(path, tmp_path / "tars" / path.name)
@@ -153,8 +155,8 @@ CHANGES = (
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_spec_reuses_nothing(quiet: Settings, tars: Path, tmp_path: Path, change: str) -> None:
-    shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+def test_a_changed_spec_reuses_nothing(quiet: RunContext, tars: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
     s = of(tars / "00.tar", tmp_path / "catalogue", change)
     before = digest(quiet)
     specs = {path.name for path in (tmp_path / "catalogue" / "partials").iterdir()}
@@ -173,9 +175,9 @@ def test_batch_size_only_changes_rounding(demo_data: Path) -> None:
     assert emd(v, w) < 1e-3
 
 
-def test_many_partials_merge_as_in_one_pass(quiet: Settings, tars: Path) -> None:
+def test_many_partials_merge_as_in_one_pass(quiet: RunContext, tars: Path) -> None:
     """Twelve tasks reduced as a tree equal one pass over all images."""
-    merged = open_catalogue(quiet.catalogue).vdna("faces", "test_vit")
+    merged = open_catalogue(quiet.settings.catalogue).vdna("faces", "test_vit")
     names = ("histogram-100", "gaussian", "layer-gaussian", "activation-ranges")
     options = {"weights": "random", "ranges": merged.spec.ranges, "threads": 1, "distributions": names}
     whole = make_vdna([str(path) for path in sorted(tars.iterdir())], "test_vit", batch_size=8, **options)

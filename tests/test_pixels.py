@@ -32,7 +32,7 @@ from pipeline.data.shards import Task
 from pipeline.errors import DamagedError
 from pipeline.extraction.worker import Job, Worker
 from pipeline.measure.make import make_vdna
-from tests.conftest import TINY, command, settings
+from tests.conftest import TINY, command, context
 from tests.dirty_pictures import png
 from tests.runs import do, manifest
 
@@ -597,14 +597,14 @@ def test_what_was_noticed_merges_as_the_images_do() -> None:
 def ran(cluster: None, tmp_path: Path) -> Any:
     where = ("dataset=images", "dataset.name=mine", f"dataset.url={mixed(tmp_path / 'images')}")
     few = ("distributions=[histogram-20,gaussian]", "images_per_shard=3", "max_bad_fraction=1", "actors=2", "threads=1")
-    return settings(*where, f"catalogue={tmp_path / 'c'}", *TINY, *few, "batch_size=4")
+    return context(*where, f"catalogue={tmp_path / 'c'}", *TINY, *few, "batch_size=4")
 
 
 def test_a_run_counts_once_whatever_was_there_before(ran: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Partials of an ended run count, and none twice; without counts nothing is claimed; the digest is the same."""
     said = manifest(do(ran))
     assert said["noticed"] == NOTICED
-    assert main(["show", "mine", "--catalogue", ran.catalogue]) == 0
+    assert main(["show", "mine", "--catalogue", ran.settings.catalogue]) == 0
     assert json.loads(capsys.readouterr().out)["noticed"] == NOTICED
     store, spec = ran.store, ran.spec()
     ids = sorted(store.partials(spec.id))

@@ -16,13 +16,16 @@ from hydra import initialize_config_dir
 from PIL import Image
 
 from distributions import ActivationRanges
-from pipeline import open_catalogue, run
+from extractors import Extractor, ExtractorConfig
+from pipeline import open_catalogue
 from pipeline.cli import recipes
-from pipeline.config import settings as config_module
+from pipeline.cli.runs import Runs
 from pipeline.config.arguments import arguments
+from pipeline.config.composition import choices, dataset_named
 from pipeline.config.networks import CONF
-from pipeline.config.settings import DatasetConfig, Settings, choices
+from pipeline.config.settings import Settings
 from pipeline.errors import UserError
+from pipeline.stages import context as context_module
 from tests.conftest import ROOT, command
 from tests.runs import SMALL
 from tests.test_k8s import kubectl, one, ray_parts
@@ -230,10 +233,9 @@ def partials(catalogue: Path) -> dict[str, int]:
 
 def do(text: str, folder: Path, *given: str) -> list[tuple[str, str]]:
     """Run a recipe in this process; what failed."""
-    run.finished.clear()
-    run.failures.clear()
-    run.batch(jobs(recipe(text, folder), f"catalogue={folder / 'catalogue'}", *SMALL, *given))
-    return list(run.failures)
+    runs = Runs()
+    runs.batch(jobs(recipe(text, folder), f"catalogue={folder / 'catalogue'}", *SMALL, *given))
+    return runs.failures
 
 
 @pytest.mark.usefixtures("cluster")
@@ -250,13 +252,13 @@ class TestBatch:
         """Names of the networks that the driver builds."""
         caplog.set_level(logging.INFO)
         built: list[str] = []
-        really = config_module.build
+        really = context_module.build
 
-        def spy(config: config_module.ExtractorConfig) -> config_module.Extractor:
+        def spy(config: ExtractorConfig) -> Extractor:
             built.append(config.name)
             return really(config)
 
-        monkeypatch.setattr(config_module, "build", spy)
+        monkeypatch.setattr(context_module, "build", spy)
         return built
 
     def test_from_nothing_then_again_then_one_more(
@@ -358,7 +360,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_datasets_are_equal_to_those_of_a_plain_command() -> None:
     (group,) = jobs(recipes.read("demo", choices("catalogue_recipe")))
-    assert [s.dataset for s in group] == [DatasetConfig.named(s.dataset.name) for s in group]
+    assert [s.dataset for s in group] == [dataset_named(s.dataset.name) for s in group]
 
 
 def test_the_readme_s_recipe_is_there() -> None:

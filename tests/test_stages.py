@@ -26,7 +26,6 @@ from pipeline.catalogue.targets import target
 from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
 from pipeline.config.networks import named_extractor
-from pipeline.config.settings import Settings
 from pipeline.data.plan import network_spec
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests
@@ -35,9 +34,10 @@ from pipeline.matrix.tiles import Tile, Tiler
 from pipeline.measure import images
 from pipeline.measure.images import against, measured
 from pipeline.stages import calibrate, compare, extract, plan, publish
+from pipeline.stages.context import RunContext
 from pipeline.storage.folder import Folder
 from tests import synthetic
-from tests.conftest import TINY, settings
+from tests.conftest import TINY, context
 from tests.runs import SMALL, digest, do, manifest, of
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -47,38 +47,38 @@ FOUR = "distributions=[histogram-100,gaussian,layer-gaussian,activation-ranges]"
 
 
 class TestRanges:
-    def test_one_set_for_all_datasets(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
-        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    def test_one_set_for_all_datasets(self, quiet: RunContext, tars: Path, tmp_path: Path) -> None:
+        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
         s = do(of(tars / "00.tar", tmp_path / "catalogue", name="other"))
-        cat = open_catalogue(s.catalogue)
+        cat = open_catalogue(s.settings.catalogue)
         assert len(set(cat.index()["ranges"])) == 1
         assert float(cat.distances("test_vit", "emd").overall.sel(dataset="faces", other="other")) > 0
 
     def test_other_ranges_are_not_compared(
-        self, quiet: Settings, tars: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, quiet: RunContext, tars: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
         current = quiet.spec().ranges
         (tmp_path / "ranges.json").write_text(
             type(current)(current.layers, current.minimum - 1, current.maximum).to_json()
         )
         s = do(of(tars / "00.tar", tmp_path / "catalogue", f"ranges={tmp_path / 'ranges.json'}", name="other"))
         assert "faces is left out, it was measured otherwise (ranges)" in caplog.text
-        cat = open_catalogue(s.catalogue)
+        cat = open_catalogue(s.settings.catalogue)
         assert cat.distances("test_vit", "emd")["dataset"].to_numpy().tolist() == ["other"]
         with pytest.raises(IncompatibleError, match="activation ranges"):
             emd(cat.vdna("faces", "test_vit"), cat.vdna("other", "test_vit"))
         # by its id, the first set is still there to use
         do(of(tars / "00.tar", tmp_path / "catalogue", f"ranges={quiet.spec().ranges.id}", name="third"))
         assert cat.distances("test_vit", "emd").sizes["dataset"] == 1  # what was opened stays as it was
-        cat = open_catalogue(s.catalogue)
+        cat = open_catalogue(s.settings.catalogue)
         assert set(cat.distances("test_vit", "emd")["dataset"].to_numpy().tolist()) == {"faces", "third"}
 
     def test_a_dataset_without_numbers_stops_no_other(
-        self, quiet: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, quiet: RunContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
-        s = replace(quiet, catalogue=str(tmp_path / "catalogue"))
+        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
+        s = RunContext(replace(quiet.settings, catalogue=str(tmp_path / "catalogue")))
         spec, generator = s.spec(), torch.Generator().manual_seed(0)
         for name, broken in (("overflows", np.nan), ("other", 0.0)):
             vdna = VDNA(spec)
@@ -93,7 +93,7 @@ class TestRanges:
         caplog.clear()
         publish.run(s)
         assert caplog.text == ""
-        cat = open_catalogue(s.catalogue)
+        cat = open_catalogue(s.settings.catalogue)
         assert cat.matrix("test_vit").frame.index.tolist() == ["faces", "other"]
         for distance in (emd, nfd, fd):
             with pytest.raises(IncompatibleError, match="only NaN"):
@@ -111,9 +111,9 @@ class TestRanges:
             found = store.put_vdna(vdna, name, {"fingerprint": "", "provenance": {}})
             assert compare._counted(store, spec, found) == (name == "other")
 
-    def test_unknown_ranges_are_refused(self, quiet: Settings, tars: Path) -> None:
+    def test_unknown_ranges_are_refused(self, quiet: RunContext, tars: Path) -> None:
         with pytest.raises(UserError, match="ranges=nope: neither a file nor an id"):
-            calibrate.run(of(tars, Path(quiet.catalogue), "ranges=nope"))
+            calibrate.run(of(tars, Path(quiet.settings.catalogue), "ranges=nope"))
 
     def test_histograms_without_ranges_name_the_remedy(self, tars: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="add calibrate to stages"):
@@ -126,7 +126,7 @@ class TestRanges:
 
 
 class TestStages:
-    def test_each_can_be_asked_for_alone(self, tars: Path, tmp_path: Path, quiet: Settings) -> None:
+    def test_each_can_be_asked_for_alone(self, tars: Path, tmp_path: Path, quiet: RunContext) -> None:
         for stage in ("plan", "calibrate", "extract", "reduce", "compare", "publish"):
             s = do(of(tars, tmp_path, f"stages=[{stage}]"))
         assert digest(s) == digest(quiet)
@@ -166,32 +166,32 @@ def test_ranges_alone_have_no_distances(tars: Path, tmp_path: Path) -> None:
 
 
 class TestCompare:
-    def test_another_spec_stands_beside_the_first(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
+    def test_another_spec_stands_beside_the_first(self, quiet: RunContext, tars: Path, tmp_path: Path) -> None:
         """Nothing that was measured is lost when the same names are measured otherwise."""
-        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
         do(of(tars / "00.tar", tmp_path / "catalogue", name="zero"))
         s = do(of(tars, tmp_path / "catalogue", "precision=bf16"))
-        cat = open_catalogue(s.catalogue)
+        cat = open_catalogue(s.settings.catalogue)
         assert len(cat.index()) == 3
         assert cat.distances("test_vit", "emd").sizes["dataset"] == 2
         assert cat.distances("test_vit", "emd", spec=s.spec().id).sizes["dataset"] == 1
         assert cat.manifest("faces", "test_vit")["precision"] == "bf16"  # the newest
         assert cat.manifest("faces", "test_vit", quiet.spec().id)["precision"] == "fp32"
 
-    def test_the_order_of_distributions_does_not_matter(self, quiet: Settings, tars: Path, tmp_path: Path) -> None:
-        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    def test_the_order_of_distributions_does_not_matter(self, quiet: RunContext, tars: Path, tmp_path: Path) -> None:
+        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
         order = "distributions=[gaussian,activation-ranges,histogram-100,layer-gaussian]"
         s = do(of(tars / "00.tar", tmp_path / "catalogue", order, name="zero"))
-        assert open_catalogue(s.catalogue).distances("test_vit", "emd").sizes["dataset"] == 2
+        assert open_catalogue(s.settings.catalogue).distances("test_vit", "emd").sizes["dataset"] == 2
 
     @pytest.fixture
-    def three(self, quiet: Settings, tars: Path, tmp_path: Path) -> Settings:
-        shutil.copytree(quiet.catalogue, tmp_path / "catalogue")
+    def three(self, quiet: RunContext, tars: Path, tmp_path: Path) -> RunContext:
+        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
         do(of(tars / "00.tar", tmp_path / "catalogue", name="zero"))
         return do(of(tars / "01.tar", tmp_path / "catalogue", name="one"))
 
-    def test_the_matrix_is_what_the_distances_say(self, three: Settings) -> None:
-        cat = open_catalogue(three.catalogue)
+    def test_the_matrix_is_what_the_distances_say(self, three: RunContext) -> None:
+        cat = open_catalogue(three.settings.catalogue)
         names = ["faces", "one", "zero"]
         vdnas = {name: cat.vdna(name, "test_vit") for name in names}
         for metric, distance in (("emd", emd), ("nfd", nfd), ("fd", fd)):
@@ -204,7 +204,7 @@ class TestCompare:
                     assert value == pytest.approx(distance(vdnas[a], vdnas[b], layer="blocks.2"))
             np.testing.assert_array_equal(matrix, matrix.transpose("other", "dataset", "layer"))
 
-    def test_only_new_pairs_are_computed(self, three: Settings, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_new_pairs_are_computed(self, three: RunContext, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pairs: list[object] = []
         really = Tiler.distances
 
@@ -215,17 +215,17 @@ class TestCompare:
 
         monkeypatch.setattr(Tiler, "distances", counted)
         old = three.store.get_distances("test_vit", three.spec().id)
-        do(of(tars / "02.tar", Path(three.catalogue), name="two"))
+        do(of(tars / "02.tar", Path(three.settings.catalogue), name="two"))
         assert len(pairs) == 4
         new = three.store.get_distances("test_vit", three.spec().id)
         np.testing.assert_array_equal(new["emd"].sel(dataset=old["dataset"], other=old["other"]), old["emd"])
         assert not np.isnan(new["fd"]).any()
         pairs.clear()
-        do(of(tars / "03.tar", Path(three.catalogue), name="two"))  # new contents under an old name
+        do(of(tars / "03.tar", Path(three.settings.catalogue), name="two"))  # new contents under an old name
         assert len(pairs) == 4
 
     def test_tiles_by_actors_are_the_same_bytes(
-        self, three: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, three: RunContext, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Any size of tile, computed here or by actors; nothing of them is left behind."""
         whole = three.store.get_distances("test_vit", three.spec().id)
@@ -234,14 +234,14 @@ class TestCompare:
         for memory, actors in ((1, 1), (1 << 22, 2)):
             monkeypatch.setattr(tiles_module, "MEMORY", memory)
             again = tmp_path / f"again{actors}"
-            shutil.copytree(three.catalogue, again)
+            shutil.copytree(three.settings.catalogue, again)
             shutil.rmtree(again / "distances")
             s = do(of(tars / "01.tar", again, f"actors={actors}", "stages=[compare]", name="one"))
             assert s.store.partials(s.spec().id) == partials
             xr.testing.assert_identical(s.store.get_distances("test_vit", s.spec().id), whole)
 
-    def test_what_was_interrupted_goes_on(self, three: Settings, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        shutil.rmtree(Path(three.catalogue) / "distances")
+    def test_what_was_interrupted_goes_on(self, three: RunContext, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.rmtree(Path(three.settings.catalogue) / "distances")
         monkeypatch.setattr(compare, "MUCH", 0.0)
         monkeypatch.setattr(tiles_module, "MEMORY", 1)
         really, done = Tiler.run, 0
@@ -261,9 +261,9 @@ class TestCompare:
         assert done == todo + 1  # the one that was interrupted is tried again, and no other
         assert not any(name.startswith("tile-") for name in three.store.partials(three.spec().id))
 
-    def test_a_catalogue_of_before_and_a_damaged_one(self, three: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_catalogue_of_before_and_a_damaged_one(self, three: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = three.store.get_distances("test_vit", three.spec().id)
-        folder = Path(three.catalogue)
+        folder = Path(three.settings.catalogue)
         for path in folder.glob(f"vdnas/*/*/{three.spec().id}.json"):
             said = json.loads(path.read_text())
             assert said.pop("objects")
@@ -277,16 +277,16 @@ class TestCompare:
         with pytest.raises(DamagedError, match=r"zarr is damaged"):
             compare.run(three)
 
-    def test_anyone_can_open_it_with_xarray(self, three: Settings) -> None:
+    def test_anyone_can_open_it_with_xarray(self, three: RunContext) -> None:
         spec_id = three.spec().id
         group = three.store.distances_manifest("test_vit", spec_id)["group"]
-        with xr.open_zarr(Path(three.catalogue) / "distances" / "test_vit" / spec_id / group) as opened:
+        with xr.open_zarr(Path(three.settings.catalogue) / "distances" / "test_vit" / spec_id / group) as opened:
             assert opened["emd"].dims == ("dataset", "other", "layer")
             assert opened["layer"].to_numpy().tolist()[-1] == "norm"
             assert opened["emd"].attrs["units"] == "bins"
 
-    def test_nearest(self, three: Settings) -> None:
-        near = open_catalogue(three.catalogue).nearest("zero", "test_vit")
+    def test_nearest(self, three: RunContext) -> None:
+        near = open_catalogue(three.settings.catalogue).nearest("zero", "test_vit")
         assert set(near.index) == {"faces", "one"}
         assert near.iloc[0] <= near.iloc[1]
 
@@ -295,14 +295,14 @@ class TestOneOwn:
     """Images of one's own beside the catalogue that holds the same images."""
 
     @pytest.fixture(autouse=True)
-    def _network(self, quiet: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _network(self, quiet: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(images, "named_extractor", lambda name, precision: quiet.extractor)
+        monkeypatch.setattr(images, "named_extractor", lambda name, precision: quiet.settings.extractor)
 
     def test_they_are_measured_as_the_catalogue_was_and_once(
-        self, quiet: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, quiet: RunContext, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cat, mine = open_catalogue(quiet.catalogue), tmp_path / "mine.tar"
+        cat, mine = open_catalogue(quiet.settings.catalogue), tmp_path / "mine.tar"
         shutil.copy(tars / "00.tar", mine)
         first = measured(cat, mine)
         theirs = cat.vdna("faces").load()
@@ -323,26 +323,26 @@ class TestOneOwn:
         assert measured(cat, mine).digest() != first.digest()
 
     def test_a_cache_that_cannot_be_written_is_none(
-        self, quiet: Settings, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, quiet: RunContext, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "file").touch()
         monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "file"))
-        assert measured(open_catalogue(quiet.catalogue), tars / "00.tar").images
+        assert measured(open_catalogue(quiet.settings.catalogue), tars / "00.tar").images
 
     def test_single_images_are_ranked_and_the_broken_named(
-        self, quiet: Settings, tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, quiet: RunContext, tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         folder = tmp_path / "own"
         with tarfile.open(tars / "00.tar") as tar:
             tar.extractall(folder, filter="data")
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "black.png")
         (folder / "broken.png").write_bytes(b"nothing")
-        found = against(open_catalogue(quiet.catalogue), folder, "faces")
+        found = against(open_catalogue(quiet.settings.catalogue), folder, "faces")
         assert found["image"].iloc[0].endswith("black.png")
         assert found["emd"].iloc[:-1].is_monotonic_decreasing
         assert found.iloc[-1]["differs most in"] == "not an image of a supported format"
         assert len(found) == len(list(folder.iterdir()))
-        assert main(["--catalogue", quiet.catalogue, "nearest", str(folder)]) == 0
+        assert main(["--catalogue", quiet.settings.catalogue, "nearest", str(folder)]) == 0
         said = capsys.readouterr()
         assert "17 images; left out: 1 not an image of a supported format" in said.err
         assert said.out.splitlines()[1].startswith("faces\t")
@@ -365,24 +365,24 @@ class TestBadData:
 
     def test_the_run_goes_on_and_says_why(self, mixed: Path, tmp_path: Path) -> None:
         where = ("dataset=images", "dataset.name=mixed", f"dataset.url={mixed}", f"catalogue={tmp_path / 'cat'}")
-        s = do(settings(*where, *TINY, *SMALL, "max_bad_fraction=0.2", "images_per_shard=7"))
+        s = do(context(*where, *TINY, *SMALL, "max_bad_fraction=0.2", "images_per_shard=7"))
         said = manifest(s)
         assert said["images"] == 36
         reasons = {"empty file": 1, "not an image of a supported format": 2, "truncated": 1}
         assert said["skipped_by_reason"] == reasons
-        ledger = open_catalogue(s.catalogue).vdna("mixed", "test_vit").ledger
+        ledger = open_catalogue(s.settings.catalogue).vdna("mixed", "test_vit").ledger
         assert sum(record.seen for record in ledger) == 40
 
     def test_above_the_fraction_it_stops_and_keeps_what_is_done(self, mixed: Path, tmp_path: Path) -> None:
         where = ("dataset=images", "dataset.name=mixed", f"dataset.url={mixed}", f"catalogue={tmp_path / 'cat'}")
-        strict = settings(*where, *TINY, *SMALL)
+        strict = context(*where, *TINY, *SMALL)
         with pytest.raises(
             UserError, match=r"10\.0% of the data cannot be used, more than max_bad_fraction=0\.05: .*2 not an image"
         ):
             do(strict)
         kept = set((tmp_path / "cat" / "partials").rglob("*.zip"))
         assert kept
-        s = do(settings(*where, *TINY, *SMALL, "max_bad_fraction=0.5"))
+        s = do(context(*where, *TINY, *SMALL, "max_bad_fraction=0.5"))
         assert manifest(s)["images"] == 36
         assert kept <= set((tmp_path / "cat" / "partials").rglob("*.zip"))
 
@@ -403,7 +403,7 @@ class TestBadData:
         path = tmp_path / "tars" / "05.tar"
         path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 4])
         s = do(of(tmp_path / "tars", tmp_path / "cat"))
-        [damaged] = open_catalogue(s.catalogue).vdna("faces", "test_vit").ledger.damaged
+        [damaged] = open_catalogue(s.settings.catalogue).vdna("faces", "test_vit").ledger.damaged
         assert damaged.url.endswith("05.tar")
         assert damaged.damage
         assert manifest(s)["damaged_shards"] == 1
@@ -421,7 +421,7 @@ class TestBadData:
         (tmp_path / "x.jpg").write_bytes(b"nothing")
         where = ("dataset=images", "dataset.name=x", f"dataset.url={tmp_path}", f"catalogue={tmp_path / 'cat'}")
         with pytest.raises(UserError, match="1 not an image of a supported format"):
-            do(settings(*where, *TINY, *SMALL))
+            do(context(*where, *TINY, *SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -456,7 +456,7 @@ def test_the_matrix_makes_sense(halves: dict[str, tuple[Path, Path]]) -> None:
 
 def test_sample_pictures_where_they_are_asked_for(tars: Path, tmp_path: Path) -> None:
     s = do(of(tars / "00.tar", tmp_path / "c", "thumbnails=3"))
-    index = read_index(Folder(s.catalogue))
+    index = read_index(Folder(s.settings.catalogue))
     assert index is not None
     paths = index["vdnas"][0]["thumbnails"]
     assert len(paths) == len(set(paths)) == 3
@@ -466,14 +466,14 @@ def test_sample_pictures_where_they_are_asked_for(tars: Path, tmp_path: Path) ->
             assert picture.format == "JPEG"
     assert verify(s.store)[2] == []
     do(of(tars / "00.tar", tmp_path / "c"))  # none are asked for: those that are there stay
-    assert read_index(Folder(s.catalogue)) == index
+    assert read_index(Folder(s.settings.catalogue)) == index
     do(of(tars / "00.tar", tmp_path / "c", "thumbnails=99"))
-    more = read_index(Folder(s.catalogue))
+    more = read_index(Folder(s.settings.catalogue))
     assert more is not None
     assert len(more["vdnas"][0]["thumbnails"]) == 16
     assert more["vdnas"][0]["version"] == 1
     copy(s.store, target(str(tmp_path / "there")))
     do(of(tars / "00.tar", tmp_path / "c", "thumbnails=0"))
-    assert open_catalogue(s.catalogue).manifest("faces", "test_vit")["thumbnails"] == []
+    assert open_catalogue(s.settings.catalogue).manifest("faces", "test_vit")["thumbnails"] == []
     (tmp_path / "there" / paths[0]).write_bytes(b"something else")
     assert [paths[0] in words for words in verify(Manifests(str(tmp_path / "there")))[2]] == [True]

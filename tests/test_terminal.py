@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline import run
 from pipeline.cli import report
 from pipeline.config.arguments import arguments, placed
-from pipeline.config.settings import SweptDatasets, check_overrides, dataset_config
+from pipeline.config.composition import SweptDatasets, check_overrides, dataset_config
 from pipeline.errors import UserError
 from pipeline.storage.objects import hide
 from pipeline.terminal import lenient, plain
@@ -196,8 +196,6 @@ PLAN = ("dataset=images", "dataset.name=x", "dataset.url=/nowhere/at/all", "stag
 def refusal(given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """What the command says of a mistake on its command line."""
     monkeypatch.setattr(sys, "argv", ["run", *given])
-    monkeypatch.setattr(run, "failures", [])
-    monkeypatch.setattr(run, "finished", [])
     monkeypatch.setattr(SweptDatasets, "names", [])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit) as ended:

@@ -31,8 +31,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pipeline.config.composition import choices, composed, dataset_config
+from pipeline.config.composition import read as read_settings
 from pipeline.config.networks import CONF
-from pipeline.config.settings import DatasetConfig, Settings, choices, composed, dataset_config
+from pipeline.config.settings import DatasetConfig, Settings
 from pipeline.errors import UserError
 from pipeline.storage.disk import named
 
@@ -148,7 +150,7 @@ def _jobs(
     cfg.calibration.datasets = None
     cfg.dataset = {"name": "each", "url": "each"}  # each job gets its own below
     try:
-        settings = Settings.from_config(cfg)
+        settings = read_settings(cfg)
     except UserError as error:
         raise UserError(f"{recipe.path}, with extractor {entry['extractor']}: {error}") from None
     for dataset in chosen:

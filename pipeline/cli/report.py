@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.config.settings import Settings
+from pipeline.stages.context import RunContext
 from pipeline.storage.objects import hide
 from pipeline.terminal import lenient
 
@@ -18,17 +18,18 @@ MOST = 12
 """Datasets shown of a matrix; the site has them all."""
 
 
-def counted(runs: Sequence[Settings], console: Console) -> None:
+def counted(runs: Sequence[RunContext], console: Console) -> None:
     """Every dataset of the command: images counted and skipped, with the reasons."""
     lenient(console.file)
-    several = len({settings.extractor.name for settings in runs}) > 1
+    several = len({run.settings.extractor.name for run in runs}) > 1
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", *["extractor"] * several, "images", "skipped", "reasons", "damaged", "fingerprint"):
         number = column in ("images", "skipped", "damaged")
         table.add_column(column, overflow="fold", header_style="dim", justify="right" if number else "left")
     remarks = []
-    for settings in runs:
-        m = settings.store.manifest(settings.dataset.name, settings.extractor.name, settings.spec().id)
+    for run in runs:
+        settings = run.settings
+        m = run.store.manifest(settings.dataset.name, settings.extractor.name, run.spec().id)
         if m is not None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
             names = (m["dataset"], *[m["extractor"]] * several)
@@ -60,9 +61,10 @@ def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def compared(settings: Settings, console: Console) -> None:
+def compared(run: RunContext, console: Console) -> None:
     """All datasets of the extractor: the matrices."""
-    distances = settings.store.get_distances(settings.extractor.name, settings.spec().id)
+    settings = run.settings
+    distances = run.store.get_distances(settings.extractor.name, run.spec().id)
     if distances is not None and "compare" in settings.stages:
         for metric in ("emd", "fd"):
             if metric in distances:
@@ -71,10 +73,10 @@ def compared(settings: Settings, console: Console) -> None:
                 console.print(matrix(distances, metric, settings.dataset.name))
 
 
-def published(settings: Settings, console: Console) -> None:
+def published(run: RunContext, console: Console) -> None:
     """Where the site is."""
-    if "publish" in settings.stages:
-        console.print(f"\nsite: {settings.catalogue.rstrip('/')}/site/index.html", soft_wrap=True)
+    if "publish" in run.settings.stages:
+        console.print(f"\nsite: {run.settings.catalogue.rstrip('/')}/site/index.html", soft_wrap=True)
 
 
 def failed(failures: Sequence[tuple[str, str]], console: Console) -> None:

@@ -1,6 +1,7 @@
 """A pool of Ray actors that work through tasks.
 
-    run(settings, spec, plan.tasks, "extracting demo_digits")      # every task's partial is in the store
+    scheduler = Scheduler(settings.pool, store, max_bad_fraction=0.05)
+    scheduler.run(spec, plan.tasks, "extracting", lambda share: (Worker, job, state))     # every task has its partial
 
 Each actor has at most two tasks: one in the network, one being read ahead or stored. It gets them once it has
 said that it runs, so one that waits for a node holds nothing up. One that dies is replaced and its tasks go to
@@ -15,7 +16,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +26,11 @@ from distributions import Spec
 from pipeline.catalogue.writer import Store
 from pipeline.cluster.actors import Died, Pool, pool
 from pipeline.cluster.ray_start import GPU_THREADS, start_ray
-from pipeline.config.settings import PoolConfig, Settings
+from pipeline.config.settings import PoolConfig
 from pipeline.data.readers import Changed
 from pipeline.data.shards import Work
 from pipeline.errors import UserError
-from pipeline.extraction.worker import Receipt, Worker, cores
+from pipeline.extraction.worker import Receipt, cores
 from pipeline.storage.objects import hide
 from pipeline.terminal import Tracker
 
@@ -98,61 +99,64 @@ class Share:
         return cls(actors, device, config.threads or (GPU_THREADS if device == "cuda" else cores), gpus)
 
 
-def share(settings: Settings) -> Share:
-    """What the settings mean on the cluster, which is joined or started first."""
-    start_ray(settings.pool)
-    return Share.of(settings.pool, ray.cluster_resources().get("GPU", 0), cores())  # type: ignore[no-untyped-call]
+WorkerOf = Callable[[Share], tuple[Any, ...]]
+"""From what every actor gets to the class of its worker and that class's arguments."""
 
 
-def run(
-    settings: Settings, spec: Spec, tasks: Sequence[Work], title: str, worker: tuple[Any, ...] | None = None
-) -> None:
-    """See to it that every task has its partial of that spec in the store; those that are there are not made again.
+class Scheduler:
+    """Sees to it that every task has its partial in the store.
 
-    `worker` is a class and its arguments, each instance on one processor; None: a `Worker` with the network.
-    Raises `UserError` when too much of the data is bad or tasks failed for good; finished partials stay.
+    Raises `UserError` once more than `max_bad_fraction` of the data cannot be used, and stops there.
     """
-    there = settings.store.partials(spec.id)
-    settings.store.forget_failures(spec.id, there)
-    missing = [task for task in tasks if task.id not in there]
-    if not missing:
-        return
-    log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
-    report = work(settings, spec, missing, title, sum(task.size for task in tasks), worker)
-    settings.store.forget_failures(spec.id, {task.id for task in missing if task.index not in report.failed})
-    if report.failed:
-        shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(report.failed.items())[:5])
-        raise UserError(
-            f"{len(report.failed)} of {len(tasks)} task(s) failed: {shown}. The others are kept and the failed ones "
-            f"are on record in failures/{spec.id}/; the same command tries these again"
-        )
 
+    def __init__(self, config: PoolConfig, store: Store, max_bad_fraction: float) -> None:
+        self._config, self._store, self._limit = config, store, max_bad_fraction
 
-def work(
-    settings: Settings,
-    spec: Spec,
-    tasks: Sequence[Work],
-    title: str,
-    plan_bytes: int,
-    worker: tuple[Any, ...] | None = None,
-) -> Report:
-    """Work through the tasks that a plan still lacks, with the actors that the settings ask for."""
-    its, report = share(settings), Report()
-    cpus, gpus = (1, 0.0) if worker else (its.threads, its.gpus)
-    if worker is None:
-        job = settings.job(spec, its.device, its.threads)
-        worker = (Worker, ray.put(job), ray.put(settings.network.state()))
-    with (
-        pool(worker, min(its.actors, len(tasks)), cpus, gpus) as actors,
-        Tracker(title, len(tasks)) as tracker,
-    ):
-        try:
-            for counted, skipped in dispatch(actors, tasks, settings.store, settings.pool.attempts, report):
-                tracker.show(report.done + len(report.failed), counted, skipped, actors.alive)
-                report.judge(settings.max_bad_fraction, plan_bytes)
-        finally:
-            settings.store.put_failures(spec.id, tasks, report.failed)
-    return report
+    def share(self) -> Share:
+        """What the configuration means on the cluster, which is joined or started first."""
+        start_ray(self._config)
+        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+        return Share.of(self._config, gpus, cores())
+
+    def run(self, spec: Spec, tasks: Sequence[Work], title: str, worker: WorkerOf, cpus: int | None = None) -> None:
+        """See to it that every task has its partial of that spec; those that are there are not made again.
+
+        `cpus`: processors of an actor, which then gets no GPU; None: what the configuration says.
+        Raises `UserError` when too much of the data is bad or tasks failed for good; finished partials stay.
+        """
+        there = self._store.partials(spec.id)
+        self._store.forget_failures(spec.id, there)
+        missing = [task for task in tasks if task.id not in there]
+        if not missing:
+            return
+        log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
+        report = self.work(spec, missing, title, sum(task.size for task in tasks), worker, cpus)
+        self._store.forget_failures(spec.id, {task.id for task in missing if task.index not in report.failed})
+        if report.failed:
+            shown = "; ".join(f"task {index}: {fault}" for index, fault in sorted(report.failed.items())[:5])
+            raise UserError(
+                f"{len(report.failed)} of {len(tasks)} task(s) failed: {shown}. The others are kept and the failed "
+                f"ones are on record in failures/{spec.id}/; the same command tries these again"
+            )
+
+    def work(
+        self, spec: Spec, tasks: Sequence[Work], title: str, plan_bytes: int, worker: WorkerOf, cpus: int | None
+    ) -> Report:
+        """Work through the tasks that a plan still lacks."""
+        share, report = self.share(), Report()
+        make, *arguments = worker(share)
+        resources = (cpus, 0.0) if cpus else (share.threads, share.gpus)
+        with (
+            pool((make, *map(ray.put, arguments)), min(share.actors, len(tasks)), *resources) as actors,
+            Tracker(title, len(tasks)) as tracker,
+        ):
+            try:
+                for counted, skipped in dispatch(actors, tasks, self._store, self._config.attempts, report):
+                    tracker.show(report.done + len(report.failed), counted, skipped, actors.alive)
+                    report.judge(self._limit, plan_bytes)
+            finally:
+                self._store.put_failures(spec.id, tasks, report.failed)
+        return report
 
 
 def dispatch(

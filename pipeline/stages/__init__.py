@@ -1,4 +1,4 @@
 """The stages of a run, in order: plan, calibrate, extract, reduce, compare, publish.
 
-Each is a module with `run(settings, ...)`. They meet only in the store, so any can be asked for alone.
+Each is a module with `run(context, ...)`. They meet only in the store, so any can be asked for alone.
 """

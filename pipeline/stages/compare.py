@@ -24,11 +24,10 @@ from distributions.spec import DECIDING
 from pipeline.catalogue.sketches import sketches
 from pipeline.catalogue.stored import StoredVDNA
 from pipeline.catalogue.writer import Store
-from pipeline.cluster import scheduler
-from pipeline.config.settings import Settings
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import contents, now
 from pipeline.matrix.tiles import Tile, Tiler, tiles
+from pipeline.stages.context import RunContext
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +38,16 @@ MUCH = 120.0
 several."""
 
 
-def run(settings: Settings) -> None:
+def run(context: RunContext) -> None:
     """Bring the matrix of this run's spec up to date; datasets measured otherwise are left out and named."""
     # Another run may add its dataset meanwhile, and the last to write must have seen them all.
-    while _compare(settings, settings.spec()):
+    while _compare(context, context.spec()):
         pass
 
 
-def _compare(settings: Settings, spec: Spec) -> bool:
+def _compare(context: RunContext, spec: Spec) -> bool:
     """Compute what the matrix lacks; whether it lacked anything."""
-    store = settings.store
+    store = context.store
     everyone = [m for m in store.manifests() if m["extractor"] == spec.extractor]
     members = [m for m in everyone if m["spec"] == spec.id]
     if not members:
@@ -74,11 +73,11 @@ def _compare(settings: Settings, spec: Spec) -> bool:
         log.warning("compare: %s, all distances are computed again", error)
         old = None
     new = _reuse(matrix, old)
-    todo, tiler = tiles(spec, members, new), Tiler(spec, members, _device(settings))
+    todo, tiler = tiles(spec, members, new), Tiler(spec, members, _device(context))
     if sum(tile.seconds for tile in todo) < MUCH:
         _fill(matrix, todo, lambda tile: tiler.distances(tile, store))
     else:
-        _compute(settings, spec, members, todo, tiler)
+        _compute(context, spec, members, todo, tiler)
         _fill(matrix, todo, lambda tile: _stored(tiler, tile, store, spec))
     matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
@@ -99,19 +98,22 @@ def _counted(store: Store, spec: Spec, manifest: Mapping[str, Any]) -> bool:
     return all(rows.reshape(len(rows), -1).any(axis=1).all() for rows in counts)
 
 
-def _device(settings: Settings) -> torch.device:
-    return torch.device("cuda" if settings.pool.device != "cpu" and torch.cuda.is_available() else "cpu")
+def _device(context: RunContext) -> torch.device:
+    return torch.device("cuda" if context.settings.pool.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _compute(settings: Settings, spec: Spec, members: Sequence[dict[str, Any]], todo: list[Tile], tiler: Tiler) -> None:
+def _compute(
+    context: RunContext, spec: Spec, members: Sequence[dict[str, Any]], todo: list[Tile], tiler: Tiler
+) -> None:
     """Have every tile in the store; those that are there, of a run that was interrupted, are not computed again."""
-    if tiler.device.type == "cpu" and scheduler.share(settings).actors > 1:
-        scheduler.run(settings, spec, todo, f"comparing {len(members)} datasets", (Tiler, spec, members))
+    if tiler.device.type == "cpu" and context.scheduler.share().actors > 1:
+        title = f"comparing {len(members)} datasets"
+        context.scheduler.run(spec, todo, title, lambda _: (Tiler, spec, members), cpus=1)
         return
-    there = settings.store.partials(spec.id)
+    there = context.store.partials(spec.id)
     for number, tile in enumerate(todo, start=1):
         if tile.id not in there:
-            tiler.run(tile, settings.store)
+            tiler.run(tile, context.store)
             log.info("compare: tile %d of %d", number, len(todo))
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.cluster import scheduler
-from pipeline.config.settings import Settings
+from pipeline.stages.context import RunContext
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
+def run(context: RunContext) -> None:
     """Make the missing partials; `UserError` names the tasks that failed for good."""
-    plan, name = settings.plan, settings.dataset.name
-    spec = settings.spec()
-    manifest = settings.store.manifest(name, spec.extractor, spec.id)
+    plan, name = context.plan, context.settings.dataset.name
+    spec = context.spec()
+    manifest = context.store.manifest(name, spec.extractor, spec.id)
     if manifest is not None and manifest["fingerprint"] == plan.fingerprint(spec):
         log.info("extract: %s is complete, nothing to do", name)
         return
-    scheduler.run(settings, spec, plan.tasks, f"extracting {name}")
+    context.extract(spec, plan.tasks, f"extracting {name}")

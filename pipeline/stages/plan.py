@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config.settings import Settings
 from pipeline.data.discovery import public
 from pipeline.data.plan import Plan, network_spec
 from pipeline.data.shards import group
+from pipeline.stages.context import RunContext
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
+def run(context: RunContext) -> None:
     """Write the plan of the dataset asked for."""
-    dataset = settings.dataset
-    shards = settings.shards(dataset)
-    tasks = group(shards, settings.shards_per_task, dataset.storage)
-    known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": settings.network.licence}
+    dataset, network = context.settings.dataset, context.network
+    shards = context.shards(dataset)
+    tasks = group(shards, context.settings.shards_per_task, dataset.storage)
+    known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": network.licence}
     known |= {"description": dataset.description, "licence": dataset.licence}
-    plan = Plan(known, network_spec(settings.network), tuple(tasks))
-    settings.store.put_plan(plan)
-    settings.use(plan)
+    plan = Plan(known, network_spec(network), tuple(tasks))
+    context.store.put_plan(plan)
+    context.plan = plan
     log.info("plan: %s is %d shard(s) in %d task(s)", dataset.name, len(shards), len(tasks))

@@ -9,13 +9,13 @@ import logging
 
 from pipeline.catalogue.copies import PAGE
 from pipeline.catalogue.publishing import publish
-from pipeline.config.settings import Settings
+from pipeline.stages.context import RunContext
 
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings) -> None:
+def run(context: RunContext) -> None:
     """Publish what is there, unless that was done already."""
     # Another run may publish meanwhile, and the last to write must have seen everything.
-    while publish(settings.store):
-        log.info("publish: %s/%s", settings.catalogue.rstrip("/"), PAGE)
+    while publish(context.store):
+        log.info("publish: %s/%s", context.settings.catalogue.rstrip("/"), PAGE)

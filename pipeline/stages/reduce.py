@@ -16,12 +16,11 @@ from typing import Any
 
 from distributions import VDNA, Spec
 from pipeline.catalogue.writer import Store
-from pipeline.cluster import scheduler
-from pipeline.config.settings import Settings
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
 from pipeline.extraction.thumbnails import thumbnails
 from pipeline.extraction.worker import Receipt
+from pipeline.stages.context import RunContext
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +29,23 @@ SPREAD = 256
 """Partials from which on actors merge them, where there are several."""
 
 
-def run(settings: Settings) -> None:
+def run(context: RunContext) -> None:
     """Store the dataset's VDNA, unless the current one has this plan's fingerprint already."""
-    plan, store = settings.plan, settings.store
-    spec = settings.spec()
+    settings, plan, store = context.settings, context.plan, context.store
+    spec = context.spec()
     name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
     facts = {key: plan.dataset[key] for key in ("url", "description", "licence", "extractor_licence")}
     manifest = store.manifest(name, spec.extractor, spec.id)
     if manifest and manifest["fingerprint"] == fingerprint:
         if any(manifest[key] != value for key, value in facts.items()):
             store.put_facts(manifest, facts)
-        _show(settings)
+        _show(context)
         return
     parts: Sequence[Work] = plan.tasks
-    if len(parts) > SPREAD and scheduler.share(settings).actors > 1:
+    if len(parts) > SPREAD and context.scheduler.share().actors > 1:
         while len(parts) > FAN_IN:
             parts = nodes = level(parts)
-            _merge_on_actors(settings, spec, nodes)
+            _merge_on_actors(context, spec, nodes)
     vdna, made_with = merged(store, spec, [part.id for part in parts])
     if not vdna.images:
         raise UserError(f"dataset {name}: none of {len(plan.tasks)} task(s) had a usable image: {_reasons(vdna)}")
@@ -57,26 +56,27 @@ def run(settings: Settings) -> None:
             "a larger max_bad_fraction accepts it"
         )
     manifest = store.put_vdna(vdna, name, {**facts, "fingerprint": fingerprint, "provenance": made_with})
-    _show(settings)
+    _show(context)
     log.info("reduce: %s has %d images, %d skipped", name, manifest["images"], manifest["skipped"])
 
 
-def _show(settings: Settings) -> None:
+def _show(context: RunContext) -> None:
     """Have as many sample pictures as are asked for."""
+    settings = context.settings
     if settings.thumbnails is None:
         return
-    spec = settings.spec()
-    manifest = settings.store.manifest(settings.dataset.name, spec.extractor, spec.id)
+    spec = context.spec()
+    manifest = context.store.manifest(settings.dataset.name, spec.extractor, spec.id)
     if manifest and len(manifest.get("thumbnails", [])) != min(settings.thumbnails, manifest["images"]):
-        paths = thumbnails(settings.store, settings.plan, settings.thumbnails)
-        settings.store.put_facts(manifest, {"thumbnails": paths})
+        paths = thumbnails(context.store, context.plan, settings.thumbnails)
+        context.store.put_facts(manifest, {"thumbnails": paths})
 
 
-def _merge_on_actors(settings: Settings, spec: Spec, nodes: Sequence[Merge]) -> None:
+def _merge_on_actors(context: RunContext, spec: Spec, nodes: Sequence[Merge]) -> None:
     try:
-        scheduler.run(settings, spec, nodes, f"merging {settings.dataset.name}", (Merger, spec))
+        context.scheduler.run(spec, nodes, f"merging {context.settings.dataset.name}", lambda _: (Merger, spec), 1)
     except UserError as error:
-        there = settings.store.partials(spec.id)
+        there = context.store.partials(spec.id)
         if any(part not in there for node in nodes if node.id not in there for part in node.parts):
             raise DamagedError(f"partials were damaged and removed: {error}") from error
         raise
