@@ -32,7 +32,7 @@ from pipeline.cluster.scheduler import Report, dispatch
 from pipeline.data.discovery import find
 from pipeline.data.plan import OBSERVE, Plan
 from pipeline.data.shards import Shard, Task, group
-from pipeline.extraction.worker import Receipt
+from pipeline.extraction.worker import TaskResult
 from pipeline.stages import reduce
 
 SHARDS = 1_000_000
@@ -97,9 +97,9 @@ def planning(url: str) -> dict[str, Any]:
 class _Host:
     """A process that plays many actors."""
 
-    async def run(self, task: Task, store: Store) -> Receipt:
+    async def run(self, task: Task, store: Store) -> TaskResult:
         await asyncio.sleep(SECONDS)
-        return Receipt(counted=1, skipped={}, damaged=0, lost_bytes=0)
+        return TaskResult(counted=1, skipped={}, damaged=0, lost_bytes=0)
 
     async def node(self) -> str:
         return "node"

@@ -20,8 +20,9 @@ from fsspec.asyn import AsyncFileSystem
 from pipeline.data import readers
 from pipeline.data.decode import BadImage
 from pipeline.data.discovery import Entry, find, group_version
-from pipeline.data.readers import Changed, ShardReader, in_turn
+from pipeline.data.readers import ShardReader, in_turn
 from pipeline.data.shards import Shard
+from pipeline.errors import SourceChangedError
 from pipeline.storage import ahead, objects
 from pipeline.storage.ahead import AHEAD, FILES, InOrder
 from pipeline.storage.objects import StoreFault, open_object
@@ -287,10 +288,10 @@ class TestFiles:
     def test_a_file_that_has_changed(self, remote: Remote) -> None:
         shard = self.shard(remote)
         remote.objects["050.png"] = b"y" * 150
-        with pytest.raises(Changed, match="files have changed"):
+        with pytest.raises(SourceChangedError, match="files have changed"):
             list(ShardReader(shard))
         remote.objects["050.png"] = b"y"
-        with pytest.raises(Changed, match=r"050.png: has changed"):
+        with pytest.raises(SourceChangedError, match=r"050.png: has changed"):
             list(ShardReader(shard))
 
     def test_a_file_that_changes_while_it_is_read(self, remote: Remote) -> None:
@@ -302,7 +303,7 @@ class TestFiles:
                 remote.objects[path] = b"y" * 150
 
         remote.fault = replaced
-        with pytest.raises(Changed, match="files have changed"):
+        with pytest.raises(SourceChangedError, match="files have changed"):
             list(ShardReader(shard))
 
     def test_missing_and_too_large(self, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +364,7 @@ class TestShards:
         """Another version than was planned is noticed before its first image is given, though its bytes were there."""
         remote.objects["1.tar"] = remote.objects["0.tar"]
         readers, given = [ShardReader(shard) for shard in tars], []
-        with pytest.raises(Changed, match=r"1.tar: has changed"):
+        with pytest.raises(SourceChangedError, match=r"1.tar: has changed"):
             given += [i for i, _, _ in in_turn(readers)]
         assert not any(name == "3.tar" for name, _ in remote.asked)
         remote.fault = lambda *_: hang()
@@ -380,7 +381,7 @@ class TestShards:
                 remote.objects["1.tar"] = other
 
         remote.fault = replaced
-        with pytest.raises(Changed, match=r"1.tar: has changed"):
+        with pytest.raises(SourceChangedError, match=r"1.tar: has changed"):
             list(ShardReader(tars[1]))
 
 

@@ -28,8 +28,9 @@ from pipeline.data.decode import BadImage, decode
 from pipeline.data.discovery import find
 from pipeline.data.indexed import open_parquet, open_zip
 from pipeline.data.plan import network_spec
-from pipeline.data.readers import Changed, ShardReader
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard, Task
+from pipeline.errors import SourceChangedError
 from pipeline.extraction.worker import Job, Worker
 from tests.conftest import ROOT, TINY, context
 from tests.dirty import FILES, Case, cases, reasons, write
@@ -163,7 +164,7 @@ def test_a_fault_of_the_store_is_no_damage() -> None:
 def test_an_archive_that_could_not_be_planned_is_not_empty(name: str, tmp_path: Path) -> None:
     case = next(case for case in cases() if case.name == name)
     (tmp_path / name).write_bytes(case.data)
-    with pytest.raises(Changed, match="when it was planned: add plan"):
+    with pytest.raises(SourceChangedError, match="when it was planned: add plan"):
         list(ShardReader(Shard(name.rpartition(".")[2], str(tmp_path / name), len(case.data), "")))
 
 

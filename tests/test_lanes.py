@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from distributions import VDNA, Ranges
 from extractors import Extractor, build
 from pipeline.config.networks import named_extractor
 from pipeline.data.plan import network_spec
-from pipeline.data.readers import ShardReader
+from pipeline.data.readers import Sample, ShardReader
 from pipeline.data.shards import Shard
 from pipeline.extraction.feed import Feed
-from pipeline.extraction.lanes import Lanes
+from pipeline.extraction.lanes import Batch, Lanes
+from pipeline.extraction.sinks import VDNASink
 from pipeline.measure.make import DISTRIBUTIONS
 
 
@@ -26,11 +28,20 @@ def extractor() -> Extractor:
     return build(named_extractor("test_vit", weights="random"))
 
 
+def through(lanes: Lanes, batches: Iterable[list[torch.Tensor]]) -> VDNA:
+    with lanes.begin() as measuring:
+        for batch in batches:
+            measuring.put(Batch(batch, []))
+        (sink,) = measuring.merged()
+    assert isinstance(sink, VDNASink)
+    return sink.vdna
+
+
 def measured(extractor: Extractor, batches: list[list[torch.Tensor]], threads: int) -> VDNA:
     spec = network_spec(extractor)
     edge = np.full(sum(spec.layers.values()), 4.0)
     spec = replace(spec, distributions=DISTRIBUTIONS, ranges=Ranges(spec.layers, -edge, edge))
-    return Lanes(extractor, spec, 4, threads).measure(iter(batches))
+    return through(Lanes(extractor, [partial(VDNASink, spec)], 4, threads), batches)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
@@ -48,14 +59,14 @@ def test_any_number_of_lanes_measures_the_same(extractor: Extractor, count: int)
 
 @pytest.mark.parametrize("error", [OSError("gone"), asyncio.CancelledError()])
 def test_whatever_ends_the_reading_is_raised(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: ShardReader) -> Iterator[tuple[str, bytes]]:
-        yield "one", b"1"
+    def fail(_: ShardReader) -> Iterator[Sample]:
+        yield Sample("one", b"1")
         raise error
 
-    monkeypatch.setattr(ShardReader, "__iter__", fail)
+    monkeypatch.setattr(ShardReader, "samples", fail)
     with Feed([ShardReader(Shard("tar", "x.tar", 1, ""))], lambda key, _: key, 4, 1) as feed:
         images = iter(feed)
-        assert next(images) == (0, "one")
+        assert next(images) == (0, Sample("one", b""), "one")
         with pytest.raises((OSError, RuntimeError), match=r"gone|reading was ended"):
             next(images)
 
@@ -69,11 +80,12 @@ def test_what_goes_wrong_is_raised_and_the_next_task_is_whole(extractor: Extract
         yield good
         raise ConnectionError("gone")
 
-    lanes = Lanes(extractor, network_spec(extractor), 4, threads)
+    factories = [partial(VDNASink, network_spec(extractor))]
+    lanes = Lanes(extractor, factories, 4, threads)
     with pytest.raises(RuntimeError):
-        lanes.measure(iter([good, wrong, good, good, good, good, good]))
+        through(lanes, [good, wrong, good, good, good, good, good])
     with pytest.raises(ConnectionError, match="gone"):
-        lanes.measure(broken())
-    after, fresh = lanes.measure(iter([good])), Lanes(extractor, network_spec(extractor), 4, 1).measure(iter([good]))
+        through(lanes, broken())
+    after, fresh = through(lanes, [good]), through(Lanes(extractor, factories, 4, 1), [good])
     for name, array in fresh.state().items():
         np.testing.assert_allclose(after.state()[name], array, rtol=1e-5, atol=1e-6)

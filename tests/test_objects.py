@@ -19,9 +19,9 @@ import pytest
 
 from pipeline.data.discovery import find, public
 from pipeline.data.plan import Plan
-from pipeline.data.readers import Changed, ShardReader
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard, group
-from pipeline.errors import UserError
+from pipeline.errors import SourceChangedError, UserError
 from pipeline.storage import objects
 from pipeline.storage.folder import Folder
 from pipeline.storage.objects import StoreFault, filesystem, hide, open_object, patiently, signed, unsigned, whole
@@ -253,7 +253,7 @@ def test_loose_files_have_the_version_that_was_planned(tmp_path: Path) -> None:
     assert len(list(ShardReader(shard))) == 1
     (tmp_path / "x.png").write_bytes(DATA[::-1])
     os.utime(tmp_path / "x.png", (1, 1))
-    with pytest.raises(Changed, match="files have changed"):
+    with pytest.raises(SourceChangedError, match="files have changed"):
         list(ShardReader(shard))
 
 
@@ -330,7 +330,7 @@ def test_an_object_that_changed_since_it_was_planned(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(DATA[1:])
     (tmp_path / "x.zip").write_bytes(DATA[::-1])
     for shard in (files, archive):
-        with pytest.raises(Changed, match="has changed since it was planned: add plan"):
+        with pytest.raises(SourceChangedError, match="has changed since it was planned: add plan"):
             list(ShardReader(shard))
 
 

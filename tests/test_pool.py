@@ -17,10 +17,9 @@ from pipeline.cluster import actors, scheduler
 from pipeline.cluster.actors import IN_FLIGHT, Pool
 from pipeline.cluster.scheduler import Report, dispatch
 from pipeline.config.settings import PoolConfig
-from pipeline.data.readers import Changed
 from pipeline.data.shards import Shard, Task
-from pipeline.errors import UserError
-from pipeline.extraction.worker import Receipt
+from pipeline.errors import SourceChangedError, UserError
+from pipeline.extraction.worker import TaskResult
 
 STORE = Store("memory://pool")
 
@@ -36,9 +35,9 @@ class Answer:
 
 
 class Played:
-    """An actor on a node. `acts` decides what becomes of a task: a receipt, an error, or its death."""
+    """An actor on a node. `acts` decides what becomes of a task: a result, an error, or its death."""
 
-    def __init__(self, node: str, acts: Callable[[Played, Task], Receipt | Exception] | None) -> None:
+    def __init__(self, node: str, acts: Callable[[Played, Task], TaskResult | Exception] | None) -> None:
         self.name, self.acts = node, acts
         self.tried: list[int] = []
         self.held: list[tuple[Task, Answer]] = []
@@ -75,8 +74,8 @@ class Played:
             answer.answer.set_result(outcome)
 
 
-def fine(actor: Played, task: Task) -> Receipt:
-    return Receipt(counted=1, skipped={}, damaged=0, lost_bytes=0)
+def fine(actor: Played, task: Task) -> TaskResult:
+    return TaskResult(counted=1, skipped={}, damaged=0, lost_bytes=0)
 
 
 def tasks(count: int) -> list[Task]:
@@ -90,7 +89,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def play(
-    count: int, acts: Callable[[Played, Task], Receipt | Exception], nodes: str = "abc", attempts: int = 4
+    count: int, acts: Callable[[Played, Task], TaskResult | Exception], nodes: str = "abc", attempts: int = 4
 ) -> tuple[Report, list[Played]]:
     """All tasks through actors on these nodes, one each; a node in capitals never starts one."""
     everyone: list[Played] = []
@@ -123,7 +122,7 @@ def test_an_actor_that_waits_for_a_node_holds_nothing_up() -> None:
 
 
 def test_a_failed_task_goes_to_other_nodes_and_is_then_recorded() -> None:
-    def acts(actor: Played, task: Task) -> Receipt | Exception:
+    def acts(actor: Played, task: Task) -> TaskResult | Exception:
         return OSError("no answer") if task.index == 5 else fine(actor, task)
 
     report, everyone = play(30, acts, attempts=3)
@@ -135,7 +134,7 @@ def test_a_failed_task_goes_to_other_nodes_and_is_then_recorded() -> None:
 def test_a_node_that_is_cut_off_fails_nothing() -> None:
     """All that one node is given fails; the others do it."""
 
-    def acts(actor: Played, task: Task) -> Receipt | Exception:
+    def acts(actor: Played, task: Task) -> TaskResult | Exception:
         return OSError("no route") if actor.name == "b" else fine(actor, task)
 
     report, _ = play(60, acts, attempts=2)
@@ -143,18 +142,18 @@ def test_a_node_that_is_cut_off_fails_nothing() -> None:
 
 
 def test_what_another_try_does_not_change_is_not_tried() -> None:
-    def acts(actor: Played, task: Task) -> Receipt | Exception:
-        return Changed("has changed since it was planned") if task.index == 1 else fine(actor, task)
+    def acts(actor: Played, task: Task) -> TaskResult | Exception:
+        return SourceChangedError("has changed since it was planned") if task.index == 1 else fine(actor, task)
 
     report, everyone = play(6, acts)
-    assert report.failed == {1: "Changed: has changed since it was planned"}
+    assert report.failed == {1: "SourceChangedError: has changed since it was planned"}
     assert sum(actor.tried.count(1) for actor in everyone) == 1
 
 
 def test_only_the_task_under_way_is_to_blame_for_a_death() -> None:
     """A task that kills its actor is recorded after some deaths; those that waited behind it are not charged."""
 
-    def acts(actor: Played, task: Task) -> Receipt | Exception:
+    def acts(actor: Played, task: Task) -> TaskResult | Exception:
         return RayActorError() if task.index == 3 else fine(actor, task)
 
     report, everyone = play(40, acts)
@@ -167,7 +166,7 @@ def test_only_the_task_under_way_is_to_blame_for_a_death() -> None:
 def test_machines_that_vanish_fail_nothing() -> None:
     """Every actor dies at its third task, whichever that is."""
 
-    def acts(actor: Played, task: Task) -> Receipt | Exception:
+    def acts(actor: Played, task: Task) -> TaskResult | Exception:
         actor.lives -= 1
         return fine(actor, task) if actor.lives else RayActorError()
 

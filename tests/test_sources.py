@@ -20,9 +20,9 @@ from PIL import Image
 
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.discovery import find
-from pipeline.data.readers import ShardReader, ShortRead
+from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard, group
-from pipeline.errors import UserError
+from pipeline.errors import ShortReadError, UserError
 from tests.conftest import web_server
 
 
@@ -249,7 +249,7 @@ class TestTar:
         self, read: Callable[..., tuple[list[bytes | str], ShardReader]], missing: int
     ) -> None:
         data = tar_bytes({**FILES, "big.png": bytes(30_000)})
-        with pytest.raises(ShortRead, match=rf"read {len(data) - missing} of {len(data)} bytes"):
+        with pytest.raises(ShortReadError, match=rf"read {len(data) - missing} of {len(data)} bytes"):
             read(data[:-missing], size=len(data))
 
     def test_members_that_are_no_images(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:

@@ -2,7 +2,7 @@
 
     with pool((Worker, job, state), size=8, cpus=4, gpus=1) as actors:
         actors.give(task, store)
-        for member, task, outcome in actors.events():              # outcome: a receipt, or why there is none
+        for member, task, outcome in actors.events():              # outcome: a result, or why there is none
             ...
 
 An actor gets tasks once it has said that it runs, so one that waits for a node holds nothing up; one
@@ -27,7 +27,7 @@ import ray.exceptions
 from pipeline.catalogue.writer import Store
 from pipeline.data.shards import Work
 from pipeline.errors import UserError
-from pipeline.extraction.worker import Receipt
+from pipeline.extraction.worker import TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Died = ray.exceptions.RayActorError
 class Workman(Protocol):
     """What an actor needs of the plain class it runs."""
 
-    def run(self, task: Any, store: Store) -> Receipt: ...
+    def run(self, task: Any, store: Store) -> TaskResult: ...
 
     def progress(self) -> tuple[int, int]: ...
 
@@ -64,7 +64,7 @@ class _Actor:
         self._making = threading.Lock()
 
     @ray.method(concurrency_group="work")
-    def run(self, task: Work, store: Store) -> Receipt:
+    def run(self, task: Work, store: Store) -> TaskResult:
         with self._making:
             self._worker = self._worker or self._make(*self._arguments)
         return self._worker.run(task, store)
@@ -154,8 +154,8 @@ class Pool:
         self.tasks -= 1
         self._room[len(member.tasks)][member] = None
 
-    def events(self) -> Iterator[tuple[Member, Work, Receipt | Exception]]:
-        """Tasks that ended, with their receipt or error, as they come; waits for one but not for long.
+    def events(self) -> Iterator[tuple[Member, Work, TaskResult | Exception]]:
+        """Tasks that ended, with their result or error, as they come; waits for one but not for long.
 
         An actor that died ends all its tasks, first the one that was under way.
         """

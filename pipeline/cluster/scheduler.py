@@ -6,7 +6,7 @@
 Each actor has at most two tasks: one in the network, one being read ahead or stored. It gets them once it has
 said that it runs, so one that waits for a node holds nothing up. One that dies is replaced and its tasks go to
 others; so does a task that failed, after a pause and on another node where there is one. A task that
-keeps failing is recorded without stopping the others. Only receipts reach the driver.
+keeps failing is recorded without stopping the others. Only results reach the driver.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from pipeline.catalogue.writer import Store
 from pipeline.cluster.actors import Died, Pool, pool
 from pipeline.cluster.ray_start import GPU_THREADS, start_ray
 from pipeline.config.settings import PoolConfig
-from pipeline.data.readers import Changed
 from pipeline.data.shards import Work
-from pipeline.errors import UserError
-from pipeline.extraction.worker import Receipt, cores
+from pipeline.errors import SourceChangedError, UserError
+from pipeline.extraction.worker import TaskResult, cores
 from pipeline.storage.objects import hide
 from pipeline.terminal import Tracker
 
@@ -52,11 +51,11 @@ class Report:
     done: int = 0
     failed: dict[int, str] = field(default_factory=dict)
 
-    def add(self, receipt: Receipt) -> None:
-        self.counted += receipt.counted
-        self.skipped.update(receipt.skipped)
-        self.damaged += receipt.damaged
-        self.lost_bytes += receipt.lost_bytes
+    def add(self, result: TaskResult) -> None:
+        self.counted += result.counted
+        self.skipped.update(result.skipped)
+        self.damaged += result.damaged
+        self.lost_bytes += result.lost_bytes
         self.done += 1
 
     def judge(self, limit: float, plan_bytes: int) -> None:
@@ -174,7 +173,7 @@ def dispatch(
             waiting.popleft()
         buried = None
         for member, task, outcome in actors.events():
-            if isinstance(outcome, Receipt):
+            if isinstance(outcome, TaskResult):
                 report.add(outcome)
                 continue
             if isinstance(outcome, Died):
@@ -189,7 +188,7 @@ def dispatch(
                 cause = getattr(outcome, "cause", outcome)
                 faults[task.index] += 1
                 fault = hide(f"{type(cause).__name__}: {cause}")
-                last = faults[task.index] >= attempts or isinstance(cause, Changed)
+                last = faults[task.index] >= attempts or isinstance(cause, SourceChangedError)
             failed_on.setdefault(task.index, set()).add(member.node)
             if last:
                 report.failed[task.index] = fault

@@ -9,6 +9,7 @@ What a column holds decides, not what it is called: audio has the types of image
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import pyarrow.parquet
 
 from pipeline.data.decode import MAX_BYTES, BadImage, has_header
 from pipeline.data.indexed import arrow_errors
+from pipeline.data.tars import MAX_PART
 from pipeline.errors import UserError
 
 ROWS = 8
@@ -115,6 +117,26 @@ def images(
             for cell in cells:
                 yield from _in_cell(cell, column.fields, str(row))
                 row += 1
+
+
+def cells(table: pyarrow.parquet.ParquetFile, names: Sequence[str], group: int) -> Iterator[dict[str, bytes]]:
+    """For each row of a row group what its columns of these names hold: bytes as they are, texts in UTF-8, all else as
+    JSON; nothing where a cell is empty, or there is no such column."""
+    there = [name for name in names if table.schema_arrow.names.count(name) == 1]
+    if not there:
+        yield from ({} for _ in range(table.metadata.row_group(group).num_rows))
+        return
+    with arrow_errors():
+        for batch in table.iter_batches(ROWS, row_groups=[group], columns=there):
+            for row in batch.select(there).to_pylist():
+                found = {name: _as_bytes(value) for name, value in row.items() if value is not None}
+                yield {name: value for name, value in found.items() if len(value) <= MAX_PART}
+
+
+def _as_bytes(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return (value if isinstance(value, str) else json.dumps(value, default=str)).encode()
 
 
 def _in_cell(cell: Any, fields: tuple[int, ...], place: str) -> Iterator[tuple[str, bytes | BadImage]]:

@@ -22,7 +22,8 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.names import hidden, is_image, turned
+from pipeline.data.names import hidden, is_image, sample, turned
+from pipeline.data.tars import MAX_PART
 
 UNIX = (3, 19)
 """Systems that zips come from, UNIX and Darwin, of which attributes say what is a link."""
@@ -71,6 +72,16 @@ def members(archive: zipfile.ZipFile, key: str) -> list[str]:
         if not info.is_dir() and in_zip(info.filename, key):
             names.setdefault(unpacked(info.filename), info.filename)
     return sorted(names.values())
+
+
+def beside(archive: zipfile.ZipFile, parts: Collection[str]) -> dict[str, dict[str, zipfile.ZipInfo]]:
+    """The entries of these parts, by the name of their sample and by part."""
+    found: dict[str, dict[str, zipfile.ZipInfo]] = {}
+    for info in archive.infolist() if parts else []:
+        name, part = sample(turned(info.filename))
+        if part in parts and info.file_size <= MAX_PART:
+            found.setdefault(name, {})[part] = info
+    return found
 
 
 def in_zip(name: str, key: str) -> bool:

@@ -3,6 +3,8 @@
     tar = TarStream(file)
     for name, data in tar:                    # data: bytes, or a BadImage where there are none to be had
         ...
+    for name, data, parts in tar.samples():   # with the other parts of its sample that were asked for: {"cls": b"3"}
+        ...
     tar.count, tar.damage, tar.lost_bytes     # once the end is reached
 
 WebDataset's conventions. Headers are taken apart by Python's tarfile, one by one; its own reading of archives is
@@ -16,7 +18,7 @@ import hashlib
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from distributions.ledger import SAME_FILE
@@ -27,6 +29,8 @@ from pipeline.data.packed import PIECE, Tap, Unpacked, packing
 BLOCK = 512
 MAX_HEADER = 1 << 20
 """Bytes of an extended header, which holds a long name and attributes."""
+MAX_PART = 16 << 20
+"""Bytes of a part of a sample beside its image; a longer one is left out."""
 MAX_TRAILING = 64 << 20
 """Unpacked zeros behind the end of a compressed archive: a thousand times fewer bytes can claim any number."""
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -43,11 +47,11 @@ class TarStream:
 
     `several` images share a sample with the one before; `archives` lie inside and are not read."""
 
-    def __init__(self, file: Any, digest: Any = None, key: str = "") -> None:
+    def __init__(self, file: Any, digest: Any = None, key: str = "", parts: Collection[str] = ()) -> None:
         """`file` is seekable. Its first bytes say whether the archive is compressed, and how: names often do not.
-        `key` says which part of a sample is the image."""
+        `key` says which part of a sample is the image, `parts` which others `samples` gives beside it."""
         packed = packing(file)
-        self._key, self._sample = key, ""
+        self._key, self._sample, self._parts = key, "", frozenset(parts)
         self.several = self.archives = 0
         self._links: dict[str, str] = {}
         self._others: dict[bytes, tuple[int, int]] = {}  # where files lie that are no images by their names, and sizes
@@ -65,18 +69,42 @@ class TarStream:
         return self._raw.count
 
     def __iter__(self) -> Iterator[tuple[str, bytes | BadImage]]:
+        for name, data, counts in self._files():
+            if counts:
+                yield name, data
+
+    def samples(self) -> Iterator[tuple[str, bytes | BadImage, dict[str, bytes]]]:
+        """The images, each with the other parts of its sample; a sample is of files that follow one another."""
+        current, images, parts = "", list[tuple[str, bytes | BadImage]](), dict[str, bytes]()
+        for name, data, counts in self._files():
+            key, part = sample(name)
+            if key != current:
+                yield from ((*image, parts) for image in images)
+                current, images, parts = key, [], {}
+            if counts:
+                images.append((name, data))
+            elif isinstance(data, bytes):
+                parts[part] = data
+        yield from ((*image, parts) for image in images)
+
+    def _files(self) -> Iterator[tuple[str, bytes | BadImage, bool]]:
+        """Images, and in their places the parts that are asked for; whether each is an image."""
         try:
             while (member := self._member()) is not None:
                 end = self._at + member.size
                 if _is_image(member, self._key):
                     before, self._sample = self._sample, sample(member.name)[0]
                     self.several += before == self._sample
-                    yield member.name, self._image(member, end)
+                    yield member.name, self._image(member, end), True
                 elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
                     self._links[member.name] = _target(member)
                 elif _regular(member):
                     self._others[_hash(member.name)] = self._at, member.size
                     self.archives += archive(member.name) is not None and not hidden(member.name)
+                    if sample(member.name)[1] in self._parts and member.size <= MAX_PART:
+                        data = self._read(member.size)
+                        if self._at == end:
+                            yield member.name, data, False
                 self._skip(end - self._at)
                 if self._at < end:
                     raise tarfile.ReadError("the archive breaks off")
@@ -90,7 +118,7 @@ class TarStream:
         if self.damage:
             self.lost_bytes = max(self.count - reached, 0)
         else:
-            yield from self._linked()
+            yield from ((name, data, True) for name, data in self._linked())
 
     def _linked(self) -> Iterator[tuple[str, bytes | BadImage]]:
         """What links of images lead to, if need be over others; those that lead elsewhere are none."""

@@ -44,7 +44,7 @@ MAX_TEXTS = 64 << 20
 MAX_TEXT = 1 << 16
 MAX_NUMBER = 1 << 53
 TEXT_BYTES = 8
-ITEM_BYTES = {"uint16": 2, "float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
+ITEM_BYTES = {"uint16": 2, "float16": 2, "float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
 ARRAY_ATTRIBUTES = {"coordinates", "_FillValue", "units"}
 LEDGER_TEXT = ("url", "part", "etag", "sha256", "damage")
 LEDGER_NUMBERS = ("size", "counted", "lost_bytes")
@@ -196,8 +196,8 @@ def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
 
 
 def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
-    """Chunk shape: of a VDNA one layer where all layers are equally wide, else about `CHUNK_BYTES` of whole rows; of a
-    matrix squares with all layers, or whole rows, of `TILE_BYTES`.
+    """Chunk shape: of a VDNA one layer where all layers are equally wide, else about `CHUNK_BYTES` of whole rows, as of
+    what has a row for each image; of a matrix squares with all layers, or whole rows, of `TILE_BYTES`.
 
     Zarr's grid is regular, so layers of different widths cannot each be a chunk.
     """
@@ -209,6 +209,9 @@ def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
         return (*(min(max(math.isqrt(cells), 1), size) for size in shape[:2]), *shape[2:])
     if variable.dims[:2] == ("dataset", "neuron"):
         rows = max(TILE_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
+        return min(rows, shape[0]), *shape[1:]
+    if variable.dims[0] == "image":
+        rows = max(CHUNK_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
         return min(rows, shape[0]), *shape[1:]
     if variable.ndim < 2 or variable.dims[0] != "neuron":
         return shape

@@ -31,7 +31,7 @@ from distributions.kernels.factors import one_thread_each
 from distributions.spec import ARRAYS, bins_of, layer_slices
 from distributions.view import Moments, layer_moments, neuron_moments
 from pipeline.catalogue.writer import TILE, Store
-from pipeline.extraction.worker import Receipt
+from pipeline.extraction.worker import TaskResult
 from pipeline.formats.groups import CHUNK_BYTES
 from pipeline.formats.rows import Rows
 from pipeline.storage.folder import AT_ONCE
@@ -93,10 +93,10 @@ class Tiler:
         self._readers: dict[int, Rows] = {}
         self._last: tuple[tuple[str, ...], tuple[int, ...], _Side] | None = None
 
-    def run(self, tile: Tile, store: Store) -> Receipt:
+    def run(self, tile: Tile, store: Store) -> TaskResult:
         values = {metric: (("layer", "row", "column"), v) for metric, v in self.distances(tile, store).items()}
         store.put_tile(self._spec.id, tile.id, xr.Dataset(values))
-        return Receipt(counted=0, skipped={}, damaged=0, lost_bytes=0)
+        return TaskResult(counted=0, skipped={}, damaged=0, lost_bytes=0)
 
     def progress(self) -> tuple[int, int]:
         return 0, 0

@@ -19,7 +19,7 @@ from pipeline.catalogue.writer import Store
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
 from pipeline.extraction.thumbnails import thumbnails
-from pipeline.extraction.worker import Receipt
+from pipeline.extraction.worker import TaskResult
 from pipeline.stages.context import RunContext
 
 log = logging.getLogger(__name__)
@@ -101,10 +101,10 @@ class Merger:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
 
-    def run(self, merge: Merge, store: Store) -> Receipt:
+    def run(self, merge: Merge, store: Store) -> TaskResult:
         vdna, made_with = merged(store, self._spec, merge.parts)
         store.put_partial(vdna, merge.id, made_with)
-        return Receipt.of(vdna.ledger)
+        return TaskResult.of(vdna.ledger)
 
     def progress(self) -> tuple[int, int]:
         return 0, 0
