@@ -25,6 +25,7 @@ lint: .venv/dev.stamp
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/mypy k8s/submit.py
+	.venv/bin/lint-imports
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

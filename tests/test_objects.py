@@ -24,7 +24,8 @@ from pipeline.data.shards import Shard, group
 from pipeline.errors import SourceChangedError, UserError
 from pipeline.storage import objects
 from pipeline.storage.folder import Folder
-from pipeline.storage.objects import StoreFault, filesystem, hide, open_object, patiently, signed, unsigned, whole
+from pipeline.storage.objects import StoreFault, filesystem, open_object, patiently, whole
+from pipeline.storage.urls import redact, signed, unsigned
 from tests.conftest import ROOT, web_server
 from tests.material import spec
 
@@ -142,7 +143,7 @@ class TestSecrets:
             assert unsigned(url) == (url, "")
 
     def test_what_people_see_hides_them(self) -> None:
-        text = hide(f"403, url='https://h/x.tar?{AMAZON}&id=3' and s3://key:secret@b/c")
+        text = redact(f"403, url='https://h/x.tar?{AMAZON}&id=3' and s3://key:secret@b/c")
         assert not any(word in text for word in ("0123abcd", "KEY", "secret"))
         assert "id=3" in text
 

@@ -20,7 +20,7 @@ from pipeline.cli import report
 from pipeline.config.arguments import arguments, placed
 from pipeline.config.composition import SweptDatasets, check_overrides, dataset_config
 from pipeline.errors import UserError
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 from pipeline.terminal import lenient, plain
 from tests.conftest import ROOT
 from tests.conftest import settings as settings_of
@@ -245,15 +245,15 @@ def test_a_report_is_shown_in_any_encoding(name: str, encoding: str) -> None:
     report.failed([(name, name)], plain(file=file, width=200))
     file.flush()
     shown = buffer.getvalue().decode(encoding)
-    expected = hide(name).encode(encoding, "backslashreplace").decode(encoding)
+    expected = redact(name).encode(encoding, "backslashreplace").decode(encoding)
     assert shown.count(expected) == 4
     assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\rb", "\u202egpj.exe", "\x9b31m", "x\x00y", "\u2066a"])
 def test_nothing_that_people_read_steers_their_terminal(text: str) -> None:
-    assert hide(text).isprintable()
-    assert hide("two\nlines\tand caf\xe9") == "two\nlines\tand caf\xe9"
+    assert redact(text).isprintable()
+    assert redact("two\nlines\tand caf\xe9") == "two\nlines\tand caf\xe9"
 
 
 @pytest.mark.parametrize("module", ["pipeline.catalogue", "pipeline.cli.extractors"])

@@ -31,7 +31,7 @@ from pipeline.formats.manifests import HASH, NAME, Manifests, group_name, group_
 from pipeline.formats.rows import hashes
 from pipeline.storage.changes import STALE, change
 from pipeline.storage.folder import as_json
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 
 TILE = "tile-"
 """What the names of pieces of a matrix begin with."""
@@ -144,7 +144,7 @@ class Store(Manifests):
         """Record why tasks failed for good, by their index."""
         for task in tasks:
             if task.index in failed:
-                record = {"task": task.id, "reason": hide(failed[task.index]), "at": now()}
+                record = {"task": task.id, "reason": redact(failed[task.index]), "at": now()}
                 self.put_json(f"failures/{spec_id}/{task.id}.json", record)
 
     def forget_failures(self, spec_id: str, done: set[str]) -> None:

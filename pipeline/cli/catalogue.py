@@ -25,7 +25,7 @@ from pipeline.cli.options import Command, add, typed
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests
 from pipeline.storage.disk import named
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 from pipeline.terminal import Tracker, lenient, plain
 
 console = plain()
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, IncompatibleError, DamagedError, OSError, ValueError) as error:
-        sys.stderr.write(f"error: {hide(str(error))}\n")
+        sys.stderr.write(f"error: {redact(str(error))}\n")
         return 2
     except ModuleNotFoundError as error:
         sys.stderr.write(f"error: this needs {error.name}: pip install '.[images]', in this program's folder\n")
@@ -186,7 +186,7 @@ def _of(cat: Catalogue, named: str, given: argparse.Namespace, beside: str | Non
     _look(cat, named)
     from pipeline.measure.images import measured
 
-    shown = hide(named)
+    shown = redact(named)
     sys.stderr.write(f"measuring the images of {shown}, unless they were before\n")
     beside = beside if beside and cat.has(beside) else None
     with _told(shown) as tracker:
@@ -242,7 +242,7 @@ def _images(given: argparse.Namespace) -> None:
     _look(cat, given.images)
     from pipeline.measure.images import against
 
-    with _told(hide(given.images)) as tracker:
+    with _told(redact(given.images)) as tracker:
         found = against(cat, given.images, given.dataset, given.extractor, given.source_storage, tracker.images)
     _print(found.head(given.k))
 
@@ -300,5 +300,5 @@ def _print(frame: pd.DataFrame) -> None:
     for name in shown.columns:
         table.add_column(str(name), overflow="fold")
     for row in shown.itertuples(index=False):
-        table.add_row(*map(hide, row))
+        table.add_row(*map(redact, row))
     console.print(table)

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.config.checks import is_text
 from pipeline.errors import UserError
+from pipeline.storage.urls import is_text
 
 
 class Command(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.stages.context import RunContext
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 from pipeline.terminal import lenient
 
 MOST = 12
@@ -34,7 +34,7 @@ def counted(runs: Sequence[RunContext], console: Console) -> None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
             names = (m["dataset"], *[m["extractor"]] * several)
             cells = (*names, m["images"], m["skipped"], reasons or "-", m["damaged_shards"], m["fingerprint"])
-            table.add_row(*(Text(hide(str(cell))) for cell in cells))
+            table.add_row(*(Text(redact(str(cell))) for cell in cells))
             if (said := m.get("noticed")) and (words := noticed(said, settings.extractor.preprocess)):
                 remarks.append(f"{', '.join(names)}: {words}")
     if table.row_count:
@@ -86,7 +86,7 @@ def failed(failures: Sequence[tuple[str, str]], console: Console) -> None:
         for column in ("failed", "reason"):
             table.add_column(column, overflow="fold", header_style="dim")
         for what, why in failures:
-            table.add_row(Text(hide(what)), Text(hide(why)))
+            table.add_row(Text(redact(what)), Text(redact(why)))
         console.print()
         console.print(table)
 

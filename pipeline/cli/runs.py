@@ -26,7 +26,7 @@ from pipeline.cli import report
 from pipeline.config.settings import STAGES, Settings
 from pipeline.errors import DamagedError, UserError
 from pipeline.stages.context import RunContext
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def run_stages(context: RunContext, stages: Collection[str] = STAGES) -> None:
         except DamagedError as error:
             if stage != "reduce" or "extract" not in asked:
                 raise
-            log.warning("%s", hide(str(error)))
+            log.warning("%s", redact(str(error)))
             _stage("extract").run(context)
             _stage("reduce").run(context)
 
@@ -107,11 +107,11 @@ class Runs:
         try:
             yield
         except (UserError, IncompatibleError, ExtractorError, DamagedError) as error:
-            self.failures.append((what, hide(str(error))))
-            sys.stderr.write(hide(f"error: {where}{error}\n"))
+            self.failures.append((what, redact(str(error))))
+            sys.stderr.write(redact(f"error: {where}{error}\n"))
         except Exception as error:  # a fault of ours; Hydra would print the command with the secrets in it
-            self.failures.append((what, hide(f"{type(error).__name__}: {error}")))
-            sys.stderr.write(hide(f"{traceback.format_exc()}error: {where}{type(error).__name__}: {error}\n"))
+            self.failures.append((what, redact(f"{type(error).__name__}: {error}")))
+            sys.stderr.write(redact(f"{traceback.format_exc()}error: {where}{type(error).__name__}: {error}\n"))
 
     def report(self, console: Console) -> None:
         """What was counted, the matrices, where the site is, and what failed."""

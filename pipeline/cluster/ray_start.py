@@ -27,7 +27,7 @@ from ray._private import services
 from pipeline.config.settings import PoolConfig
 from pipeline.errors import UserError
 from pipeline.extraction.worker import cores
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def _init(failing: str, address: str, **options: Any) -> None:
         ray.shutdown()
         cause = " ".join(str(error).split()) or type(error).__name__
         hint = "; is there room in /dev/shm and in RAY_TMPDIR?" if address == "local" else f"; {_remedy()}"
-        raise UserError(hide(f"{failing} ({cause}){hint}")) from None
+        raise UserError(redact(f"{failing} ({cause}){hint}")) from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_notice)  # Ray's own ends the process where it stands

@@ -30,7 +30,7 @@ from pipeline.config.settings import PoolConfig
 from pipeline.data.shards import Work
 from pipeline.errors import SourceChangedError, UserError
 from pipeline.extraction.worker import TaskResult, cores
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 from pipeline.terminal import Tracker
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def dispatch(
             else:
                 cause = getattr(outcome, "cause", outcome)
                 faults[task.index] += 1
-                fault = hide(f"{type(cause).__name__}: {cause}")
+                fault = redact(f"{type(cause).__name__}: {cause}")
                 last = faults[task.index] >= attempts or isinstance(cause, SourceChangedError)
             failed_on.setdefault(task.index, set()).add(member.node)
             if last:

@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipeline.config.checks import is_text
 from pipeline.config.networks import CONF
 from pipeline.errors import UserError
 from pipeline.storage.disk import named
+from pipeline.storage.urls import is_text
 
 TEXTS = (
     *("dataset.url", "dataset.name", "dataset.description", "catalogue", "ranges", "extractor.weights"),

@@ -7,24 +7,11 @@ whole(settings, "batch_size")                 # at least 1
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import UserError
-
-TEXTS = (
-    *("key", "secret", "token", "username", "user", "password", "passphrase", "profile", "endpoint_url", "region_name"),
-    *("account_name", "account_key", "sas_token", "connection_string", "client_id", "client_secret", "tenant_id"),
-    *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
-)
-"""Options of stores that are texts, also where they look like numbers."""
-
-
-def is_text(option: str) -> bool:
-    """Whether an option of a store, with dots for what is in another, is a text whatever it looks like."""
-    *above, name = option.split(".")
-    return name in TEXTS or "headers" in above
+from pipeline.storage.urls import is_text
 
 
 def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -72,18 +59,6 @@ def options(key: str, value: Any) -> dict[str, Any]:
         raise UserError(f"{key}={value}: give options one by one, for instance +{key}.anon=true")
     _check_texts(key, "", value or {})
     return value or {}
-
-
-def store_options(url: str, given: Mapping[str, Any], above: str = "") -> None:
-    """Raise `UserError`, without a value, for options that no store takes in that form."""
-    for key, value in given.items():
-        option = f"{above}{key}"
-        if isinstance(value, Mapping):
-            store_options(url, value, f"{option}.")
-        elif key.endswith("_kwargs") or (key == "headers" and value is not None):
-            raise UserError(f"{url}: option {option} of its store holds others; give {option}.NAME=VALUE")
-        elif key == "endpoint_url" and value is not None and not re.match(r"https?://[^/]", str(value)):
-            raise UserError(f"{url}: option {option} of its store: give http://HOST:PORT or https://HOST")
 
 
 def _check_texts(key: str, above: str, options: Mapping[str, Any]) -> None:

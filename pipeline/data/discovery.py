@@ -27,12 +27,8 @@ from pipeline.data.lists import lines
 from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image, turned
 from pipeline.data.shards import ABSENT, SAME, Shard
 from pipeline.errors import UserError
-from pipeline.storage.objects import (
-    PATIENCE,
-    hide,
-    open_object,
-    unsigned,
-)
+from pipeline.storage.objects import PATIENCE, open_object
+from pipeline.storage.urls import redact, unsigned
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +56,7 @@ def find(
     for url in given:
         with _telling(url):
             if url.startswith("pipe:"):
-                raise UserError(f"dataset.url={hide(url)}: shell commands are not run; name the object itself")
+                raise UserError(f"dataset.url={redact(url)}: shell commands are not run; name the object itself")
             for its in entries(url, storage or {}, patience, image_key):
                 if its.named and ending(its.entry.name).endswith(".txt") and not is_image(its.entry.name, image_key):
                     found.extend(lines(its.fs, its.entry.name, storage or {}, patience, image_key))
@@ -83,13 +79,13 @@ def find(
                 shards.extend(_archive(its, images_per_shard, patience, image_key, image_column))
             except NoImages as error:
                 if its.named and image_column:
-                    raise UserError(f"dataset.image_column: {hide(its.entry.name)}: {error}") from None
+                    raise UserError(f"dataset.image_column: {redact(its.entry.name)}: {error}") from None
                 left.setdefault(f"Parquet file(s) without images ({error})"[:300], []).append(its.entry.name)
     shards.extend(_groups(single, images_per_shard))
-    said = [hide(f"{len(names)} {what} left out, for instance {names[0]}") for what, names in left.items()]
+    said = [redact(f"{len(names)} {what} left out, for instance {names[0]}") for what, names in left.items()]
     if not shards:
         raise UserError(
-            hide(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
+            redact(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
             + (f"; dataset.image_key={image_key} names the part of a sample that counts" if image_key else "")
             + "".join(f"; {words}" for words in said)
         )
@@ -103,7 +99,7 @@ def find(
 @contextmanager
 def _telling(url: str) -> Iterator[None]:
     """Whatever a store says of a name, as one line."""
-    shown = f"dataset.url={hide(url)}"
+    shown = f"dataset.url={redact(url)}"
     try:
         yield
     except (UserError, NoImages):
@@ -111,21 +107,21 @@ def _telling(url: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         among = "{" in url or url.endswith(".txt")
-        raise UserError(hide(f"{shown}: nothing is there{cause or f' ({error})' * among}")) from None
+        raise UserError(redact(f"{shown}: nothing is there{cause or f' ({error})' * among}")) from None
     except PermissionError as error:
-        raise UserError(hide(f"{shown}: no permission to read it ({error}); check the credentials")) from None
+        raise UserError(redact(f"{shown}: no permission to read it ({error}); check the credentials")) from None
     except UnicodeDecodeError:
         raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
     except Exception as error:  # every store's client has exceptions of its own
         said = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
-        raise UserError(hide(f"{shown}: {said}")) from error
+        raise UserError(redact(f"{shown}: {said}")) from error
 
 
 def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
     repeated = [name for (name, _), count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
-            f"dataset.url: {hide(repeated[0])} is named more than once ({len(repeated)} such); "
+            f"dataset.url: {redact(repeated[0])} is named more than once ({len(repeated)} such); "
             "an image counts once, so remove the repetition"
         )
 
@@ -148,7 +144,7 @@ def _archive(found: Found, images_per_shard: int, patience: float, key: str, col
     except NoImages:
         raise
     except Unclear as error:
-        raise UserError(f"dataset.url={hide(entry.name)}: {error}") from None
+        raise UserError(f"dataset.url={redact(entry.name)}: {error}") from None
     except (zipfile.BadZipFile, pyarrow.ArrowInvalid):
         yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage
         return
@@ -166,7 +162,7 @@ def _zip_members(file: Any, url: str, key: str) -> list[str]:
         inside = [name for name in opened.namelist() if archive(name) and not hidden(turned(name))]
         if inside:
             words = f"{len(inside)} archive(s) in {url} are not read, for instance {inside[0]}: unpack it"
-            log.warning("%s", hide(words))
+            log.warning("%s", redact(words))
         return members(opened, key)
 
 

@@ -28,7 +28,8 @@ import fsspec.utils
 from pipeline.data.names import UNREADABLE, ending, hidden, is_url, wanted
 from pipeline.data.shards import ABSENT, SAME, UNKNOWN
 from pipeline.errors import UserError
-from pipeline.storage.objects import call, filesystem, hide, is_local, is_web, patiently, version
+from pipeline.storage.objects import call, filesystem, is_local, is_web, patiently, version
+from pipeline.storage.urls import redact
 
 ACCEPTED = "a folder of images, .tar, .tar.gz (.bz2, .xz, .zst, .lz4), .zip, .parquet, an image, or a .txt of paths"
 
@@ -54,7 +55,7 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, name: str, info: Mapping[str, Any]) -> Entry:
         if not name.isascii() and name != name.encode(errors="replace").decode():
-            raise UserError(f"{hide(ascii(name))}: a name must be UTF-8 to be written down; rename it")
+            raise UserError(f"{redact(ascii(name))}: a name must be UTF-8 to be written down; rename it")
         size = info.get("size")
         return cls(name, UNKNOWN if size is None else int(size), version(info))
 
@@ -79,9 +80,9 @@ def entries(url: str, storage: dict[str, Any], patience: float, key: str = "") -
         matched = True
         yield found
     if empty and not matched:
-        raise UserError(f"dataset.url={hide(url)}: the pattern matches nothing")
+        raise UserError(f"dataset.url={redact(url)}: the pattern matches nothing")
     if empty:
-        log.warning("%s", hide(f"dataset.url={url}: nothing matches {', '.join(empty[:3])}"))
+        log.warning("%s", redact(f"dataset.url={url}: nothing matches {', '.join(empty[:3])}"))
 
 
 def _of_names(
@@ -157,7 +158,7 @@ def _list(fs: Any, path: str, url: str, patience: float, key: str) -> Iterator[F
     if not is_web(fs) and any(sign in path for sign in SIGNS) and not fs.exists(path):
         there, pattern = _literal(fs, path)
         if any("**" in part and part != "**" for part in pattern.split("/")):
-            raise UserError(f"dataset.url={hide(url)}: ** stands for folders and their folders: write **/*.jpg")
+            raise UserError(f"dataset.url={redact(url)}: ** stands for folders and their folders: write **/*.jpg")
         found = fs.glob(SIGN.sub(r"[\1]", there) + pattern, detail=True)
         if is_local(fs):  # fsspec does not go through links to folders
             found |= dict(_through_links(fs, there.rstrip("/"), pattern.rstrip("/"), key))
@@ -187,7 +188,7 @@ def _list(fs: Any, path: str, url: str, patience: float, key: str) -> Iterator[F
         yield from inside  # an object that stands for a folder
     else:
         hint = "; a website does not list its folders: give names, or a .txt of them" if is_web(fs) else ""
-        raise UserError(f"dataset.url={hide(url)}: not a kind of file that holds images; expected {ACCEPTED}{hint}")
+        raise UserError(f"dataset.url={redact(url)}: not a kind of file that holds images; expected {ACCEPTED}{hint}")
 
 
 def _hidden_but(path: str, asked: Sequence[str]) -> bool:

@@ -26,7 +26,8 @@ from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image,
 from pipeline.data.shards import ABSENT
 from pipeline.errors import UserError
 from pipeline.storage.faults import NOWHERE
-from pipeline.storage.objects import call, filesystem, hide, is_local, is_web, patiently
+from pipeline.storage.objects import call, filesystem, is_local, is_web, patiently
+from pipeline.storage.urls import redact
 
 log = logging.getLogger(__name__)
 BLANKS = " \t"
@@ -42,14 +43,14 @@ def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str
     data = patiently(lambda: call(fs, "cat_file", fs._strip_protocol(name), patience=patience), patience, name, True)
     text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
     if "\0" in text:
-        raise UserError(f"{hide(name)}: a list of paths must be UTF-8 text, or UTF-16 with its byte order mark")
+        raise UserError(f"{redact(name)}: a list of paths must be UTF-8 text, or UTF-16 with its byte order mark")
     # Only a line feed ends a line: other separators may be part of a name.
     given = [line.removesuffix("\r") for line in text.split("\n")]
     wanted = [line for line in given if line.strip(BLANKS)]
     left = left_out(wanted, key)
     if left:
         what = f"{len(left)} hidden file(s) or files that describe images, which are left out: {next(iter(left))}"
-        log.warning("%s", hide(f"{name} names {what}"))
+        log.warning("%s", redact(f"{name} names {what}"))
 
     def found(line: str) -> list[Found]:
         return list(_found(fs, name, line, storage, patience, key))
@@ -96,7 +97,9 @@ def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: flo
     places = list(tries)
     for its, path in places:
         if is_web(its) and path.endswith("/"):
-            raise UserError(f"{hide(name)} names {hide(bare)}: a website does not list its folders; name what is there")
+            raise UserError(
+                f"{redact(name)} names {redact(bare)}: a website does not list its folders; name what is there"
+            )
         info = _info(its, path, patience)
         if info is None:
             continue
@@ -107,7 +110,7 @@ def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: flo
         elif info["type"] == "file":
             yield Found(its, Entry.of(its.unstrip_protocol(path), info))
         else:
-            raise UserError(f"{hide(name)} names {hide(bare)}, which is neither a file nor a folder")
+            raise UserError(f"{redact(name)} names {redact(bare)}, which is neither a file nor a folder")
         return
     if bare.startswith("#"):
         return
@@ -138,7 +141,7 @@ def _places(fs: Any, name: str, line: str, storage: dict[str, Any]) -> Iterator[
     if is_url(line) or line.startswith("/"):
         its, path = filesystem(line, storage)
         if is_local(its) and not is_local(fs):
-            raise UserError(f"{hide(name)} names {line}: a list from elsewhere must not name files of this machine")
+            raise UserError(f"{redact(name)} names {line}: a list from elsewhere must not name files of this machine")
         yield its, straight(path) if is_local(its) else path.partition("#")[0] if is_web(its) else path
         return
     if is_web(fs):

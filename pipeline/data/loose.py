@@ -17,7 +17,8 @@ from pipeline.data.tars import MAX_PART
 from pipeline.errors import ShortReadError, SourceChangedError
 from pipeline.storage.ahead import begin, settle
 from pipeline.storage.faults import NOWHERE
-from pipeline.storage.objects import call, hide, is_local, patiently, refuse_page, stalled_after
+from pipeline.storage.objects import call, is_local, patiently, refuse_page, stalled_after
+from pipeline.storage.urls import redact
 
 Read = tuple[bytes, dict[str, Any]]
 """A file's bytes, and what its store said of it afterwards."""
@@ -67,7 +68,7 @@ class LooseFile(NamedTuple):
         if self.size >= 0 and len(data) != self.size:
             if info.get("size") != self.size:
                 raise SourceChangedError(
-                    f"{hide(self.path)}: has changed since it was planned: add plan to stages=[...]"
+                    f"{redact(self.path)}: has changed since it was planned: add plan to stages=[...]"
                 )
             raise ShortReadError(f"read {len(data)} of {self.size} bytes")
         return refuse_page(self.path, data), info

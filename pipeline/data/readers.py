@@ -49,15 +49,8 @@ from pipeline.data.shards import ABSENT, UNKNOWN, Shard
 from pipeline.data.tars import TarStream
 from pipeline.errors import ShortReadError, SourceChangedError
 from pipeline.storage.ahead import InOrder, begin_reading
-from pipeline.storage.objects import (
-    PATIENCE,
-    filesystem,
-    is_local,
-    is_web,
-    open_object,
-    signed,
-    version,
-)
+from pipeline.storage.objects import PATIENCE, filesystem, is_local, is_web, open_object, version
+from pipeline.storage.urls import signed
 
 
 class Sample(NamedTuple):

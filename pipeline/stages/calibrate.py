@@ -17,7 +17,7 @@ from pipeline.config.settings import DatasetConfig
 from pipeline.data.shards import Task, group
 from pipeline.errors import UserError
 from pipeline.stages.context import RunContext
-from pipeline.storage.objects import hide
+from pipeline.storage.urls import redact
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def _readable(context: RunContext, spec: Spec) -> tuple[DatasetConfig, ...]:
             _partials(context, spec, (dataset,))
             found.append(dataset)
         except UserError as error:
-            log.warning("%s", hide(f"calibrate: {dataset.name} is left out of the axes for good, it failed: {error}"))
+            log.warning("%s", redact(f"calibrate: {dataset.name} is left out of the axes for good, it failed: {error}"))
     return tuple(found)
 
 

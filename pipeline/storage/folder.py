@@ -33,12 +33,12 @@ from pipeline.storage.objects import (
     call,
     content,
     filesystem,
-    hide,
     is_local,
     patiently,
     stalled_after,
     whole,
 )
+from pipeline.storage.urls import redact
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 FAULTS = (OSError, TypeError, ValueError, NotImplementedError, NoCredentialsError, PartialCredentialsError)
@@ -66,7 +66,7 @@ class Folder:
         except UserError as error:
             raise UserError(f"catalogue={error}") from None
         except Exception as error:  # some clients connect at once, each with exceptions of its own
-            raise UserError(hide(f"catalogue={url}: cannot be opened ({error})")) from None
+            raise UserError(redact(f"catalogue={url}: cannot be opened ({error})")) from None
         self.root = root.rstrip("/")
         self._local = is_local(self.fs)
         self.patience = 0 if self._local else patience
@@ -215,7 +215,7 @@ class Folder:
         try:
             yield
         except FAULTS as error:
-            raise UserError(hide(f"catalogue={self.url}: cannot be {done} ({error})")) from None
+            raise UserError(redact(f"catalogue={self.url}: cannot be {done} ({error})")) from None
 
     def put_json(self, path: str, content: Any) -> None:
         self.put(path, as_json(content))

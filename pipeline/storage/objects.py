@@ -27,11 +27,11 @@ import fsspec.asyn
 import fsspec.core
 
 from extractors.download.web import Unreachable, WebError, is_page, through
-from pipeline.config.checks import store_options
 from pipeline.errors import UserError
 from pipeline.storage import clients
 from pipeline.storage.ahead import FILES, SMALLEST, Ranges, begin, settle
 from pipeline.storage.faults import OPTIONS, REFUSALS, lasts, status_of, unwrapped
+from pipeline.storage.urls import check_store_options, redact
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,14 +72,14 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     protocol = fsspec.core.split_protocol(url)[0] or "file"
     chained = "::" in url and "://" not in url and not Path(re.sub("(::[^/]*).*", r"\1", url)).exists()
     if protocol not in PROTOCOLS or chained:
-        raise UserError(f"{hide(url)}: cannot open this kind of URL; allowed are paths and {', '.join(PROTOCOLS)}")
+        raise UserError(f"{redact(url)}: cannot open this kind of URL; allowed are paths and {', '.join(PROTOCOLS)}")
     # A bucket's name has no colon; a secret may hold a slash.
     if re.match(r"(https?|ftp|sftp|smb|s3a?)://[^/]*@|s3a?://[^/@]*:", url):
         raise UserError(
-            f"{hide(url)}: a URL must not hold a password, it would be written down; "
+            f"{redact(url)}: a URL must not hold a password, it would be written down; "
             "use the store's environment variables or its storage options"
         )
-    store_options(hide(url), options)
+    check_store_options(redact(url), options)
     if protocol in ("s3", "s3a"):  # botocore's ten connections would hold up what is asked for at once
         config = {"max_pool_connections": FILES, **options.get("config_kwargs", {})}
         options = {"version_aware": False, **options, "config_kwargs": config}  # or it is, by "?versionId=" in a name
@@ -90,9 +90,9 @@ def filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         fs = fsspec.filesystem(protocol, **{**found._get_kwargs_from_urls(url), **options})
         path: str = found._strip_protocol(url)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{hide(url)}: cannot open this kind of URL ({error})") from None
+        raise UserError(f"{redact(url)}: cannot open this kind of URL ({error})") from None
     except TypeError as error:
-        raise UserError(hide(f"{url}: an option of its store is wrong: {error}")) from None
+        raise UserError(redact(f"{url}: an option of its store is wrong: {error}")) from None
     if protocol in ("s3", "s3a"):
         fs.retries = 1  # or its tries, five times five times botocore's, outlast any patience
         if not fs.version_aware:
@@ -105,39 +105,6 @@ def _bucket_and_key(fs: Any, path: str) -> tuple[str, str, None]:
     before, sign, after = path.partition("?versionId=")
     bucket, key, _ = type(fs).split_path(fs, before)
     return bucket, key + sign + after, None
-
-
-SIGNING = (
-    r"x-(?:amz|goog|oss|obs|ms)-[\w-]+|q-[\w-]+|\w*accesskeyid|\w*accessid|[\w-]*signature|[\w-]*credential|"
-    r"expires|policy|key-pair-id|[\w-]*token|\w*password|\w*secret\w*|api[_-]?key|auth\w*|hmac"
-)
-STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that move a cursor, change colours or the direction of what follows: escape sequences begin with one."""
-AZURE = "sig|sv|ss|srt|sr|se|st|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
-"""Parameters of a signed URL: they open an object and are no part of its name."""
-
-
-def unsigned(url: str) -> tuple[str, str]:
-    """A URL's lasting part, and the part of its query that signs it: which is secret, and another every time."""
-    path, _, query = url.partition("?")
-    if not url.lower().startswith(("http://", "https://")) or not query:  # elsewhere `?` is part of a name
-        return url, ""
-    names = f"{SIGNING}|{AZURE}" if re.search(r"(^|&)sig=", query) else SIGNING
-    signing = [p for p in query.split("&") if re.fullmatch(names, p.partition("=")[0], re.IGNORECASE)]
-    rest = [p for p in query.split("&") if p not in signing]
-    return path + ("?" if rest else "") + "&".join(rest), "&".join(signing)
-
-
-def signed(url: str, signing: str = "") -> str:
-    """What `unsigned` took apart."""
-    return url + ("&" if "?" in url else "?") * bool(signing) + signing
-
-
-def hide(text: str) -> str:
-    """A text for people without the passwords and signatures of the URLs in it, and without what steers a terminal."""
-    text = STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
-    text = re.sub(r"(?<=://)[^/@\s]*:[^@\s'\"]*@|(?<=https://)[^/@\s]*@|(?<=http://)[^/@\s]*@", "***@", text)
-    return re.sub(rf"(?<=[?&])({SIGNING}|sig)=[^&\s'\"]*", r"\1=***", text, flags=re.IGNORECASE)
 
 
 def is_local(fs: Any) -> bool:
@@ -161,9 +128,9 @@ def patiently(action: Callable[[], T], seconds: float, name: str, impatient: boo
             if isinstance(error, Unreachable) and impatient:
                 raise error from None
             if isinstance(error, OPTIONS) or (type(error) is TypeError and "unexpected keyword" in str(error)):
-                raise UserError(hide(f"{name}: an option of its store is wrong: {error}")) from None
+                raise UserError(redact(f"{name}: an option of its store is wrong: {error}")) from None
             if status in REFUSALS and not isinstance(error, REFUSALS[status]):
-                raise REFUSALS[status](hide(f"{name}: {error}")) from None
+                raise REFUSALS[status](redact(f"{name}: {error}")) from None
             if lasts(error, status):
                 if error is caught:
                     raise
@@ -173,9 +140,11 @@ def patiently(action: Callable[[], T], seconds: float, name: str, impatient: boo
             by = "" if isinstance(error, WebError) else through(name)
             pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
             if time.monotonic() + pause - start > seconds:
-                raise StoreFault(hide(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}{by}")) from None
+                raise StoreFault(
+                    redact(f"{name}: given up after {tries} tries in {seconds:g} s: {cause}{by}")
+                ) from None
             if tries > QUIET_TRIES:
-                log.warning("%s", hide(f"{name}: trying again ({cause})"))
+                log.warning("%s", redact(f"{name}: trying again ({cause})"))
             time.sleep(pause)
 
 
@@ -209,7 +178,7 @@ def open_object(fs: Any, path: str, info: Mapping[str, Any], patience: float = P
     if size is not None and (not is_web(fs) or patiently(lambda: _gives_ranges(fs, path, patience), patience, path)):
         return io.BufferedReader(Ranges(_Requests(fs, path, patience), int(size), BLOCK), min(BLOCK, int(size) + 1))
     if (size or 0) > WHOLE:
-        raise UserError(f"{hide(path)}: its server gives no parts of objects, and this one is too large to be held")
+        raise UserError(f"{redact(path)}: its server gives no parts of objects, and this one is too large to be held")
     if not is_web(fs):
         return io.BytesIO(patiently(lambda: call(fs, "cat_file", path, patience=patience, size=WHOLE), patience, path))
     return io.BytesIO(patiently(lambda: _downloaded(fs, path, patience), patience, path))
@@ -286,7 +255,7 @@ def _downloaded(fs: Any, url: str, patience: float, most: int = WHOLE, size: int
                 parts.append(part)
                 come += len(part)
                 if come > most:
-                    raise UserError(f"{hide(url)}: has more than {most} bytes, which are too many to be held")
+                    raise UserError(f"{redact(url)}: has more than {most} bytes, which are too many to be held")
         return refuse_page(url, b"".join(parts))
 
     data: bytes = fsspec.asyn.sync(fs.loop, body, timeout=stalled_after(patience, size))
@@ -296,7 +265,7 @@ def _downloaded(fs: Any, url: str, patience: float, most: int = WHOLE, size: int
 def refuse_page(url: str, data: bytes) -> bytes:
     """Data as they are; `UserError` if they are a web page that a proxy sent instead."""
     if is_page(data) and (by := through(url)) and not url.partition("?")[0].endswith((".html", ".htm")):
-        raise UserError(f"{hide(url)}: a web page came instead{by}")
+        raise UserError(f"{redact(url)}: a web page came instead{by}")
     return data
 
 
