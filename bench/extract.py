@@ -29,7 +29,7 @@ import torch
 from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
 from bench.pictures import jpegs, tar
 from distributions import ActivationRanges, Ranges, Spec
-from extractors import Extractor, ExtractorConfig, build
+from extractors import ExtractorConfig, FrozenNetwork, build
 from pipeline.catalogue.writer import Store
 from pipeline.data.discovery import find
 from pipeline.data.plan import network_spec
@@ -78,7 +78,7 @@ def against_bare(name: str, folder: Path) -> Figures:
 class _Bare:
     """The same network in the same memory format, without hooks, on all threads, on batches that are ready."""
 
-    def __init__(self, network: Extractor) -> None:
+    def __init__(self, network: FrozenNetwork) -> None:
         self.model = timm.create_model(network.config.model).eval().requires_grad_(False)
         self.model.load_state_dict(network.state())
         self.model.to(memory_format=network.memory_format)
@@ -99,7 +99,7 @@ class _Bare:
 class _Seeds(FeatureExtractionModel):  # type: ignore[misc]
     """The seed's extraction with a network of ours instead of one of its own."""
 
-    def __init__(self, network: Extractor, axes: Ranges) -> None:
+    def __init__(self, network: FrozenNetwork, axes: Ranges) -> None:
         look = network.preprocess
         super().__init__(
             NetworkSettings(look.mean, look.std, network.layers, (look.size, look.size)),
@@ -146,7 +146,7 @@ def against_seed(name: str, folder: Path) -> Figures:
     }
 
 
-def spec_of(network: Extractor, task: Task) -> Spec:
+def spec_of(network: FrozenNetwork, task: Task) -> Spec:
     observed = Worker(Job(network.config, network_spec(network), BATCH, cores(), cores())).vdna(task)
     axes = Ranges.calibrated(observed.find(ActivationRanges))
     return replace(network_spec(network), distributions=DISTRIBUTIONS, ranges=axes)

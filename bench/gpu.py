@@ -28,7 +28,7 @@ from bench.figures import ROUNDS, Figures, figure, ratios, table
 from distributions import VDNA, ActivationRanges, Ranges, Spec
 from distributions.kernels import count_bins, extremes, position_means
 from distributions.spec import layer_slices
-from extractors import Extractor, ExtractorConfig, build
+from extractors import ExtractorConfig, FrozenNetwork, build
 from extractors.arithmetic import arithmetic
 from extractors.preprocess.device_decode import decode_jpegs, device_inputs
 
@@ -117,7 +117,7 @@ def networks(size: Size, precision: str, device: str, compiled: bool) -> Figures
     return figures
 
 
-def network(size: Size, precision: str, device: str, compile: bool = False) -> Extractor:
+def network(size: Size, precision: str, device: str, compile: bool = False) -> FrozenNetwork:
     return build(ExtractorConfig("bench", size.model, weights="random", precision=precision, compile=compile), device)
 
 
@@ -135,7 +135,7 @@ def profile(size: Size, device: str) -> None:
     print(recorded.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=30, max_name_column_width=70))
 
 
-def spec_of(extractor: Extractor, images: torch.Tensor) -> Spec:
+def spec_of(extractor: FrozenNetwork, images: torch.Tensor) -> Spec:
     """All four distributions, on axes calibrated with these images."""
     observed = ActivationRanges(extractor.layers, extractor.device)
     extractor(images, observed.update)
@@ -149,7 +149,7 @@ def bare(model: torch.nn.Module, images: torch.Tensor, precision: str) -> None:
         model(images)
 
 
-def seed_library(extractor: Extractor, spec: Spec, images: torch.Tensor) -> Callable[[], None]:
+def seed_library(extractor: FrozenNetwork, spec: Spec, images: torch.Tensor) -> Callable[[], None]:
     """What vdna 0.1.1 does to a batch, a forward pass for each distribution: keep every layer's activations, then
     normalise them in float64 and call `torch.histc` for every channel; average them, twice; take minima and maxima
     over images."""

@@ -1,4 +1,4 @@
-"""Frozen networks: from images to activations, layer by layer.
+"""Extractors, which turn images into activations, layer by layer; frozen networks are the ones that are built in.
 
 Knows nothing of files, Ray or configuration. Networks need torch, and are loaded when they are asked for; `download`
 needs none.
@@ -10,17 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from extractors.base import ActivationSink, Extractor
     from extractors.layers import ExtractorError, LayerError
     from extractors.loading import build
-    from extractors.network import Extractor, ExtractorConfig, check_device
+    from extractors.network import ExtractorConfig, FrozenNetwork, check_device
     from extractors.preprocess.device_decode import device_inputs
     from extractors.preprocess.transform import Preprocess
     from extractors.weights import WeightsError
 
 __all__ = [
+    "ActivationSink",
     "Extractor",
     "ExtractorConfig",
     "ExtractorError",
+    "FrozenNetwork",
     "LayerError",
     "Preprocess",
     "WeightsError",
@@ -30,7 +33,8 @@ __all__ = [
 ]
 
 _WHERE = {
-    **dict.fromkeys(("Extractor", "ExtractorConfig", "check_device"), "network"),
+    **dict.fromkeys(("Extractor", "ActivationSink"), "base"),
+    **dict.fromkeys(("ExtractorConfig", "FrozenNetwork", "check_device"), "network"),
     **dict.fromkeys(("ExtractorError", "LayerError"), "layers"),
     **{
         "Preprocess": "preprocess.transform",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -27,7 +27,6 @@ HEADS = ("fc", "classifier", "head", "heads", "last_linear")
 FUNCTIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
 MANY = 4
 """Modules with insides that are blocks themselves where there are no sequences."""
-Sink = Callable[[str, torch.Tensor], None]
 
 
 class ExtractorError(ValueError):

@@ -13,7 +13,7 @@ import torch
 from extractors import sources, weights
 from extractors.download.files import forget, stated
 from extractors.layers import ExtractorError, foreign
-from extractors.network import Extractor, ExtractorConfig
+from extractors.network import ExtractorConfig, FrozenNetwork
 from extractors.sources import Network
 from extractors.trial import said
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def build(
     config: ExtractorConfig, device: torch.device | str = "cpu", state: Mapping[str, torch.Tensor] | None = None
-) -> Extractor:
+) -> FrozenNetwork:
     """Make the network and load its weights: from the configured source, or `state` from another process.
 
     Raises `WeightsError`, `LayerError` or `ExtractorError`, each saying what to change.
@@ -45,7 +45,7 @@ def build(
             module.load_state_dict(dict(state))
     elif config.weights != "random" and not (published and config.source == "hub"):
         _load(config, network)
-    extractor = Extractor(config, network, device)
+    extractor = FrozenNetwork(config, network, device)
     if extractor.left_out and state is None:  # else another process has said it
         log.warning("%s: default layers that cannot be measured: %s", config.model, said(extractor.left_out))
     return extractor

@@ -1,4 +1,4 @@
-"""The extractor: a frozen network that hands out its layers' activations while it runs.
+"""The frozen network: an extractor that gives out the activations of a network's layers while the network runs.
 
 extractor = build(ExtractorConfig(name="efficientnet_lite0", model="tf_efficientnet_lite0", ...))
 extractor.layers                          # {"blocks.0.0": 16, ...} in network order
@@ -21,12 +21,12 @@ from torch import nn
 
 from extractors import weights
 from extractors.arithmetic import PRECISIONS, arithmetic
+from extractors.base import ActivationSink
 from extractors.download.files import line_of
 from extractors.layers import (
     ExtractorError,
     LayerError,
     Layers,
-    Sink,
     Tokens,
     as_positions,
     foreign,
@@ -74,7 +74,7 @@ class ExtractorConfig:
     licence: str = ""
 
 
-class Extractor:
+class FrozenNetwork:
     """A network in evaluation mode with a hook on every layer.
 
     A layer's activations go to the sink as the layer fires and are not kept: memory does not grow
@@ -125,8 +125,26 @@ class Extractor:
         if config.compile:
             self._compile(named)
 
+    @property
+    def precision(self) -> str:
+        """The arithmetic, one of `PRECISIONS`."""
+        return self.config.precision
+
+    @property
+    def published_ranges(self) -> str:
+        """Path or URL of published activation ranges; empty if there are none."""
+        return self.config.ranges
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The memory format, and whether the layers are compiled: both may change last bits."""
+        return {
+            "memory_format": str(self.memory_format).removeprefix("torch."),
+            "compile": self.config.compile,
+        }
+
     def _fire(self, layer: str, module: nn.Module, inputs: object, output: object) -> None:
-        sink: Sink | None = getattr(self._calls, "sink", None)
+        sink: ActivationSink | None = getattr(self._calls, "sink", None)
         if sink is None:
             return
         if layer not in self._neurons_last:
@@ -144,7 +162,7 @@ class Extractor:
                 sink(layer, activations)
 
     @torch.inference_mode()
-    def __call__(self, images: torch.Tensor, sink: Sink) -> None:
+    def __call__(self, images: torch.Tensor, sink: ActivationSink) -> None:
         """Run (samples, 3, size, size) float32 images; `sink(layer, (samples, positions, neurons))` as layers fire.
 
         What the sink gets is a view that the network may overwrite later: consume or copy it at once. On a GPU
@@ -173,7 +191,7 @@ class Extractor:
                 " try another batch_size, or see whether the network runs by itself on so many"
             ) from error
 
-    def _run(self, images: torch.Tensor, sink: Sink) -> None:
+    def _run(self, images: torch.Tensor, sink: ActivationSink) -> None:
         images = self._streams.bring(images) if self._streams else images.to(self.device)
         self._calls.sink = sink
         try:

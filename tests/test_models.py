@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from distributions import IncompatibleError, emd, nfd
-from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, WeightsError, build
+from extractors import ExtractorConfig, ExtractorError, FrozenNetwork, LayerError, WeightsError, build
 from pipeline import make_vdna
 from pipeline.cli.extractors import main
 from pipeline.config.networks import known_extractors, named_extractor
@@ -28,7 +28,7 @@ ROW = re.compile(r"\| `(\w+:\S+)` \| (\d+) \| (\d+) \| `(\S+)` \| `(\S+)` \|")
 TABLE = ROW.findall((ROOT / "docs" / "extractors.md").read_text())
 
 
-def random(model: str, source: str = "timm", **options: Any) -> Extractor:
+def random(model: str, source: str = "timm", **options: Any) -> FrozenNetwork:
     return build(ExtractorConfig("net", model, source, weights="random", **options))
 
 

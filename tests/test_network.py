@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 
 from distributions import VDNA, ActivationRanges, Ranges, Spec
-from extractors import Extractor, ExtractorConfig, ExtractorError, Preprocess, build
+from extractors import ExtractorConfig, ExtractorError, FrozenNetwork, Preprocess, build
 from extractors.arithmetic import arithmetic
 from extractors.network import check_device
 from extractors.preprocess.device_decode import decode_jpegs, device_inputs
@@ -34,7 +34,7 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 
 
-def random(model: str, device: str = "cpu", **options: Any) -> Extractor:
+def random(model: str, device: str = "cpu", **options: Any) -> FrozenNetwork:
     return build(ExtractorConfig(model, model, weights="random", **options), device)
 
 
@@ -78,7 +78,7 @@ def small(between: str) -> Network:
     ],
 )
 def test_overwritten_layers_are_found(device: str, between: str, overwritten: set[str]) -> None:
-    extractor = Extractor(ExtractorConfig("small", "small", layers=["first", "second"]), small(between), device)
+    extractor = FrozenNetwork(ExtractorConfig("small", "small", layers=["first", "second"]), small(between), device)
     assert extractor.overwritten == overwritten
     seen: dict[str, torch.Tensor] = {}
     extractor(torch.ones(1, 3, 8, 8), lambda layer, a: seen.update({layer: a.clone()}))
@@ -111,7 +111,7 @@ def test_overwritten_layers_are_consumed_where_the_network_runs() -> None:
         def join(self) -> None:
             events.append("join")
 
-    extractor = Extractor(ExtractorConfig("small", "small", layers=["first", "second"]), small("inplace relu"))
+    extractor = FrozenNetwork(ExtractorConfig("small", "small", layers=["first", "second"]), small("inplace relu"))
     extractor._streams = Recorder()  # type: ignore[assignment]
     extractor(torch.ones(1, 3, 8, 8), lambda layer, a: events.append(layer))
     assert events == ["bring", "first", "beside", "second", "back", "join"]
@@ -134,7 +134,7 @@ def test_two_streams_count_the_same_as_one(model: str, layers: Any) -> None:
         np.testing.assert_array_equal(array, states[1][name], err_msg=name)
 
 
-def state_of(extractor: Extractor, batches: list[torch.Tensor]) -> dict[str, np.ndarray]:
+def state_of(extractor: FrozenNetwork, batches: list[torch.Tensor]) -> dict[str, np.ndarray]:
     observed = ActivationRanges(extractor.layers, extractor.device)
     extractor(batches[0], observed.update)
     names = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
@@ -230,7 +230,7 @@ def test_compiled_layers_fire_as_before(device: str) -> None:
         torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
 
 
-def activations(extractor: Extractor, images: torch.Tensor) -> tuple[list[str], list[torch.Tensor]]:
+def activations(extractor: FrozenNetwork, images: torch.Tensor) -> tuple[list[str], list[torch.Tensor]]:
     fired: list[tuple[str, torch.Tensor]] = []
     extractor(images, lambda layer, a: fired.append((layer, a.cpu().clone())))
     return [layer for layer, _ in fired], [a for _, a in fired]

@@ -16,7 +16,7 @@ from hydra import initialize_config_dir
 from PIL import Image
 
 from distributions import ActivationRanges
-from extractors import Extractor, ExtractorConfig
+from extractors import ExtractorConfig, FrozenNetwork
 from pipeline import open_catalogue
 from pipeline.cli import recipes
 from pipeline.cli.runs import Runs
@@ -254,7 +254,7 @@ class TestBatch:
         built: list[str] = []
         really = context_module.build
 
-        def spy(config: ExtractorConfig) -> Extractor:
+        def spy(config: ExtractorConfig) -> FrozenNetwork:
             built.append(config.name)
             return really(config)
 

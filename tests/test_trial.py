@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import nn
 
-from extractors import Extractor, ExtractorConfig, ExtractorError, LayerError, WeightsError, build
+from extractors import ExtractorConfig, ExtractorError, FrozenNetwork, LayerError, WeightsError, build
 from extractors.sources import names
 from pipeline import make_vdna
 from pipeline.cli.extractors import main
@@ -28,10 +28,10 @@ Make = Callable[[], nn.Module]
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Extractor]:
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FrozenNetwork]:
     """Builds a network of one's own from the function that makes it."""
 
-    def built(make: Make, state: Any = None, **options: Any) -> Extractor:
+    def built(make: Make, state: Any = None, **options: Any) -> FrozenNetwork:
         module = type(sys)("own_network")
         module.make = make  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "own_network", module)

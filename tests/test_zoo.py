@@ -20,7 +20,7 @@ import timm
 import torch
 from torch import nn
 
-from extractors import Extractor, WeightsError, build
+from extractors import FrozenNetwork, WeightsError, build
 from extractors.download.files import digest
 from pipeline.config.networks import named_extractor
 from tests import families
@@ -256,7 +256,7 @@ def test_a_program_is_not_run_unless_its_hash_is_stated(tmp_path: Path) -> None:
 
 
 def test_the_small_dino_the_seed_cannot_build() -> None:
-    extractor: Extractor = build(named_extractor("dino_vit_small", weights="random"))
+    extractor: FrozenNetwork = build(named_extractor("dino_vit_small", weights="random"))
     assert extractor.layers == LAYERS["dino_vit_small"]
 
 

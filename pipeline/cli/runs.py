@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from distributions import IncompatibleError
-from extractors import Extractor, ExtractorError
+from extractors import ExtractorError, FrozenNetwork
 from pipeline.cli import report
 from pipeline.config.settings import STAGES, Settings
 from pipeline.errors import DamagedError, UserError
@@ -82,7 +82,7 @@ class Runs:
             with self.noting(SITE):
                 run_stages(self.finished[-1], ("publish",))
 
-    def _measured(self, jobs: Sequence[Settings], network: Extractor | None) -> list[RunContext]:
+    def _measured(self, jobs: Sequence[Settings], network: FrozenNetwork | None) -> list[RunContext]:
         """Bring the VDNAs of an extractor up to date; those that are."""
         done = []
         for number, job in enumerate(jobs, start=1):

@@ -78,13 +78,13 @@ class Plan:
 
 
 def network_spec(extractor: Extractor) -> Spec:
-    """The spec of what a network observes before it has histogram axes."""
+    """The spec of what an extractor observes before it has histogram axes."""
     return Spec(
         extractor=extractor.name,
         architecture=extractor.architecture,
         weights=extractor.weights_sha256,
         preprocessing=extractor.preprocess.id,
-        precision=extractor.config.precision,
+        precision=extractor.precision,
         layers=extractor.layers,
         distributions=OBSERVE,
     )

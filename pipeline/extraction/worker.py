@@ -33,7 +33,8 @@ from pipeline.storage.objects import PATIENCE
 class Job:
     """Everything a worker has to know, in plain values that travel to any machine."""
 
-    extractor: ExtractorConfig
+    extractor: ExtractorConfig | None
+    """What a worker builds; None: the worker is given its extractor."""
     spec: Spec
     batch_size: int = 32
     threads: int = 1
@@ -74,7 +75,7 @@ class Worker:
         `on_image` hears the number of images, with each one."""
         self.job = job
         torch.set_num_threads(job.threads)
-        self.extractor = network if isinstance(network, Extractor) else build(job.extractor, job.device, network)
+        self.extractor = network if isinstance(network, Extractor) else _built(job, network)
         if network_spec(self.extractor).network != job.spec.network:
             raise RuntimeError("this worker built another network than the plan was made for")
         passes = [Pass(self.extractor, [partial(VDNASink, job.spec)])]
@@ -108,8 +109,7 @@ class Worker:
         return {
             "batch_size": self.job.batch_size,
             "threads": self.job.threads,
-            "memory_format": str(self.extractor.memory_format).removeprefix("torch."),
-            "compile": self.job.extractor.compile,
+            **self.extractor.provenance,
             "device": torch.cuda.get_device_name() if self.job.device == "cuda" else platform.machine(),
             "torch": torch.__version__,
         }
@@ -120,6 +120,12 @@ class Worker:
         assert isinstance(sink, VDNASink)
         sink.vdna.ledger = ledger
         return sink.vdna
+
+
+def _built(job: Job, parameters: Mapping[str, torch.Tensor] | None) -> Extractor:
+    if job.extractor is None:
+        raise ValueError("this job has no configuration to build an extractor from: give the worker its extractor")
+    return build(job.extractor, job.device, parameters)
 
 
 def cores() -> int:

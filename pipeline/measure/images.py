@@ -108,19 +108,18 @@ def against(
         network(image[None].to(network.device), lambda layer, values: alone.update(layer, values.cpu()))
         return {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
 
-    with torch.inference_mode():
-        for _, key, data in in_turn([ShardReader(shard, dict(storage or {})) for shard in shards]):
-            if told:
-                told(len(rows) + 1, number)
-            try:
-                if isinstance(data, BadImage):
-                    raise data
-                each = distances(network.preprocess(decode(data, **network.preprocess.decoding), key))
-            except BadImage as bad:
-                rows.append((key, np.nan, bad.reason))
-                continue
-            most = max(each, key=lambda layer: float(each[layer].mean()))
-            rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
+    for _, key, data in in_turn([ShardReader(shard, dict(storage or {})) for shard in shards]):
+        if told:
+            told(len(rows) + 1, number)
+        try:
+            if isinstance(data, BadImage):
+                raise data
+            each = distances(network.preprocess(decode(data, **network.preprocess.decoding), key))
+        except BadImage as bad:
+            rows.append((key, np.nan, bad.reason))
+            continue
+        most = max(each, key=lambda layer: float(each[layer].mean()))
+        rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
     found = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
     return found.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
 

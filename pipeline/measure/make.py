@@ -58,7 +58,7 @@ def make_vdna(
 ) -> VDNA:
     """The VDNA of a folder, tar, zip, Parquet file, list of paths or list of (height, width, 3) uint8 arrays.
 
-    `extractor` is a name from conf/extractor, any timm model, `SOURCE:MODEL`, or one that was built; `options` are its
+    `extractor` is a name from conf/extractor, any timm model, `SOURCE:MODEL`, or any `Extractor`; `options` are its
     keys (`weights="random"`, `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file, or
     "published" for the extractor's), else those in use
     in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
@@ -112,7 +112,7 @@ def _axes(
     if not any(name.startswith("histogram") for name in distributions):
         return None
     if ranges is not None:
-        return ranges if isinstance(ranges, Ranges) else read_ranges(str(ranges), network.config.ranges)
+        return ranges if isinstance(ranges, Ranges) else read_ranges(str(ranges), network.published_ranges)
     if catalogue is None:
         return None
     axes = Store(catalogue, storage).get_ranges(network_spec(network).network)
@@ -134,7 +134,7 @@ def _make(
     number = images_in(task.shards)
     tell: Callable[[int], object] = (lambda _: None) if told is None else (lambda done: told(done, number))
     spec = network_spec(network)
-    job = Job(network.config, spec, batch_size, threads, max(cores() - 1, 1), network.device.type)
+    job = Job(None, spec, batch_size, threads, max(cores() - 1, 1), network.device.type)
     if any(name.startswith("histogram") for name in distributions):
         if axes is None:
             try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from distributions import Ranges, Spec
 from distributions.spec import difference_between, has_histogram
-from extractors import Extractor, build, check_device
+from extractors import FrozenNetwork, build, check_device
 from pipeline.catalogue.writer import Store
 from pipeline.cluster.scheduler import Scheduler, Share
 from pipeline.config.settings import DatasetConfig, Settings
@@ -34,7 +34,7 @@ class RunContext:
     `network` is one that another run of the same extractor has made; None: it is built when it is first asked for.
     """
 
-    def __init__(self, settings: Settings, network: Extractor | None = None) -> None:
+    def __init__(self, settings: Settings, network: FrozenNetwork | None = None) -> None:
         self.settings = settings
         self._network = network
         self._plan: Plan | None = None
@@ -48,7 +48,7 @@ class RunContext:
         return Scheduler(self.settings.pool, self.store, self.settings.max_bad_fraction)
 
     @property
-    def network(self) -> Extractor:
+    def network(self) -> FrozenNetwork:
         """The network on this machine's processor."""
         if self._network is None:
             self._network = build(self.settings.extractor)

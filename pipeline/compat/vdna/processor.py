@@ -105,7 +105,7 @@ class VDNAProcessor:
     def _axes(self, network: Extractor) -> Ranges:
         if isinstance(self._ranges, Ranges):
             return self._ranges
-        return vdna_files.read_ranges(str(self._ranges), network.config.ranges)
+        return vdna_files.read_ranges(str(self._ranges), network.published_ranges)
 
 
 def _written(source: Any) -> Any:
