@@ -23,8 +23,9 @@ from typing import Any
 
 from distributions.ledger import SAME_FILE
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.names import archive, hidden, is_image, sample
+from pipeline.data.names import archive, hidden, is_image
 from pipeline.data.packed import PIECE, Tap, Unpacked, packing
+from pipeline.data.webdataset_names import split
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
@@ -93,7 +94,7 @@ class TarStream:
             while (member := self._member()) is not None:
                 end = self._at + member.size
                 if _is_image(member, self._key):
-                    before, self._sample = self._sample, sample(member.name)[0]
+                    before, self._sample = self._sample, split(member.name)[0]
                     self.several += before == self._sample
                     yield member.name, self._image(member, end), True
                 elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
