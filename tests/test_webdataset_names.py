@@ -46,6 +46,29 @@ def our_samples(archive: bytes) -> Samples:
     return samples
 
 
+ASKED = ("cls", "json", "txt", "b.cls")
+Image = tuple[str, str, bytes | str, dict[str, bytes | str]]
+"""An image: the key of its sample, its part, its data, and the other parts that were asked for."""
+
+
+def library_images(archive: bytes) -> list[Image]:
+    """The images of the library's samples, each with its labels."""
+    return [
+        (key, part, data, {other: parts[other] for other in parts if other in ASKED})
+        for key, parts in library_samples(archive)
+        for part, data in parts.items()
+        if is_image(f"{key}.{part}")
+    ]
+
+
+def our_images(archive: bytes) -> list[Image]:
+    """The images that our reader gives with their labels."""
+    found = TarStream(io.BytesIO(archive), parts=ASKED).samples()
+    return [
+        (*split(name), data.reason if isinstance(data, BadImage) else data, dict(parts)) for name, data, parts in found
+    ]
+
+
 def numbered(*names: str) -> bytes:
     """A tar of files of these names, each with other contents; a name may come twice."""
     buffer = io.BytesIO()
@@ -70,6 +93,17 @@ SAME = {
     "apart, a sample is two": ("a.jpg", "b.jpg", "a.cls", "b.cls"),
     "metadata at the top": ("__index__", "__meta__/a.jpg", "__a.b__", "__a__.jpg", "__a/b.jpg", "_/c.jpg", "a.jpg"),
     "any characters": ("a b.jpg", "é.jpg", "x?y=1.jpg", "a#b.jpg", "100%.jpg", "a\\b.jpg", "\udcff.jpg", "a\nb.jpg"),
+    "labels behind other parts": (
+        "a.jpg",
+        "a.npy",
+        "a.cls",
+        "b.txt",
+        "a.json",
+        "b.cls",
+        "b.jpg",
+        "b.seg.png",
+        "b.b.cls",
+    ),
     "line feeds at the end": ("a.jpg\n", "b\n.jpg"),
     "folders without dots": ("dir\n/a.jpg",),
     "none": (),
@@ -80,6 +114,7 @@ SAME = {
 def test_samples_are_those_of_the_library(names: tuple[str, ...]) -> None:
     archive = numbered(*names)
     assert our_samples(archive) == library_samples(archive)
+    assert our_images(archive) == library_images(archive)
 
 
 NAMES = st.text("aB_.-/\\ {é1", min_size=1, max_size=12)
@@ -105,6 +140,7 @@ PARTS = st.tuples(
 def test_any_tar_has_the_samples_of_the_library(names: list[str]) -> None:
     archive = numbered(*names)
     assert our_samples(archive) == library_samples(archive)
+    assert our_images(archive) == library_images(archive)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -118,8 +154,9 @@ def test_a_tar_of_the_librarys_writer(tmp_path: Path) -> None:
     assert [(key, sorted(parts)) for key, parts in our_samples(archive)] == [
         (key, ["cls", "json", "png", "txt"]) for key in ("n01/000", "n01/001")
     ]
-    read = [data for shard in find(str(tmp_path / "x.tar")) for _, data in ShardReader(shard)]
-    assert read == [PICTURE, PICTURE]
+    (shard,) = find(str(tmp_path / "x.tar"))
+    read = [(sample.data, sample.parts) for sample in ShardReader(shard, parts=("cls", "txt")).samples()]
+    assert read == [(PICTURE, {"cls": b"7", "txt": b"words"})] * 2
     decoded = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False).decode().to_tuple("cls", "txt"))
     gc.collect()  # webdataset leaves its files open
     assert decoded == [(7, "words")] * 2
@@ -219,6 +256,20 @@ def test_what_the_library_refuses_or_counts_twice(names: tuple[str, ...], ours: 
         for _, data in TarStream(io.BytesIO(archive), key="*")
     ]
     assert read == ours
+
+
+def test_of_a_label_that_comes_twice_the_first_counts() -> None:
+    archive = numbered("a.cls", "a.jpg", "a.CLS")
+    with pytest.raises(ValueError, match="duplicate file name in tar file"):
+        library_samples(archive)
+    assert our_images(archive) == [("a", "jpg", b"1 a.jpg", {"cls": b"0 a.cls"})]
+
+
+def test_a_file_without_a_dot_ends_a_sample() -> None:
+    """It has a key of its own; the library passes it over."""
+    archive = numbered("a.jpg", "README", "a.cls")
+    assert library_images(archive) == [("a", "jpg", b"0 a.jpg", {"cls": b"2 a.cls"})]
+    assert our_images(archive) == [("a", "jpg", b"0 a.jpg", {})]
 
 
 def test_every_part_that_a_key_names_counts() -> None:

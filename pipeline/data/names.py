@@ -66,12 +66,17 @@ def is_image(name: str, key: str = "") -> bool:
     """
     if not is_key(key):
         return ending(name).endswith(IMAGES)
-    return matches(split(name.partition("?")[0] if is_web(name) else name)[1], key)
+    return matches(sample(name)[1], key)
 
 
 def wanted(name: str, key: str = "") -> bool:
     """Whether a name is an image's or an archive's."""
     return archive(name) is not None or is_image(name, key)
+
+
+def sample(name: str) -> tuple[str, str]:
+    """The name of a file's sample, and the part of it that the file is; of a URL without its query."""
+    return split(name.partition("?")[0] if is_web(name) else name)
 
 
 def hidden(path: str) -> bool:
