@@ -22,10 +22,11 @@ import pyarrow
 from extractors.download.web import known
 from pipeline.data.columns import NoImages, Unclear, image_column
 from pipeline.data.indexed import members, open_parquet, open_zip
-from pipeline.data.listing import ACCEPTED, Entry, Found, entries, expanded, once
+from pipeline.data.listing import ACCEPTED, Entry, Found, entries, once
 from pipeline.data.lists import lines
 from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image, turned
 from pipeline.data.shards import ABSENT, SAME, Shard
+from pipeline.data.webdataset_names import COMMAND, shard_names
 from pipeline.errors import UserError
 from pipeline.storage.objects import PATIENCE, open_object
 from pipeline.storage.urls import redact, unsigned
@@ -55,7 +56,7 @@ def find(
     found: list[Found] = []
     for url in given:
         with _telling(url):
-            if url.startswith("pipe:"):
+            if url.startswith(COMMAND):
                 raise UserError(f"dataset.url={redact(url)}: shell commands are not run; name the object itself")
             for its in entries(url, storage or {}, patience, image_key):
                 if its.named and ending(its.entry.name).endswith(".txt") and not is_image(its.entry.name, image_key):
@@ -203,4 +204,4 @@ def public(urls: str | Sequence[str]) -> str | list[str]:
     if isinstance(urls, str) and not ("?" in urls and "{" in urls):
         return unsigned(urls)[0]
     given = [urls] if isinstance(urls, str) else urls
-    return [unsigned(name)[0] for url in given for name in ([url] if "?" not in url else expanded(url))]
+    return [unsigned(name)[0] for url in given for name in ([url] if "?" not in url else shard_names(url))]

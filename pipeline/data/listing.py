@@ -14,7 +14,7 @@ import os
 import posixpath
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import braceexpand
 import fsspec.utils
 
 from pipeline.data.names import UNREADABLE, ending, hidden, is_url, wanted
 from pipeline.data.shards import ABSENT, SAME, UNKNOWN
+from pipeline.data.webdataset_names import shard_names
 from pipeline.errors import UserError
 from pipeline.storage.objects import call, filesystem, is_local, is_web, patiently, version
 from pipeline.storage.urls import redact
@@ -73,7 +73,7 @@ def entries(url: str, storage: dict[str, Any], patience: float, key: str = "") -
     scheme, mark, rest = url.partition("://")
     url = f"{scheme.lower()}{mark}{rest}" if mark and is_url(url) else url
     url = url.partition("#")[0] if url.startswith(("http://", "https://")) else url  # which is never sent
-    names = expanded(url, partial(_exists, storage=storage, patience=patience))
+    names = shard_names(url, partial(_exists, storage=storage, patience=patience))
     empty: list[str] = []
     matched = False
     for found in _of_names(names, storage, patience, key, empty):
@@ -128,21 +128,6 @@ def _listing(fs: Any, folder: str, patience: float) -> Iterator[Entry]:
         info = infos.pop()
         if info["type"] == "file":
             yield Entry.of(fs.unstrip_protocol(info["name"]), info)
-
-
-def expanded(url: str, exists: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
-    """The names that a brace range stands for. A part of the path that exists as it is written is a name."""
-    if "{" not in url:
-        return iter([url])
-    parts = url.replace("\\", "\\\\").split("/")
-    for i, part in enumerate(parts):
-        if ("{" in part or "}" in part) and exists("/".join(url.split("/")[: i + 1])):
-            parts[i] = re.sub(r"([{},])", r"\\\1", part)
-    names = iter(braceexpand.braceexpand("/".join(parts)))
-    try:
-        return itertools.chain([next(names)], names)
-    except ValueError:  # a brace without its other one
-        return iter([url])
 
 
 def _exists(url: str, storage: dict[str, Any], patience: float) -> bool:

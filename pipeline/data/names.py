@@ -8,7 +8,8 @@ hidden("photos/__MACOSX/._a.jpg")         # True
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
+
+from pipeline.data.webdataset_names import is_key, is_metadata, matches, split
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
@@ -61,14 +62,11 @@ def archive(name: str) -> str | None:
 def is_image(name: str, key: str = "") -> bool:
     """Whether a name is an image's, by its ending; with a key, by which part of its sample it is.
 
-    A key is what follows the first dot of a file's name, in any case: `jpg`, `seg.png`, a pattern such as `*.png`, or
-    several of these with `;` between them.
+    `webdataset_names` says what a key is.
     """
-    patterns = [pattern.strip().lower().removeprefix(".") for pattern in key.split(";") if pattern.strip()]
-    if not patterns:
+    if not is_key(key):
         return ending(name).endswith(IMAGES)
-    part = sample(name)[1]
-    return any(fnmatchcase(part, pattern) for pattern in patterns)
+    return matches(sample(name)[1], key)
 
 
 def wanted(name: str, key: str = "") -> bool:
@@ -77,10 +75,8 @@ def wanted(name: str, key: str = "") -> bool:
 
 
 def sample(name: str) -> tuple[str, str]:
-    """WebDataset's convention: the name of the sample, up to the first dot of the file's name, and the part of it."""
-    folder, slash, file = (name.partition("?")[0] if is_web(name) else name).rpartition("/")
-    stem, _, part = file.partition(".")
-    return f"{folder}{slash}{stem}", part.lower()
+    """The name of a file's sample, and the part of it that the file is; of a URL without its query."""
+    return split(name.partition("?")[0] if is_web(name) else name)
 
 
 def hidden(path: str) -> bool:
@@ -95,4 +91,4 @@ def turned(path: str) -> str:
 
 def _hidden(part: str) -> bool:
     dotted = part.startswith(".") and part not in (".", "..")
-    return dotted or part.lower() in SYSTEM or (len(part) > 4 and part.startswith("__") and part.endswith("__"))
+    return dotted or part.lower() in SYSTEM or is_metadata(part)

@@ -23,8 +23,9 @@ from typing import Any
 
 from distributions.ledger import SAME_FILE
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.names import archive, hidden, is_image, sample
+from pipeline.data.names import archive, hidden, is_image
 from pipeline.data.packed import PIECE, Tap, Unpacked, packing
+from pipeline.data.webdataset_names import split
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
@@ -70,30 +71,31 @@ class TarStream:
 
     def __iter__(self) -> Iterator[tuple[str, bytes | BadImage]]:
         for name, data, counts in self._files():
-            if counts:
+            if counts and data is not None:
                 yield name, data
 
     def samples(self) -> Iterator[tuple[str, bytes | BadImage, dict[str, bytes]]]:
         """The images, each with the other parts of its sample; a sample is of files that follow one another."""
         current, images, parts = "", list[tuple[str, bytes | BadImage]](), dict[str, bytes]()
         for name, data, counts in self._files():
-            key, part = sample(name)
+            key, part = split(name)
             if key != current:
                 yield from ((*image, parts) for image in images)
                 current, images, parts = key, [], {}
-            if counts:
+            if counts and data is not None:
                 images.append((name, data))
             elif isinstance(data, bytes):
-                parts[part] = data
+                parts.setdefault(part, data)
         yield from ((*image, parts) for image in images)
 
-    def _files(self) -> Iterator[tuple[str, bytes | BadImage, bool]]:
-        """Images, and in their places the parts that are asked for; whether each is an image."""
+    def _files(self) -> Iterator[tuple[str, bytes | BadImage | None, bool]]:
+        """Images, and where parts are asked for the other files in their places, None for those that are no such part;
+        whether each is an image."""
         try:
             while (member := self._member()) is not None:
                 end = self._at + member.size
                 if _is_image(member, self._key):
-                    before, self._sample = self._sample, sample(member.name)[0]
+                    before, self._sample = self._sample, split(member.name)[0]
                     self.several += before == self._sample
                     yield member.name, self._image(member, end), True
                 elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
@@ -101,10 +103,8 @@ class TarStream:
                 elif _regular(member):
                     self._others[_hash(member.name)] = self._at, member.size
                     self.archives += archive(member.name) is not None and not hidden(member.name)
-                    if sample(member.name)[1] in self._parts and member.size <= MAX_PART:
-                        data = self._read(member.size)
-                        if self._at == end:
-                            yield member.name, data, False
+                    if self._parts and not hidden(member.name):
+                        yield member.name, self._part(member, end), False
                 self._skip(end - self._at)
                 if self._at < end:
                     raise tarfile.ReadError("the archive breaks off")
@@ -189,6 +189,13 @@ class TarStream:
         if self._at < end:
             return BadImage("cut off in the archive")
         return BadImage(reason) if reason else data
+
+    def _part(self, member: tarfile.TarInfo, end: int) -> bytes | None:
+        """A part of a sample that was asked for; None of another, and of one that is cut off."""
+        if split(member.name)[1] not in self._parts or member.size > MAX_PART:
+            return None
+        data = self._read(member.size)
+        return data if self._at == end else None
 
     def _refusal(self, member: tarfile.TarInfo) -> str:
         """Why an image is not even read, if so."""
