@@ -90,7 +90,7 @@ def test_back_leads_to_where_one_was(visit: Callable[..., Any]) -> None:
     page.evaluate("scrollTo(0, 500)")
     page.wait_for_timeout(100)
     page.locator(".listing tbody a").nth(6).click()
-    page.get_by_role("heading", name="Open it").wait_for()
+    page.get_by_role("heading", name="Open this dataset").wait_for()
     assert page.evaluate("scrollY") == 0
     page.go_back()
     page.get_by_role("heading", name="Datasets", exact=True).wait_for()

@@ -96,7 +96,7 @@ WRONG = [
     ("#/matrix?order=colour", ["order=colour"], "#/matrix?order=cluster"),
     ("#/matrix?sort=colour", ["sort=colour"], "#/matrix?sort=-distance"),
     *(
-        (f"#/?shown={n}", [f"shown={n}", "no number of lines"], "#/")
+        (f"#/?shown={n}", [f"shown={n}", "not a number of rows"], "#/")
         for n in ("0", "-5", "1e3", "many", "07", "Infinity")
     ),
     ("#/pair/{a}/{b}?layer=norm&neuron=24", ["neuron=24", "neurons 0 to 23"], "#/pair/{a}/{b}?layer=norm"),
@@ -159,7 +159,7 @@ def test_what_a_link_asks_for_that_is_not_there_is_said(
     fill = lambda text: re.sub(r"\{(\w+)\}", lambda found: its.get(found[1], found[0]), text)  # noqa: E731
     page = paged(fill(route))
     assert page.title() == "Not here · VDNA catalogue"
-    assert page.locator("h1").inner_text() == "This link asks for what is not here."
+    assert page.locator("h1").inner_text() == "This link asks for something that is not here."
     text = page.locator("main").inner_text()
     for words in said:
         assert fill(words).lower() in text.lower()
@@ -221,14 +221,14 @@ def test_a_link_of_an_earlier_state_of_the_catalogue_is_said(
 def test_what_another_network_has_not_got_is_said_and_no_longer_chosen(visit: Callable[..., Any]) -> None:
     page = visit("#/?metric=emd&layer=norm")
     page.get_by_label("Network").select_option(PLAIN)
-    page.get_by_text("EMD: not published of plain_net, so not chosen any more.").wait_for()
+    page.get_by_text("Not published for plain_net, and therefore no longer chosen: EMD.").wait_for()
     assert page.url.endswith(f"#/?spec={PLAIN}&layer=norm")
     page.get_by_label("Layer", exact=True).select_option("block_0")
-    until(page, "!document.body.textContent.includes('not chosen any more')")
+    until(page, "!document.body.textContent.includes('no longer chosen')")
     a = synthetic.names(1)[0][0]
     page = visit(f"#/dataset/{a}?metric=emd&layer=norm")
     page.get_by_label("Network").select_option(WHOLE.id)
-    page.get_by_text("EMD: not published of whole_net, so not chosen any more.").wait_for()
+    page.get_by_text("Not published for whole_net, and therefore no longer chosen: EMD.").wait_for()
     assert page.url.endswith(f"?spec={WHOLE.id}&layer=norm")
 
 

@@ -58,8 +58,8 @@ async function show({ first = false, note = null } = {}) {
     context.asked = asked;
     const module = await PAGES[page]().catch(() => {
       throw new SiteError(
-        "This page's program cannot be fetched.",
-        "Is the network there? Or it is newer by now: reload.",
+        "The program of this page cannot be fetched.",
+        "Check the network connection. If the site was published anew meanwhile, reload the page.",
       );
     });
     if (mine !== turn) return;

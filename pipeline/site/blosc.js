@@ -23,7 +23,7 @@ export function unpack(chunk) {
   const [size, block, stored] = [4, 8, 12].map((at) => view.getUint32(at, true));
   if (stored !== chunk.length) throw new Error("a chunk is cut short");
   if (flags & COPIED) return chunk.slice(16, 16 + size);
-  if (flags & BITS || flags >> 5 !== ZSTD) throw new Error("a chunk is packed in a way that this page does not know");
+  if (flags & BITS || flags >> 5 !== ZSTD) throw new Error("a chunk is packed with a method that this page does not support");
   const result = new Uint8Array(size);
   if (!size) return result;
   const shuffled = flags & SHUFFLED && item > 1;
@@ -55,7 +55,7 @@ function streamsInto(target, chunk, view, at, streams) {
     if (packed < 0 || bytes.length !== packed) throw new Error("a chunk is cut short");
     const part = target.subarray(i * each, (i + 1) * each);
     const found = packed === each ? bytes : decompress(bytes);
-    if (found.length !== each) throw new Error("a chunk unpacks to another size");
+    if (found.length !== each) throw new Error("a chunk unpacks to the wrong size");
     part.set(found);
     at += packed;
   }

@@ -57,7 +57,7 @@ export function overlay({ kind, edges, columns, each, hidden, normals }, names) 
     columns.map((column, side) => svg("path", { class: `line ${"ab"[side]}`, d: line(column) })),
   );
   const note = binned
-    ? `Share of activations in columns of ${each === 1 ? "one bin" : `${each} bins`}${hidden > 1e-6 ? `; ${measure(100 * hidden)} % lie beyond the edges` : ""}.`
+    ? `Share of activations in columns of ${each === 1 ? "one bin" : `${each} bins`}${hidden > 1e-6 ? `; up to ${measure(100 * hidden)} % lie beyond the edges` : ""}.`
     : normals
         .map(
           ([mean, deviation], side) =>

@@ -16,7 +16,7 @@ const options = (names, text = (name) => name) => [...new Set(names)].map((name)
 /** The network that a link asks for, "" if none, and its matrix in a list, or the first; all if it is not there. */
 export function askedNetwork(asked, catalogue, drawn) {
   const known = drawn.map((matrix) => [matrix.spec, catalogue.labels.get(matrix.spec)]);
-  const spec = asked.one("spec", known, "Of no such network are distances published here.");
+  const spec = asked.one("spec", known, "This catalogue has no such network with published distances.");
   if (asked.wrong.has("spec")) return { spec, matrices: drawn };
   return { spec, matrices: spec ? [catalogue.matrices.get(spec)] : drawn.slice(0, 1) };
 }
@@ -59,7 +59,7 @@ export function settle(catalogue, drawn, chosen) {
   for (const key of ["layer", "layers"]) keep(key, layers);
   if (chosen.near) keep("near", [...matrix.place.keys()]);
   if (!gone.length) return null;
-  const words = `${gone.join(", ")}: not published of ${catalogue.labels.get(matrix.spec)}, so not chosen any more.`;
+  const words = `Not published for ${catalogue.labels.get(matrix.spec)}, and therefore no longer chosen: ${gone.join(", ")}.`;
   return h("p", { class: "note", role: "status" }, words);
 }
 

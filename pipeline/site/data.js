@@ -26,7 +26,7 @@ export class SiteError extends Error {
 /** Where an object of the catalogue lies; what an index names elsewhere is not followed. */
 export function address(path) {
   const found = new URL(path, ROOT);
-  if (!found.href.startsWith(ROOT.href)) throw new SiteError(`${path} does not lie in this catalogue.`);
+  if (!found.href.startsWith(ROOT.href)) throw new SiteError(`${path} is not in this catalogue.`);
   return found.href;
 }
 
@@ -39,8 +39,8 @@ export async function get(path, { optional = false, cache = "default", sha256 = 
   } catch {
     throw new SiteError(
       `${path} cannot be fetched.`,
-      "Is the network there, and is this page served from the catalogue's own folder? " +
-        "To look at a folder on this machine: python -m http.server, then http://localhost:8000/site/",
+      "Check the network connection, and that the catalogue's own folder is what the server serves. " +
+        "For a catalogue on this machine, run python -m http.server in its folder and open http://localhost:8000/site/",
     );
   }
   // A bucket that may not be listed answers 403 for what is not there.
@@ -49,8 +49,8 @@ export async function get(path, { optional = false, cache = "default", sha256 = 
   const data = await answer.arrayBuffer();
   if (sha256 && !(await matches(data, sha256))) {
     throw new SiteError(
-      `${path} is not what was published: it has another SHA-256.`,
-      "Reload the page; it may be damaged on its server.",
+      `${path} is not what was published: its SHA-256 hash differs.`,
+      "Reload the page. If that does not help, the file is damaged on the server.",
     );
   }
   return data;
@@ -70,7 +70,7 @@ export async function getJson(path, options = {}) {
   try {
     return JSON.parse(new TextDecoder().decode(data));
   } catch {
-    throw new SiteError(`${path} is damaged: it is no JSON.`);
+    throw new SiteError(`${path} is damaged: it is not JSON.`);
   }
 }
 
@@ -80,13 +80,13 @@ async function getPacked({ path, sha256 }) {
   const head = new Uint8Array(data, 0, Math.min(2, data.byteLength));
   try {
     if (head[0] !== 0x1f || head[1] !== 0x8b) return JSON.parse(new TextDecoder().decode(data));
-    if (!(await matches(data, sha256))) throw new Error("another SHA-256");
+    if (!(await matches(data, sha256))) throw new Error("its SHA-256 hash differs");
     const unpacked = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip"));
     return await new Response(unpacked).json();
   } catch (error) {
     throw new SiteError(
       `${path} is damaged (${error.message}).`,
-      "Reload the page; if that does not help, publish again.",
+      "Reload the page. If that does not help, the catalogue has to be published again.",
     );
   }
 }
@@ -97,7 +97,7 @@ export async function load() {
     const words = `This catalogue has format ${head.format}, and this page reads format ${FORMAT}.`;
     throw new SiteError(
       words,
-      "Reload the page without its cache; if that does not help, its site was published by an older program.",
+      "Reload the page without the browser's cache. If that does not help, an older program published this site.",
     );
   }
   const [index, site] = await Promise.all([getPacked(head.index), head.site ? getPacked(head.site) : null]);
@@ -175,7 +175,7 @@ class Catalogue {
     const k = Math.min(10, n - 1);
     return this._once(entry.layout, async () => {
       const data = await get(entry.layout, { sha256: begins(entry.layout) });
-      if (data.byteLength !== n * (12 + 8 * k)) throw new SiteError(`${entry.layout} is damaged: it has another size.`);
+      if (data.byteLength !== n * (12 + 8 * k)) throw new SiteError(`${entry.layout} is damaged: it has the wrong size.`);
       return {
         order: new Uint32Array(data, 0, n),
         xy: new Float32Array(data, 4 * n, 2 * n),
@@ -208,7 +208,7 @@ class Catalogue {
     const n = this.matrices.get(spec).size;
     return this._once(entry.values, async () => {
       const data = await get(entry.values, { sha256: begins(entry.values) });
-      if (data.byteLength !== n * (n - 1)) throw new SiteError(`${entry.values} is damaged: it has another size.`);
+      if (data.byteLength !== n * (n - 1)) throw new SiteError(`${entry.values} is damaged: it has the wrong size.`);
       const scale = new Float32Array(STEPS + 2);
       const ratio = Math.log(entry.high / entry.low) || 0;
       for (let code = 1; code < scale.length; code++) scale[code] = entry.low * Math.exp((ratio * (code - 1)) / STEPS);

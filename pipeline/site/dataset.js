@@ -6,7 +6,7 @@ import { bytes, count, day, h, measure, refill, route, select } from "./dom.js";
 import { facts } from "./facts.js";
 
 export async function show(article, { catalogue, asked, title, keep, current, go, note }) {
-  const name = asked.dataset(1, [...catalogue.datasets.keys()], "There is no such dataset here.");
+  const name = asked.dataset(1, [...catalogue.datasets.keys()], "This catalogue has no such dataset.");
   asked.ends(2);
   const others = catalogue.datasets.get(name);
   const known = others.map((other) => [other.spec, catalogue.labels.get(other.spec)]);
@@ -43,7 +43,7 @@ export async function show(article, { catalogue, asked, title, keep, current, go
       h(
         "p",
         { class: "muted" },
-        `${count(row.images)} images through ${catalogue.labels.get(row.spec)}, measured ${day(row.created)}`,
+        `${count(row.images)} images, measured with ${catalogue.labels.get(row.spec)} on ${day(row.created)}`,
       ),
     ),
   );
@@ -53,7 +53,7 @@ export async function show(article, { catalogue, asked, title, keep, current, go
   const [controls, list] = [h("div", { class: "controls" }), h("div", { class: "list" })];
   const near = h("section", { class: "near" }, h("h2", {}, "Nearest datasets"), controls, list);
   article.append(
-    h("div", { class: "beside even" }, near, h("section", {}, h("h2", {}, "Open it"), ...opening(row, spec))),
+    h("div", { class: "beside even" }, near, h("section", {}, h("h2", {}, "Open this dataset"), ...opening(row, spec))),
     facts(row, spec),
     versions(row),
   );
@@ -74,7 +74,7 @@ export async function show(article, { catalogue, asked, title, keep, current, go
     const matrix = catalogue.matrices.get(row.spec);
     const i = matrix?.place.get(name);
     if (i === undefined || !matrix.drawn.length || matrix.size < 2) {
-      list.replaceChildren(h("p", { class: "muted" }, "It has not been compared with others yet."));
+      list.replaceChildren(h("p", { class: "muted" }, "This dataset has not been compared with others yet."));
       return;
     }
     const { metric, layers } = picked(catalogue, [matrix], { ...chosen, spec: row.spec });
@@ -142,7 +142,7 @@ export async function show(article, { catalogue, asked, title, keep, current, go
         h(
           "a",
           { href: route(["matrix"], { spec: row.spec, metric, order: "near", near: name }) },
-          "All by distance, in the matrix",
+          "All datasets by distance, in the matrix",
         ),
       ),
     );
@@ -175,7 +175,7 @@ function opening(row, spec) {
     h(
       "p",
       { class: "muted" },
-      "Its arrays are a Zarr group that any reader of Zarr opens: ",
+      "The arrays are a Zarr group, which any Zarr library can read: ",
       h("a", { href: address(`${row.group}/zarr.json`) }, row.group),
       row.bytes ? `, ${bytes(row.bytes)}.` : ".",
     ),
@@ -189,7 +189,7 @@ function code(label, text) {
       await navigator.clipboard.writeText(text);
       copy.textContent = "Copied";
     } catch {
-      copy.textContent = "Select and copy it by hand";
+      copy.textContent = "Select and copy the text by hand";
     }
   });
   return h("div", { class: "code" }, h("p", { class: "label" }, label, copy), h("pre", { tabindex: "0" }, text));
@@ -227,7 +227,7 @@ function versions(row) {
     "section",
     { class: "versions" },
     h("h2", {}, "Versions"),
-    h("p", { class: "muted" }, "The digest names a version's numbers exactly: cite it."),
+    h("p", { class: "muted" }, "The digest identifies the numbers of a version exactly. Cite the digest."),
     h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, lines)),
   );
 }

@@ -95,7 +95,7 @@ export function chooser(label, names, value, chosen) {
     const name = known.get(typed) ?? known.get(typed.toLowerCase());
     const is = name !== undefined || !typed;
     field.setAttribute("aria-invalid", String(!is));
-    wrong.textContent = is ? "" : `There is no dataset ${typed} here.`;
+    wrong.textContent = is ? "" : `This catalogue has no dataset ${typed}.`;
     if (is) chosen(name ?? "");
   });
   return h("div", { class: "field" }, h("label", { for: id }, label), field, list, wrong);

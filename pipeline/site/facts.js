@@ -105,11 +105,11 @@ export function facts(row, spec) {
       ],
       ["Histogram axes", mono(spec.ranges)],
       ["Clamped", `${share} lay beyond the axes`],
-      ["Not finite", count(row.not_finite ?? 0)],
+      ["NaN or infinite", count(row.not_finite ?? 0)],
       ["Digest", mono(row.digest)],
       ["Measured", row.created],
     ],
-    Further: [
+    More: [
       ...Object.entries(row).filter(([key]) => !SHOWN.has(key)),
       ...Object.entries(spec).filter(([key]) => !SPEC_SHOWN.has(key)),
     ].map(([key, value]) => [key, typeof value === "object" ? JSON.stringify(value) : String(value)]),

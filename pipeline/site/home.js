@@ -15,8 +15,8 @@ export async function show(article, { catalogue, asked, title, keep, say, go, cu
     spec,
     ...askedLayer(asked, catalogue, matrices),
     q: asked.one("q"),
-    sort: asked.one("sort", orders(columns), "There is no such column."),
-    shown: asked.number("shown", 1, Infinity, "That is no number of lines."),
+    sort: asked.one("sort", orders(columns), "This table has no such column."),
+    shown: asked.number("shown", 1, Infinity, "That is not a number of rows."),
   };
   asked.ends(1);
   asked.checked();
@@ -42,7 +42,7 @@ export async function show(article, { catalogue, asked, title, keep, say, go, cu
   const stage = h("figure", { class: "map" });
   article.append(controls);
   article.append(
-    drawn.length ? stage : h("p", { class: "muted" }, "No distances are published yet, so there is no map."),
+    drawn.length ? stage : h("p", { class: "muted" }, "No distances are published yet, so no map can be drawn."),
   );
   const table = sortable("All datasets", columns, [...catalogue.datasets.values()], {
     ...chosen,
@@ -168,11 +168,11 @@ export async function show(article, { catalogue, asked, title, keep, say, go, cu
 
 function idle(metric) {
   return [
-    `Datasets that lie close are alike by ${short(metric)} (${METRICS[metric]?.[1] ?? ""}); colours follow the clustering, sizes the number of images. `,
+    `Datasets that lie close together are alike by ${short(metric)} (${METRICS[metric]?.[1] ?? ""}). The colour of a dot follows the clustering, and its size the number of images. `,
     h(
       "span",
       { class: "keys" },
-      "Arrow keys go from one to the next, with Shift they move the map; + and − zoom; Enter opens.",
+      "Arrow keys select a dataset, Shift with arrow keys moves the map, + and − zoom, Enter opens the dataset.",
     ),
   ];
 }

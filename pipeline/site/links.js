@@ -12,7 +12,7 @@ const MOST = 10;
 
 export class WrongLink extends SiteError {
   constructor(faults, without) {
-    super("This link asks for what is not here.");
+    super("This link asks for something that is not here.");
     Object.assign(this, { faults, without });
   }
 }
@@ -46,7 +46,7 @@ export class Asked {
     const [page] = this.path;
     if (pages.includes(page)) return page;
     const choices = offered.map(([name, text]) => [text, route([name])]);
-    this.fault(["The link asks for the page ", said(page), ". There is no such page."], choices);
+    this.fault(["The link asks for the page ", said(page), ". This site has no such page."], choices);
     return this._refuse();
   }
 
@@ -64,8 +64,8 @@ export class Asked {
   ends(length) {
     if (this.path.length <= length) return;
     const rest = this.path.slice(length).join("/");
-    const choices = [["the page before it", this._link(this.path.slice(0, length))]];
-    this.fault(["The link goes on with ", said(`/${rest}`), ". That names nothing on this page."], choices);
+    const choices = [["the page without this part", this._link(this.path.slice(0, length))]];
+    this.fault(["The link continues with ", said(`/${rest}`), ", which names nothing on this page."], choices);
   }
 
   /** What the link gives for a parameter, "" if nothing. If there are `options`, pairs of value and text, one of them. */
@@ -116,7 +116,7 @@ export class Asked {
         `${name}=${visible(value)}`,
         this._link(this.path, this._with(key, [[name, value]])),
       ]);
-      const words = `. There is no such parameter here; there are ${this.known.join(", ")}.`;
+      const words = `. This page has no such parameter. Its parameters are ${this.known.join(", ")}.`;
       this.fault(["The link gives ", said(`${key}=${value}`), words], choices, key, key);
     }
     if (this.faults.length) this._refuse();
@@ -151,15 +151,15 @@ export function told({ message, faults, without }) {
   const more = faults.length - MOST;
   return [
     h("h1", {}, message),
-    h("p", { class: "muted" }, "It may be mistyped, or of an earlier state of the catalogue."),
+    h("p", { class: "muted" }, "The link may be mistyped, or of an earlier state of the catalogue."),
     faults.slice(0, MOST).map(({ words, choices }) => [
       h("p", { role: "alert" }, words),
-      choices.length > 0 && [h("p", { class: "label" }, "There is:"), list(choices.slice(0, NEAREST))],
+      choices.length > 0 && [h("p", { class: "label" }, "Available:"), list(choices.slice(0, NEAREST))],
       choices.length > NEAREST &&
         h("details", {}, h("summary", {}, `${choices.length - NEAREST} more`), list(choices.slice(NEAREST))),
     ]),
-    more > 0 && h("p", {}, `And ${more} more like these.`),
-    without && h("p", {}, h("a", { href: without }, "The same page without what is wrong")),
+    more > 0 && h("p", {}, `${more} more parts of the link are wrong.`),
+    without && h("p", {}, h("a", { href: without }, "The same page without the wrong parts")),
   ];
 }
 

@@ -12,7 +12,7 @@ import { orders, sortable } from "./table.js";
 const SQUARED = new Set(["nfd", "fd"]);
 const COLUMNS = [{ name: "Dataset" }, { id: "distance", name: "distance" }];
 const ORDERS = [
-  ["cluster", "like beside like"],
+  ["cluster", "similar datasets together"],
   ["name", "by name"],
   ["near", "by distance to…"],
 ];
@@ -85,7 +85,7 @@ export async function show(article, { catalogue, asked, title, keep, say, go, cu
     });
     if (!pairs) {
       figure.hidden = true;
-      heading.textContent = `${count(names.length)} datasets are too many for one picture. Each dataset's page lists the nearest.`;
+      heading.textContent = `${count(names.length)} datasets are too many for one picture. The page of each dataset lists the nearest datasets.`;
       numbers.replaceChildren();
       say("");
       return;
@@ -102,7 +102,7 @@ export async function show(article, { catalogue, asked, title, keep, say, go, cu
     heading.textContent = `${all} by ${short(metric)}: ${METRICS[metric][1]}; ${where} of ${catalogue.labels.get(matrix.spec)}.`;
     canvas.setAttribute(
       "aria-label",
-      `Matrix of ${short(metric)} between ${count(names.length)} datasets in ${where}. Arrow keys go from cell to cell, Enter opens the pair; the table that follows has the numbers of a row.`,
+      `Matrix of ${short(metric)} between ${count(names.length)} datasets in ${where}. Arrow keys move from cell to cell, Enter opens the pair. The table below has the numbers of a row.`,
     );
     pointed(null);
     row(base);
@@ -112,8 +112,8 @@ export async function show(article, { catalogue, asked, title, keep, say, go, cu
   function pointed(pair) {
     if (!pair) {
       readout.replaceChildren(
-        "Point at a cell for its numbers, click to open the pair. ",
-        h("span", { class: "keys" }, "Arrow keys go from cell to cell, with Shift by ten; + and − zoom; Enter opens."),
+        "Point at a cell to read the distance, click to open the pair. ",
+        h("span", { class: "keys" }, "Arrow keys move by one cell, Shift with arrow keys by ten, + and − zoom, Enter opens the pair."),
       );
       return;
     }
@@ -192,7 +192,7 @@ function askedOf(asked, catalogue, drawn) {
     const left = known.filter((layer) => !others.includes(layer));
     const choices = left.map((layer) => [names.with(i, layer).join(","), layer]);
     const why = !name ? "One of these names is empty." : known.includes(name) ? "That layer is named twice." : missing;
-    asked.reject("layers", ["The link asks for ", said(`layers=${layers}`), ", and in it ", said(name), ". ", why], choices, name);
+    asked.reject("layers", ["The link asks for ", said(`layers=${layers}`), ", which contains ", said(name), ". ", why], choices, name);
   });
   const members = new Set(matrices.flatMap((matrix) => [...matrix.place.keys()]));
   const near = [...members].map((name) => [name, name]);
@@ -200,10 +200,10 @@ function askedOf(asked, catalogue, drawn) {
     spec,
     metric,
     layers,
-    order: asked.one("order", ORDERS, "There is no such order."),
-    near: asked.one("near", near, "There is no such dataset in this matrix."),
-    sort: asked.one("sort", orders(COLUMNS), "There is no such column."),
-    shown: asked.number("shown", 1, Infinity, "That is no number of lines."),
+    order: asked.one("order", ORDERS, "The matrix has no such order."),
+    near: asked.one("near", near, "This matrix has no such dataset."),
+    sort: asked.one("sort", orders(COLUMNS), "This table has no such column."),
+    shown: asked.number("shown", 1, Infinity, "That is not a number of rows."),
   };
 }
 
@@ -216,7 +216,7 @@ function layerChoice(known, layers, changed) {
   const fieldset = h(
     "fieldset",
     {},
-    h("legend", { class: "unseen" }, "Layers; none is all"),
+    h("legend", { class: "unseen" }, "Layers; with none selected, all layers count"),
     boxes,
     h("button", { type: "button", class: "quiet", onclick: () => changed("") }, "All layers"),
   );
@@ -267,7 +267,7 @@ function draw(legend, { high, share }, metric, unit) {
   legend.replaceChildren(
     bar,
     h("div", { class: "ticks" }, marks),
-    h("p", { class: "muted" }, `${short(metric)} in ${unit}: dark is alike, light is different.`),
+    h("p", { class: "muted" }, `${short(metric)} in ${unit}. Dark cells are similar pairs, light cells are different pairs.`),
   );
 }
 

@@ -24,9 +24,9 @@ export async function show(article, context) {
       h(
         "p",
         { class: "muted" },
-        `Compared by ${catalogue.labels.get(id)}. About `,
+        `Compared with ${catalogue.labels.get(id)}. The datasets: `,
         dataset(a),
-        "; about ",
+        ", ",
         dataset(b),
         ".",
       ),
@@ -54,8 +54,8 @@ export async function show(article, context) {
           "p",
           { class: "muted" },
           single(spec)
-            ? "Their distances are not in a published matrix yet; the neurons of a layer can be compared all the same."
-            : "Their distances are not in a published matrix yet.",
+            ? "The distances of this pair are not published yet. The neurons of a layer can be compared nevertheless."
+            : "The distances of this pair are not published yet.",
         ),
       );
       list([], {});
@@ -146,7 +146,7 @@ export async function show(article, context) {
         "p",
         { class: "muted" },
         single(spec)
-          ? "Choose a layer to see which of its neurons differ."
+          ? "Choose a layer to see which neurons of the layer differ."
           : "Single neurons cannot be compared: only whole layers were measured.",
       ),
       h(
@@ -214,14 +214,14 @@ export async function show(article, context) {
 /** The pair that a link asks for, and what of it; `matrix` is null where it is in none. */
 function askedOf(asked, catalogue) {
   const all = [...catalogue.datasets.keys()];
-  const a = asked.dataset(1, all, "There is no such dataset here.");
-  const b = asked.dataset(2, all, `There is no such dataset here to compare ${a} with.`);
+  const a = asked.dataset(1, all, "This catalogue has no such dataset.");
+  const b = asked.dataset(2, all, `This catalogue has no such dataset to compare ${a} with.`);
   asked.ends(3);
   const label = (row) => [row.spec, catalogue.labels.get(row.spec)];
   const both = catalogue.datasets.get(a).filter((row) => catalogue.vdna(b, row.spec).spec === row.spec);
   if (!both.length) {
-    const apart = `${a} and ${b} were not measured by the same network, so nothing can be compared.`;
-    throw new SiteError(apart, "Each has a page of its own, with the datasets nearest to it.");
+    const apart = `${a} and ${b} were not measured with the same network, so they cannot be compared.`;
+    throw new SiteError(apart, "Each of the two has a page of its own, which lists the nearest datasets.");
   }
   const spec = asked.one("spec", both.map(label), `${a} and ${b} were not both measured with such a network.`);
   const rows = [a, b].map((name) => catalogue.vdna(name, spec || both[0].spec));
@@ -243,8 +243,8 @@ function askedOf(asked, catalogue) {
     const last = chosen.layer ? layers[chosen.layer] - 1 : Infinity;
     Object.assign(chosen, {
       neuron: asked.number("neuron", 0, last, `${chosen.layer} has neurons 0 to ${last}.`),
-      sort: asked.one("sort", orders(COLUMNS), "There is no such column."),
-      shown: asked.number("shown", 1, Infinity, "That is no number of lines."),
+      sort: asked.one("sort", orders(COLUMNS), "This table has no such column."),
+      shown: asked.number("shown", 1, Infinity, "That is not a number of rows."),
     });
   }
   asked.checked();

@@ -67,7 +67,7 @@ export function ranked(section, names, layer, { metric, unit, distances: values,
       { class: "muted" },
       `Mean of ${count(size)} neuron${size === 1 ? "" : "s"}: ${short(metric)} `,
       h("b", { class: "mean" }, measure(mean)),
-      ` ${unit}. Computed here from the published ${metric === "emd" ? "histograms" : "Gaussians"}.`,
+      ` ${unit}. Computed in this browser from the published ${metric === "emd" ? "histograms" : "Gaussians"}.`,
     ),
     h(
       "div",
@@ -79,14 +79,14 @@ export function ranked(section, names, layer, { metric, unit, distances: values,
         h(
           "div",
           { class: "tablehead" },
-          h("h3", {}, "Those that differ most"),
+          h("h3", {}, "Neurons that differ most"),
           h("div", { class: "field" }, h("label", { for: field }, "Go to neuron"), number, wrong),
         ),
         table.element,
       ),
     ),
   );
-  say(`${count(size)} neurons of ${layer}, those that differ most first.`);
+  say(`${count(size)} neurons of ${layer}, sorted by how much they differ.`);
   pick(chosen.neuron ? Number(chosen.neuron) : order[0].i, false);
 
   function pick(i, keeping = true) {
@@ -109,7 +109,7 @@ export function ranked(section, names, layer, { metric, unit, distances: values,
       ),
       Number.isFinite(values[i])
         ? overlay(curves(i), names)
-        : h("p", { class: "muted" }, "One of them counted no activation of this neuron.", key(names)),
+        : h("p", { class: "muted" }, "One of the two datasets counted no activation of this neuron.", key(names)),
     );
     if (keeping) say(`Neuron ${i}: ${short(metric)} ${measure(values[i])} ${unit}.`);
   }

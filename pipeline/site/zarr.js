@@ -21,7 +21,7 @@ const KINDS = {
 export async function open(path, hashes = null) {
   const metadata = await getJson(`${path}/zarr.json`, { sha256: hashes?.["zarr.json"] ?? "" });
   const arrays = metadata.consolidated_metadata?.metadata;
-  if (!arrays) throw new SiteError(`${path} is no Zarr group as this page reads them.`);
+  if (!arrays) throw new SiteError(`This page cannot read ${path}: it is not a consolidated Zarr v3 group.`);
   return new Group(path, arrays, hashes);
 }
 
@@ -70,7 +70,7 @@ class Group {
   _copy(bytes, [item, number], chunk, place, box, result) {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     if (bytes.length !== item * chunk.reduce((a, b) => a * b, 1))
-      throw new SiteError(`${this.path} is damaged: a chunk has another size.`);
+      throw new SiteError(`${this.path} is damaged: a chunk has the wrong size.`);
     const walk = (axis, from, to) => {
       const [start, stop] = box[axis];
       const first = place[axis] * chunk[axis];
@@ -97,7 +97,7 @@ function decode(data, array, where) {
   let bytes = new Uint8Array(data);
   for (const { name, configuration } of [...array.codecs].reverse()) {
     if (name === "bytes" && (configuration?.endian ?? "little") === "little") continue;
-    if (name !== "blosc") throw new SiteError(`${where} is packed with ${name}, which this page does not read.`);
+    if (name !== "blosc") throw new SiteError(`This page cannot unpack ${where}: it is packed with ${name}.`);
     try {
       bytes = unpack(bytes);
     } catch (error) {
