@@ -45,6 +45,8 @@ FREE = ("storage", "hydra")
 DATASET = ("name", "url", "description", "licence", "storage", "image_key", "image_column")
 PLACED = re.compile(r"\+?(?=(dataset|storage)[^/@=]*=)(?!dataset=)")
 """Keys that are set whether a file of the configuration has them or not: a `+` says nothing of them."""
+EXPERIMENT = re.compile(r"\+(?=experiment=)")
+"""The group that the defaults leave empty: it is chosen with a `+` before it or without."""
 DELETED = re.compile(r"~(dataset|storage|positions)\.|~hydra")
 RECIPE = "catalogue_recipe"
 ALONE = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
@@ -105,8 +107,10 @@ def arguments(given: Sequence[str]) -> list[str]:
 
 
 def placed(checked: Sequence[str]) -> list[str]:
-    """Arguments with `++` before what a file of the configuration may or may not have, as Hydra wants it."""
-    return [f"++{argument[found.end() :]}" if (found := PLACED.match(argument)) else argument for argument in checked]
+    """Arguments as Hydra wants them: `++` before what a file of the configuration may or may not have, and no `+`
+    before the group `experiment`, which is in the defaults."""
+    chosen = [argument[found.end() :] if (found := EXPERIMENT.match(argument)) else argument for argument in checked]
+    return [f"++{argument[found.end() :]}" if (found := PLACED.match(argument)) else argument for argument in chosen]
 
 
 def refused(error: Exception, given: Sequence[str]) -> UserError:
