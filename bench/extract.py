@@ -28,7 +28,7 @@ import torch
 
 from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
 from bench.pictures import jpegs, tar
-from distributions import ActivationRanges, Ranges, Spec
+from distributions import ActivationRanges, HistogramAxes, Spec
 from extractors import ExtractorConfig, FrozenNetwork, build
 from pipeline.catalogue.writer import Store
 from pipeline.data.discovery import find
@@ -99,7 +99,7 @@ class _Bare:
 class _Seeds(FeatureExtractionModel):  # type: ignore[misc]
     """The seed's extraction with a network of ours instead of one of its own."""
 
-    def __init__(self, network: FrozenNetwork, axes: Ranges) -> None:
+    def __init__(self, network: FrozenNetwork, axes: HistogramAxes) -> None:
         look = network.preprocess
         super().__init__(
             NetworkSettings(look.mean, look.std, network.layers, (look.size, look.size)),
@@ -148,7 +148,7 @@ def against_seed(name: str, folder: Path) -> Figures:
 
 def spec_of(network: FrozenNetwork, task: Task) -> Spec:
     observed = Worker(Job(network.config, network_spec(network), BATCH, cores(), cores())).vdna(task)
-    axes = Ranges.calibrated(observed.find(ActivationRanges))
+    axes = HistogramAxes.calibrated(observed.find(ActivationRanges))
     return replace(network_spec(network), distributions=DISTRIBUTIONS, ranges=axes)
 
 

@@ -25,7 +25,7 @@ import torch
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from bench.figures import ROUNDS, Figures, figure, ratios, table
-from distributions import VDNA, ActivationRanges, Ranges, Spec
+from distributions import VDNA, ActivationRanges, HistogramAxes, Spec
 from distributions.kernels import count_bins, extremes, position_means
 from distributions.spec import layer_slices
 from extractors import ExtractorConfig, FrozenNetwork, build
@@ -140,7 +140,7 @@ def spec_of(extractor: FrozenNetwork, images: torch.Tensor) -> Spec:
     observed = ActivationRanges(extractor.layers, extractor.device)
     extractor(images, observed.update)
     identity = ("bench", extractor.architecture, extractor.weights_sha256, extractor.preprocess.id)
-    return Spec(*identity, extractor.config.precision, extractor.layers, ALL, Ranges.calibrated(observed))
+    return Spec(*identity, extractor.config.precision, extractor.layers, ALL, HistogramAxes.calibrated(observed))
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.figures import ROUNDS, Figures, figure, table
 from bench.pictures import jpegs, tar
-from distributions import Ranges
+from distributions import HistogramAxes
 from extractors import ExtractorConfig, build
 from pipeline.catalogue.writer import Store
 from pipeline.data.discovery import find
@@ -61,7 +61,7 @@ def one(images: str) -> float:
     config = ExtractorConfig(MODEL, MODEL, weights="random")
     spec = network_spec(build(config))
     edge = np.full(sum(spec.layers.values()), 4.0)
-    spec = replace(spec, distributions=DISTRIBUTIONS, ranges=Ranges(spec.layers, -edge, edge))
+    spec = replace(spec, distributions=DISTRIBUTIONS, ranges=HistogramAxes(spec.layers, -edge, edge))
     with tempfile.TemporaryDirectory() as folder:
         Worker(Job(config, spec, 32, cores(), cores())).run(Task(0, tuple(find(images))), Store(folder))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -25,7 +25,7 @@ import numpy as np
 import ray
 
 from bench.figures import VIT_B
-from distributions import VDNA, Ledger, Ranges, ShardRecord, Spec
+from distributions import VDNA, HistogramAxes, Ledger, ShardRecord, Spec
 from pipeline.catalogue.writer import Store
 from pipeline.cluster.actors import Pool
 from pipeline.cluster.scheduler import Report, dispatch
@@ -129,7 +129,7 @@ def merging() -> dict[str, Any]:
     """One node of the tree with partials of a ViT-B, and what a tree of 100,000 amounts to."""
     rng = np.random.default_rng(0)
     width = sum(VIT_B.values())
-    ranges = Ranges(VIT_B, np.full(width, -4.0), np.full(width, 4.0))
+    ranges = HistogramAxes(VIT_B, np.full(width, -4.0), np.full(width, 4.0))
     spec = Spec(
         "vit", "arch", "0" * 64, "clean", "bf16", VIT_B, ("histogram-1000", "gaussian", "layer-gaussian"), ranges
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench.figures import ROUNDS, VIT_B, Figures, figure, ratios, seconds, table
-from distributions import VDNA, Ranges, ShardRecord, Spec
+from distributions import VDNA, HistogramAxes, ShardRecord, Spec
 from pipeline.catalogue.writer import Store
 from pipeline.measure.make import DISTRIBUTIONS
 
@@ -46,7 +46,7 @@ def measure() -> Figures:
 
 def partial() -> VDNA:
     """Of a few images whose activations are normal numbers, with a mean and width of each neuron's own."""
-    axes = Ranges(VIT_B, np.full(sum(VIT_B.values()), -6.0), np.full(sum(VIT_B.values()), 6.0))
+    axes = HistogramAxes(VIT_B, np.full(sum(VIT_B.values()), -6.0), np.full(sum(VIT_B.values()), 6.0))
     vdna = VDNA(Spec("vit", "arch", "0" * 64, "clean", "fp32", VIT_B, DISTRIBUTIONS, axes))
     draw = torch.Generator().manual_seed(0)
     for layer, neurons in VIT_B.items():

@@ -7,9 +7,11 @@ loaded when it is asked for.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from distributions.axes import Ranges
+from distributions import axes
+from distributions.axes import HistogramAxes, Ranges
 from distributions.distances import emd, fd, nfd
 from distributions.errors import IncompatibleError
 from distributions.ledger import Ledger, ShardRecord
@@ -30,6 +32,7 @@ __all__ = [
     "Distribution",
     "Gaussian",
     "Histogram",
+    "HistogramAxes",
     "IncompatibleError",
     "LayerGaussian",
     "Ledger",
@@ -41,6 +44,9 @@ __all__ = [
     "fd",
     "nfd",
 ]
+
+ranges = sys.modules[f"{__name__}.ranges"] = axes
+"""Former name of the module `distributions.axes`."""
 
 _NEED_TORCH = {
     "VDNA": "vdna",

@@ -1,12 +1,12 @@
-"""Ranges: the histogram axes of a network's neurons.
+"""Histogram axes: for each neuron of a network, the interval that its histogram covers.
 
-`ActivationRanges` observes minima and maxima; `Ranges` is the fixed set of histogram axes, made from them, that
-every VDNA of a catalogue shares, so that histograms can be compared. No torch is needed for these:
+`ActivationRanges` observes minima and maxima; `HistogramAxes` is the fixed set of axes, made from them, that every
+VDNA of a catalogue shares, so that histograms can be compared. Torch is not needed:
 
     observed = ActivationRanges({"block_0": 2})
     observed.update("block_0", torch.tensor([[[0.0, -1.0], [5.0, 1.0]]]))
-    axes = Ranges.calibrated(observed)      # [0, 5] and [-1, 1], a tenth of the width wider on each side
-    axes.id                                 # content hash: histograms with another id are not comparable
+    axes = HistogramAxes.calibrated(observed)       # [-0.5, 5.5] and [-1.2, 1.2]: a tenth of the width on each side
+    axes.id                                         # content hash: histograms are comparable if their axes have one id
 """
 
 from __future__ import annotations
@@ -16,32 +16,52 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from distributions.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from distributions.activation_ranges import ActivationRanges
+    import torch
 
-SEED_SCALE = 1.2
-"""The seed library multiplies the observed minimum and maximum by this (Ramtoula et al., vdna 0.1.1)."""
+VDNA_SCALE = 1.2
+"""The vdna library multiplies the observed minimum and maximum by this (Ramtoula et al. 2023; vdna 0.1.1)."""
 
 MARGIN = 0.1
-"""Our own calibration widens a range by this fraction of its width on each side; for a range symmetric
-about zero that equals the seed's rule, but it does not shrink a range whose minimum is positive."""
+"""The rule `widen` adds this fraction of the observed width on each side. For an interval symmetric about zero it
+equals the vdna library's rule; unlike that rule, it does not shrink an interval whose minimum is positive."""
 
 MAX_JSON = 1 << 28
-"""Characters of a ranges file; a million neurons have 60 MB."""
+"""Characters of the largest ranges file that is read; the file of a million neurons has 60 million."""
+
+
+class ObservedRanges(Protocol):
+    """The smallest and largest activation of each neuron, as `ActivationRanges` has them."""
+
+    @property
+    def layers(self) -> Mapping[str, int]:
+        """`{layer: neurons}` in network order."""
+
+    @property
+    def low(self) -> torch.Tensor:
+        """Minima, (neurons) float32, on any device."""
+
+    @property
+    def high(self) -> torch.Tensor:
+        """Maxima, (neurons) float32, on any device."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ranges:
-    """One histogram axis per neuron, from observed minima and maxima and the rule that widens them.
+class HistogramAxes:
+    """One histogram axis per neuron, from the observed minimum and maximum and the rule that widens them.
 
-    `minimum`, `maximum` are (neurons) float64; `rule` is `"widen"` (ours, by `MARGIN` of the width),
-    `"scale"` (the seed's, by `SEED_SCALE`) or `"exact"` (they are the edges already).
+    `layers` is `{layer: neurons}` in network order; `minimum` and `maximum` are (neurons) float64, in units of the
+    activations. `rule` is `"widen"` (adds `MARGIN` of the width on each side), `"scale"` (the vdna library's rule:
+    multiplies both ends by `VDNA_SCALE`) or `"exact"` (minimum and maximum are the edges already).
+
+    Raises `ValueError` for an unknown rule, for a bound that is not finite and for a minimum above its maximum, and
+    `IncompatibleError` if the number of bounds is not the number of neurons.
     """
 
     layers: Mapping[str, int]
@@ -61,8 +81,8 @@ class Ranges:
             raise ValueError("ranges must have minimum <= maximum for every neuron")
 
     @classmethod
-    def calibrated(cls, observed: ActivationRanges) -> Ranges:
-        """Axes from our own calibration pass."""
+    def calibrated(cls, observed: ObservedRanges) -> HistogramAxes:
+        """Axes by the rule `widen`. Raises `ValueError` if a neuron has observed no finite activation."""
         low, high = (t.cpu().numpy().astype(np.float64) for t in (observed.low, observed.high))
         return cls(dict(observed.layers), low, high)
 
@@ -74,23 +94,25 @@ class Ranges:
     def low(self) -> np.ndarray:
         """Lower edge of the first bin, (neurons) float64."""
         if self.rule == "scale":
-            return np.asarray(self.minimum * SEED_SCALE)
+            return np.asarray(self.minimum * VDNA_SCALE)
         return np.asarray(self.minimum - self._margin)
 
     @cached_property
     def high(self) -> np.ndarray:
         """Upper edge of the last bin, (neurons) float64."""
         if self.rule == "scale":
-            return np.asarray(self.maximum * SEED_SCALE)
+            return np.asarray(self.maximum * VDNA_SCALE)
         return np.asarray(self.maximum + self._margin)
 
     @cached_property
     def centre(self) -> np.ndarray:
+        """Middle of the axis, (neurons) float64."""
         return np.asarray((self.low + self.high) / 2)
 
     @cached_property
     def half_width(self) -> np.ndarray:
-        """Half the axis, plus the seed's 1e-8 so that a neuron that never varies still has an axis."""
+        """Half the length of the axis, (neurons) float64, plus 1e-8 as in the vdna library: a neuron whose activation
+        never varies has an axis too."""
         return np.asarray((self.high - self.low) / 2 + 1e-8)
 
     @cached_property
@@ -102,7 +124,7 @@ class Ranges:
         return digest.hexdigest()[:16]
 
     def to_json(self) -> str:
-        """The seed's ranges file (`mins_per_neuron`, `maxs_per_neuron`) and our `rule` beside it."""
+        """The text of a ranges file: the vdna library's keys `mins_per_neuron` and `maxs_per_neuron`, and `rule`."""
         return json.dumps(
             {
                 "mins_per_neuron": _per_neuron(self.layers, self.minimum),
@@ -111,23 +133,24 @@ class Ranges:
             }
         )
 
-    def to_seed_json(self) -> str:
-        """The same axes for the seed, which multiplies what it reads by `SEED_SCALE`; their exact edges beside that."""
+    def to_vdna_json(self) -> str:
+        """The text of a ranges file that the vdna library reads as the same axes: bounds divided by `VDNA_SCALE`, which
+        it multiplies by. The exact edges are stored beside them."""
         return json.dumps(
             {
-                "mins_per_neuron": _per_neuron(self.layers, self.low / SEED_SCALE),
-                "maxs_per_neuron": _per_neuron(self.layers, self.high / SEED_SCALE),
+                "mins_per_neuron": _per_neuron(self.layers, self.low / VDNA_SCALE),
+                "maxs_per_neuron": _per_neuron(self.layers, self.high / VDNA_SCALE),
                 "low_edges": self.low.tolist(),
                 "high_edges": self.high.tolist(),
             }
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Ranges:
-        """Read a ranges file, the seed's (no `rule`: its scaling applies) or ours.
+    def from_json(cls, text: str) -> HistogramAxes:
+        """Axes from the text of a ranges file. A file without `rule` is the vdna library's: its rule `scale` applies.
 
-        Neurons are taken in file order: the keys are decimal strings, and sorting them as text would
-        permute the neurons. Raises `ValueError` when the file is not a ranges file.
+        Neurons are taken in file order: their keys are decimal strings, and sorting these as text would permute the
+        neurons. Raises `ValueError` if `text` is not a ranges file.
         """
         try:
             if len(text) > MAX_JSON:
@@ -157,3 +180,7 @@ class Ranges:
 def _per_neuron(layers: Mapping[str, int], values: np.ndarray) -> dict[str, dict[str, float]]:
     flat = iter(values.tolist())
     return {layer: {str(neuron): next(flat) for neuron in range(count)} for layer, count in layers.items()}
+
+
+Ranges = HistogramAxes
+"""Former name of `HistogramAxes`."""

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.axes import Ranges
+from distributions.axes import HistogramAxes
 from distributions.base import Batch, Distribution
 from distributions.errors import IncompatibleError
 from distributions.kernels import count_bins
@@ -34,7 +34,7 @@ class Histogram(Distribution):
     """
 
     def __init__(
-        self, layers: Mapping[str, int], bins: int, ranges: Ranges, device: torch.device | str = "cpu"
+        self, layers: Mapping[str, int], bins: int, ranges: HistogramAxes, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(f"histogram-{bins}", layers)
         if dict(ranges.layers) != self.layers:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from distributions.axes import Ranges
+from distributions.axes import HistogramAxes
 
 DECIDING = ("architecture", "weights", "preprocessing", "precision")
 """Fields of a spec that, with its extractor's name and layers, decide the activations."""
@@ -59,7 +59,7 @@ class Spec:
     precision: str
     layers: Mapping[str, int]
     distributions: tuple[str, ...]
-    ranges: Ranges | None = None
+    ranges: HistogramAxes | None = None
     positions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

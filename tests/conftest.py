@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from hydra import compose, initialize_config_dir
 
-from distributions import VDNA, Ranges, ShardRecord
+from distributions import VDNA, HistogramAxes, ShardRecord
 from pipeline.config.composition import read
 from pipeline.config.networks import CONF
 from pipeline.config.settings import Settings
@@ -135,12 +135,12 @@ def static_server(root: Path | str, tls: ssl.SSLContext | None = None) -> Abstra
 
 
 @pytest.fixture
-def ranges() -> Ranges:
-    return Ranges(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
+def ranges() -> HistogramAxes:
+    return HistogramAxes(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
 
 
 @pytest.fixture
-def filled(ranges: Ranges) -> Callable[..., VDNA]:
+def filled(ranges: HistogramAxes) -> Callable[..., VDNA]:
     """A VDNA of random activations, under the shard name given."""
 
     def make(seed: int, url: str = "", **options: Any) -> VDNA:

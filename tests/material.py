@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import torch
 
-from distributions import Ranges, Spec
+from distributions import HistogramAxes, Spec
 
 LAYERS = {"first": 5, "second": 3}
 ALL = ("histogram-20", "gaussian", "layer-gaussian", "activation-ranges")
 
 
-def spec(ranges: Ranges | None, distributions: tuple[str, ...] = ALL, weights: str = "w") -> Spec:
+def spec(ranges: HistogramAxes | None, distributions: tuple[str, ...] = ALL, weights: str = "w") -> Spec:
     return Spec("net", "arch", weights, "clean.2-8-none-mean0.5-std0.5", "fp32", LAYERS, distributions, ranges)
 
 

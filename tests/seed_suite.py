@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import pipeline.compat.vdna as api
-from distributions import Ranges
+from distributions import HistogramAxes
 from pipeline import make_vdna
 
 warnings.filterwarnings("ignore", "device=cuda")
@@ -52,7 +52,7 @@ class VDNAProcessor(api.VDNAProcessor):
         found = KNOWN[network.name, network.preprocess.crop]
         if found[1] is None:
             seen = make_vdna("tests/test_data/multiple_images", network, ["activation-ranges"]).ranges()
-            axes = Ranges(network.layers, *(side.astype(np.float64) for side in seen), "scale")
+            axes = HistogramAxes(network.layers, *(side.astype(np.float64) for side in seen), "scale")
             KNOWN[network.name, network.preprocess.crop] = found[0], axes
         return KNOWN[network.name, network.preprocess.crop][1]
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distributions import VDNA, Ranges, ShardRecord, Spec
+from distributions import VDNA, HistogramAxes, ShardRecord, Spec
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.sketches import sketches
 from pipeline.catalogue.writer import Store
@@ -46,7 +46,7 @@ IMAGES = 48
 
 def spec_of(extractor: str = "vit_small", distributions: tuple[str, ...] = FULL) -> Spec:
     neurons = sum(LAYERS.values())
-    axes = Ranges(LAYERS, np.full(neurons, -5.0), np.full(neurons, 6.0))
+    axes = HistogramAxes(LAYERS, np.full(neurons, -5.0), np.full(neurons, 6.0))
     ranges = axes if any(name.startswith("histogram") for name in distributions) else None
     weights = hashlib.sha256(extractor.encode()).hexdigest()
     return Spec(extractor, extractor, weights, "clean.224-256-centre", "fp32", LAYERS, distributions, ranges)

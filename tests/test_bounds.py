@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distributions import VDNA, Ranges, Spec, fd, nfd
+from distributions import VDNA, HistogramAxes, Spec, fd, nfd
 from distributions.bounds import CELLS, emd_bound, emd_sketch, frechet_bound
 from distributions.distances import cdf
 from distributions.kernels import row_emd
@@ -40,7 +40,7 @@ def test_emd_of_what_is_merely_shifted_is_bounded_by_all_of_it() -> None:
 def test_frechet(offset: float) -> None:
     """Of single neurons the bound is the distance, but for rounding; of layers it is below it."""
     layers = {"a": 6, "b": 3}
-    axes = Ranges(layers, np.zeros(9), np.ones(9))
+    axes = HistogramAxes(layers, np.zeros(9), np.ones(9))
     views = []
     for seed in range(4):
         view = VDNA(Spec("n", "a", "w", "p", "fp32", layers, ("gaussian", "layer-gaussian"), axes))

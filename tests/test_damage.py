@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distributions import VDNA, Ranges
+from distributions import VDNA, HistogramAxes
 from pipeline.catalogue.writer import Store
 from pipeline.data.decode import MAX_PIXELS, BadImage, decode
 from pipeline.data.discovery import find
@@ -230,10 +230,10 @@ def test_files_of_the_seed(tmp_path: Path, vdna: VDNA, distribution: str, ending
 
 @tries(200)
 @given(draw=st.data())
-def test_ranges_files(ranges: Ranges, draw: st.DataObject) -> None:
+def test_ranges_files(ranges: HistogramAxes, draw: st.DataObject) -> None:
     data = ranges.to_json().encode()
     changed = damaged(data, draw.draw(changes(len(data)))).decode(errors="surrogateescape")
-    found = outcome(lambda: Ranges.from_json(changed), ValueError)
+    found = outcome(lambda: HistogramAxes.from_json(changed), ValueError)
     if isinstance(found, ValueError):
         assert "not a ranges file" in str(found)
         return

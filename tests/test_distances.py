@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import scipy.stats
 import torch
 
-from distributions import VDNA, IncompatibleError, Ledger, Ranges, ShardRecord, Spec, emd, fd, nfd
+import distributions
+from distributions import VDNA, HistogramAxes, IncompatibleError, Ledger, ShardRecord, Spec, emd, fd, nfd
 from distributions.distances import Factor, frechet
 from distributions.view import Moments
 from tests.material import LAYERS, activations, spec
@@ -56,7 +58,7 @@ def test_wrong_selections_are_named(filled: Callable[..., VDNA], distance: Calla
 
 def test_emd_is_wasserstein_in_bins() -> None:
     """One neuron, ten bins over [0, 10]: SciPy's distance between the samples at the bins' centres."""
-    axes = Ranges({"a": 1}, np.array([0.0]), np.array([10.0]), "exact")
+    axes = HistogramAxes({"a": 1}, np.array([0.0]), np.array([10.0]), "exact")
     draw = np.random.default_rng(0)
     samples = [draw.integers(0, 10, n) + 0.5 for n in (50, 80)]
     vdnas = []
@@ -94,9 +96,9 @@ def test_nfd_from_layer_gaussians_alone(filled: Callable[..., VDNA]) -> None:
     assert diagonal == pytest.approx(both, rel=1e-12)
 
 
-def test_what_was_measured_otherwise_is_not_compared(filled: Callable[..., VDNA], ranges: Ranges) -> None:
+def test_what_was_measured_otherwise_is_not_compared(filled: Callable[..., VDNA], ranges: HistogramAxes) -> None:
     a = filled(1)
-    other_ranges = filled(2, ranges=Ranges(LAYERS, ranges.minimum - 1, ranges.maximum))
+    other_ranges = filled(2, ranges=HistogramAxes(LAYERS, ranges.minimum - 1, ranges.maximum))
     with pytest.raises(IncompatibleError, match=f"activation ranges: {ranges.id} and "):
         emd(a, other_ranges)
     assert nfd(a, other_ranges) > 0  # the Gaussians know no ranges
@@ -113,7 +115,7 @@ def test_what_was_measured_otherwise_is_not_compared(filled: Callable[..., VDNA]
 
 
 class TestVDNA:
-    def test_merge_is_the_vdna_of_all_images(self, filled: Callable[..., VDNA], ranges: Ranges) -> None:
+    def test_merge_is_the_vdna_of_all_images(self, filled: Callable[..., VDNA], ranges: HistogramAxes) -> None:
         merged, whole = filled(1), VDNA(spec(ranges))
         merged.merge(filled(2))
         for seed in (1, 2):
@@ -137,16 +139,16 @@ class TestVDNA:
             a.merge(filled(1))
         assert a.digest() == before
 
-    def test_other_specs_are_refused_by_name(self, filled: Callable[..., VDNA], ranges: Ranges) -> None:
+    def test_other_specs_are_refused_by_name(self, filled: Callable[..., VDNA], ranges: HistogramAxes) -> None:
         with pytest.raises(IncompatibleError, match="weights: w and v"):
             filled(1).merge(VDNA(spec(ranges, weights="v")))
 
-    def test_every_part_of_a_spec_is_in_its_id(self, ranges: Ranges) -> None:
+    def test_every_part_of_a_spec_is_in_its_id(self, ranges: HistogramAxes) -> None:
         base = spec(ranges)
         others = [
             spec(ranges, weights="v"),
             spec(ranges, ("histogram-21", *base.distributions[1:])),
-            spec(Ranges(LAYERS, ranges.minimum - 1, ranges.maximum)),
+            spec(HistogramAxes(LAYERS, ranges.minimum - 1, ranges.maximum)),
             *(
                 Spec(*fields, LAYERS, base.distributions, ranges)
                 for fields in (
@@ -160,7 +162,7 @@ class TestVDNA:
         ]
         assert len({base.id, *(other.id for other in others)}) == len(others) + 1
 
-    def test_distributions_by_name(self, ranges: Ranges) -> None:
+    def test_distributions_by_name(self, ranges: HistogramAxes) -> None:
         for name in ("histogram", "histogram-0", "histogram--5", "histogram-1e3", "Gaussian", ""):
             with pytest.raises(ValueError, match="allowed: histogram-N"):
                 spec(ranges, (name,))
@@ -189,11 +191,15 @@ class TestLedger:
         assert Ledger().bad_fraction == 0
 
 
-class TestRanges:
+class TestHistogramAxes:
+    def test_former_names(self) -> None:
+        assert importlib.import_module("distributions.ranges") is distributions.axes is distributions.ranges
+        assert distributions.ranges.Ranges is distributions.Ranges is HistogramAxes
+
     def test_margin(self) -> None:
         layers = {"a": 3}
         low, high = np.array([-1.0, 2.0, 0.0]), np.array([1.0, 4.0, 0.0])
-        widened, scaled = Ranges(layers, low, high), Ranges(layers, low, high, "scale")
+        widened, scaled = HistogramAxes(layers, low, high), HistogramAxes(layers, low, high, "scale")
         np.testing.assert_allclose(widened.low, [-1.2, 1.8, 0])
         np.testing.assert_allclose(widened.high, [1.2, 4.2, 0])
         np.testing.assert_allclose(scaled.low, [-1.2, 2.4, 0])  # the seed's rule shrinks a positive minimum
@@ -203,8 +209,8 @@ class TestRanges:
     def test_what_is_no_ranges_file_is_refused(self) -> None:
         for text in ("", "[]", "{}", '{"mins_per_neuron": {"a": {"0": 1}}, "maxs_per_neuron": {"a": {}}}'):
             with pytest.raises(ValueError, match="not a ranges file"):
-                Ranges.from_json(text)
+                HistogramAxes.from_json(text)
         with pytest.raises(ValueError, match="finite"):
-            Ranges({"a": 1}, np.array([np.inf]), np.array([-np.inf]))
+            HistogramAxes({"a": 1}, np.array([np.inf]), np.array([-np.inf]))
         with pytest.raises(ValueError, match="minimum <= maximum"):
-            Ranges({"a": 1}, np.array([1.0]), np.array([0.0]))
+            HistogramAxes({"a": 1}, np.array([1.0]), np.array([0.0]))

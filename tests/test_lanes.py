@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributions import VDNA, Ranges
+from distributions import VDNA, HistogramAxes
 from extractors import Extractor, build
 from pipeline.config.networks import named_extractor
 from pipeline.data.plan import network_spec
@@ -40,7 +40,7 @@ def through(lanes: Lanes, batches: Iterable[list[torch.Tensor]]) -> VDNA:
 def measured(extractor: Extractor, batches: list[list[torch.Tensor]], threads: int) -> VDNA:
     spec = network_spec(extractor)
     edge = np.full(sum(spec.layers.values()), 4.0)
-    spec = replace(spec, distributions=DISTRIBUTIONS, ranges=Ranges(spec.layers, -edge, edge))
+    spec = replace(spec, distributions=DISTRIBUTIONS, ranges=HistogramAxes(spec.layers, -edge, edge))
     return through(Lanes(extractor, [partial(VDNASink, spec)], 4, threads), batches)
 
 

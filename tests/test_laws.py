@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from distributions import ActivationRanges, Distribution, Gaussian, Histogram, IncompatibleError, LayerGaussian, Ranges
+from distributions import (
+    ActivationRanges,
+    Distribution,
+    Gaussian,
+    Histogram,
+    HistogramAxes,
+    IncompatibleError,
+    LayerGaussian,
+)
 from tests.material import LAYERS, activations
 
-RANGES = Ranges(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
+RANGES = HistogramAxes(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
 
 
 class Laws:
@@ -162,13 +170,13 @@ class TestHistogram(Laws):
 
     @classmethod
     def of(cls, layers: dict[str, int]) -> Histogram:
-        return Histogram(layers, 20, Ranges(layers, RANGES.minimum, RANGES.maximum))
+        return Histogram(layers, 20, HistogramAxes(layers, RANGES.minimum, RANGES.maximum))
 
     def test_other_bins_and_ranges_are_refused(self) -> None:
         with pytest.raises(IncompatibleError):
             self.empty().merge(Histogram(LAYERS, 21, RANGES))
         with pytest.raises(IncompatibleError):
-            self.empty().merge(Histogram(LAYERS, 20, Ranges(LAYERS, RANGES.minimum - 1, RANGES.maximum)))
+            self.empty().merge(Histogram(LAYERS, 20, HistogramAxes(LAYERS, RANGES.minimum - 1, RANGES.maximum)))
 
     def test_what_32_bits_cannot_hold_is_taken_into_64(self, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = self.filled(1, 2, 3)

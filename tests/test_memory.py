@@ -22,13 +22,13 @@ from pipeline.data.discovery import find
 from pipeline.measure.make import build, network_spec
 from pipeline.config.networks import named_extractor
 from pipeline.extraction.worker import Job, Worker
-from distributions import Ranges
+from distributions import HistogramAxes
 import numpy as np
 
 config = named_extractor("test_vit", weights="random")
 spec = network_spec(build(config))
 neurons = sum(spec.layers.values())
-axes = Ranges(spec.layers, np.full(neurons, -3.0), np.full(neurons, 3.0))
+axes = HistogramAxes(spec.layers, np.full(neurons, -3.0), np.full(neurons, 3.0))
 four = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
 worker = Worker(Job(config, replace(spec, distributions=four, ranges=axes), 32, 1, 1))
 worker.vdna(Task(0, tuple(find(sys.argv[1]))[:1]))            # compile and warm up

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from distributions import VDNA, ActivationRanges, Ranges, Spec
+from distributions import VDNA, ActivationRanges, HistogramAxes, Spec
 from extractors import ExtractorConfig, ExtractorError, FrozenNetwork, Preprocess, build
 from extractors.arithmetic import arithmetic
 from extractors.network import check_device
@@ -138,7 +138,7 @@ def state_of(extractor: FrozenNetwork, batches: list[torch.Tensor]) -> dict[str,
     observed = ActivationRanges(extractor.layers, extractor.device)
     extractor(batches[0], observed.update)
     names = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
-    ranges = Ranges.calibrated(observed)
+    ranges = HistogramAxes.calibrated(observed)
     vdna = VDNA(Spec("x", "a", "w", "p", "fp32", extractor.layers, names, ranges), extractor.device)
     for batch in batches:
         extractor(batch, vdna.update)

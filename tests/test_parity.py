@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-from distributions import VDNA, Ranges, ShardRecord, Spec, emd, fd, nfd
+from distributions import VDNA, HistogramAxes, ShardRecord, Spec, emd, fd, nfd
 from extractors import Preprocess
 from pipeline.data.decode import decode
 
@@ -63,7 +63,7 @@ def _sqrtm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ours(seed: int, batch: int = IMAGES) -> VDNA:
-    axes = Ranges.from_json(json.dumps(RANGES))
+    axes = HistogramAxes.from_json(json.dumps(RANGES))
     names = (f"histogram-{BINS}", "gaussian", "layer-gaussian", "activation-ranges")
     vdna = VDNA(Spec("net", "arch", "weights", "clean", "fp32", LAYERS, names, axes))
     for layer, maps in features(seed).items():
@@ -103,7 +103,7 @@ def test_bins_are_torch_histcs_on_the_edges(bins: int) -> None:
     """Values exactly on the bins' edges, and one step of float beside them."""
     edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64)
     values = torch.cat([edges, edges.nextafter(torch.tensor(2.0)), edges.nextafter(torch.tensor(-2.0))]).clamp(-1, 1)
-    axes = Ranges({"a": 1}, np.array([-1 + 1e-8]), np.array([1 - 1e-8]), "exact")
+    axes = HistogramAxes({"a": 1}, np.array([-1 + 1e-8]), np.array([1 - 1e-8]), "exact")
     assert axes.half_width[0] == 1
     assert axes.centre[0] == 0
     vdna = VDNA(Spec("net", "arch", "w", "p", "fp32", {"a": 1}, (f"histogram-{bins}",), axes))
@@ -209,8 +209,8 @@ def test_preprocessing_is_the_seeds(pictures: list[Path], crop: str, resize: str
 
 def test_the_seeds_ranges_file_keeps_its_order(tmp_path: Path) -> None:
     """Ten neurons or more: sorted as text, "10" would come before "2"."""
-    axes = Ranges.from_json(json.dumps(RANGES))
+    axes = HistogramAxes.from_json(json.dumps(RANGES))
     means, stds = get_pre_hist_norm_params_from_min_max(RANGES, 1.2)
     np.testing.assert_array_equal(axes.centre, torch.cat([m.flatten() for m in means.values()]))
     np.testing.assert_array_equal(axes.half_width, torch.cat([s.flatten() for s in stds.values()]))
-    assert Ranges.from_json(axes.to_json()).id == axes.id
+    assert HistogramAxes.from_json(axes.to_json()).id == axes.id

@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from distributions import VDNA, Ranges, ShardRecord, Spec, View
+from distributions import VDNA, HistogramAxes, ShardRecord, Spec, View
 from distributions.comparison import Comparison, compare
 from distributions.plots import of_comparison, of_matrix, of_view
 from distributions.plots.matrices import clustered
@@ -41,7 +41,7 @@ KINDS = (
 def vdna(seed: int, distributions: tuple[str, ...] = KINDS[0], layers: dict[str, int] | None = None) -> VDNA:
     layers = layers or {"first": 5, "second": 3}
     neurons = sum(layers.values())
-    ranges = Ranges(layers, np.full(neurons, -3.0), np.full(neurons, 4.0))
+    ranges = HistogramAxes(layers, np.full(neurons, -3.0), np.full(neurons, 4.0))
     has = any(name.startswith("histogram") for name in distributions)
     made = VDNA(Spec("net", "arch", "w", "clean", "fp32", layers, distributions, ranges if has else None))
     generator = torch.Generator().manual_seed(seed)
@@ -156,7 +156,7 @@ def test_layers_of_one_neuron_constants_and_nothing_counted(tmp_path: Path) -> N
         check_saves(constant, tmp_path)
         if kinds != KINDS[-1]:
             check_saves(compare(constant, constant), tmp_path)
-    flat = Ranges({"first": 2}, np.zeros(2), np.zeros(2))
+    flat = HistogramAxes({"first": 2}, np.zeros(2), np.zeros(2))
     dead = VDNA(Spec("net", "arch", "w", "clean", "fp32", {"first": 2}, ("histogram-10",), flat))
     dead.update("first", torch.zeros(3, 2, 2))
     check_saves(dead, tmp_path)

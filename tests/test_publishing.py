@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from distributions import VDNA, Ranges
+from distributions import VDNA, HistogramAxes
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
 from pipeline.catalogue.copies import copy, listed, verify, walk
@@ -280,7 +280,7 @@ class TestVerifying:
     def test_a_sound_catalogue(self, catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", str(catalogue)]) == 0
         assert "all as they were written" in capsys.readouterr().out
-        Ranges.from_json(json.dumps({"mins_per_neuron": {"a": {"0": 0}}, "maxs_per_neuron": {"a": {"0": 1}}}))
+        HistogramAxes.from_json(json.dumps({"mins_per_neuron": {"a": {"0": 0}}, "maxs_per_neuron": {"a": {"0": 1}}}))
 
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize(

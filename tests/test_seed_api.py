@@ -13,7 +13,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from distributions import Ranges
+from distributions import HistogramAxes
 from pipeline import make_vdna
 from pipeline.compat.vdna import EMD, FD, NFD, VDNA, VDNAProcessor, load_vdna_from_files, load_vdna_from_hub
 from pipeline.compat.vdna.processor import _images
@@ -59,15 +59,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranges(pictures: Path, weights: Path) -> Ranges:
+def ranges(pictures: Path, weights: Path) -> HistogramAxes:
     """As the seed would have published them."""
     seen = make_vdna(pictures, "mugs_vit_small", ["activation-ranges"], weights=str(weights))
     found = {side: getattr(seen.ranges(), f"{side}imum") for side in ("min", "max")}
-    return Ranges(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")
+    return HistogramAxes(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")
 
 
 @pytest.fixture(scope="module")
-def processor(weights: Path, ranges: Ranges) -> VDNAProcessor:
+def processor(weights: Path, ranges: HistogramAxes) -> VDNAProcessor:
     return VDNAProcessor(ranges=ranges, weights=str(weights))
 
 
@@ -76,7 +76,7 @@ def made(processor: VDNAProcessor, source: object, name: str, **options: object)
 
 
 @pytest.fixture(scope="module")
-def theirs(pictures: Path, weights: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> seed.VDNA:
+def theirs(pictures: Path, weights: Path, ranges: HistogramAxes, tmp_path_factory: pytest.TempPathFactory) -> seed.VDNA:
     """The seed's network with these weights; it fills the seed's VDNAs."""
     file = tmp_path_factory.mktemp("ranges") / "ranges.json"
     file.write_text(ranges.to_json())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributions import VDNA, IncompatibleError, Ranges, emd, fd, nfd
+from distributions import VDNA, HistogramAxes, IncompatibleError, emd, fd, nfd
 from pipeline.catalogue import open_catalogue
 from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
@@ -224,8 +224,8 @@ def test_ranges_give_the_seed_the_same_axes(filled: Callable[..., VDNA], tmp_pat
     from vdna.networks.feature_extraction_model import get_pre_hist_norm_params_from_min_max
 
     axes = filled(1).spec.ranges
-    text = axes.to_seed_json()
-    assert Ranges.from_json(text).id == axes.id
+    text = axes.to_vdna_json()
+    assert HistogramAxes.from_json(text).id == axes.id
     means, stds = get_pre_hist_norm_params_from_min_max(json.loads(text), 1.2)
     np.testing.assert_allclose(
         np.concatenate([m.flatten() for m in means.values()]), axes.centre, rtol=1e-12, atol=1e-12

@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
-from distributions import VDNA, Ranges, ShardRecord, Spec
+from distributions import VDNA, HistogramAxes, ShardRecord, Spec
 from pipeline.catalogue.writer import Store
 from pipeline.data.plan import Plan
 from pipeline.data.shards import Shard, Task
@@ -42,7 +42,7 @@ def test_round_trip(filled: Callable[..., VDNA], distributions: tuple[str, ...])
     assert back.layers == LAYERS
 
 
-def test_an_empty_ledger_and_names_in_any_script(ranges: Ranges) -> None:
+def test_an_empty_ledger_and_names_in_any_script(ranges: HistogramAxes) -> None:
     vdna = VDNA(spec(ranges))
     assert from_dataset(unzip(zipped(pack(to_dataset(vdna, {}), consolidated=False)))).digest() == vdna.digest()
     vdna.ledger.add(ShardRecord("données/写真.tar", "0:5", 7, "é", counted=3, skipped={"corrupt": 1}, damage="ß"))
@@ -105,7 +105,7 @@ def test_a_partial_of_another_task_is_refused(store: Store, filled: Callable[...
     assert store.get_partial(vdna.spec, TASK.id) is not None
 
 
-def test_a_partial_of_another_spec_is_refused(store: Store, filled: Callable[..., VDNA], ranges: Ranges) -> None:
+def test_a_partial_of_another_spec_is_refused(store: Store, filled: Callable[..., VDNA], ranges: HistogramAxes) -> None:
     vdna = filled(1)
     store.put_partial(vdna, TASK.id, {})
     other = spec(ranges, weights="v")
@@ -171,9 +171,9 @@ def test_anyone_can_open_a_vdna_with_xarray(tmp_path: Path, filled: Callable[...
         assert int(opened["shard_counted"].sum()) == vdna.images
 
 
-def test_chunks_are_layers_or_whole_rows(ranges: Ranges) -> None:
+def test_chunks_are_layers_or_whole_rows(ranges: HistogramAxes) -> None:
     def chunks(layers: dict[str, int]) -> list[int]:
-        axes = Ranges(layers, np.zeros(sum(layers.values())), np.ones(sum(layers.values())))
+        axes = HistogramAxes(layers, np.zeros(sum(layers.values())), np.ones(sum(layers.values())))
         base = spec(axes)
         vdna = VDNA(type(base)("n", "arch", "w", "p", "fp32", layers, ("histogram-1000",), axes))
         meta = json.loads(pack(to_dataset(vdna, {}), consolidated=False)["histogram/zarr.json"])
@@ -183,10 +183,10 @@ def test_chunks_are_layers_or_whole_rows(ranges: Ranges) -> None:
     assert chunks({"a": 30, "b": 700}) == [524, 1000]
 
 
-def test_ranges(store: Store, ranges: Ranges) -> None:
+def test_ranges(store: Store, ranges: HistogramAxes) -> None:
     assert store.get_ranges("network") is None
     store.put_ranges("network", ranges)
-    other = Ranges(LAYERS, ranges.minimum - 1, ranges.maximum)
+    other = HistogramAxes(LAYERS, ranges.minimum - 1, ranges.maximum)
     store.put_ranges("network", other)  # the first ones stay in use
     assert store.get_ranges("network").id == ranges.id
     assert store.get_ranges("network", other.id).id == other.id
@@ -267,9 +267,9 @@ class TestNothingLeavesItsFolder:
             with pytest.raises(UserError, match="cannot be a name"):
                 store.put_vdna(filled(1), name, FACTS)
 
-    def test_ranges(self, store: Store, ranges: Ranges) -> None:
+    def test_ranges(self, store: Store, ranges: HistogramAxes) -> None:
         store.put_ranges("network", ranges)
-        other = Ranges(LAYERS, ranges.minimum - 1, ranges.maximum)
+        other = HistogramAxes(LAYERS, ranges.minimum - 1, ranges.maximum)
         store.put(f"ranges/network/{ranges.id}.json", other.to_json().encode())
         with pytest.raises(DamagedError, match="other ranges"):
             store.get_ranges("network")
@@ -292,7 +292,7 @@ class TestRows:
         """Layers of other widths than a chunk has rows, one of them without a count."""
         layers = {"a": 30, "b": 700, "c": 5}
         width = sum(layers.values())
-        axes = Ranges(layers, np.zeros(width), np.ones(width))
+        axes = HistogramAxes(layers, np.zeros(width), np.ones(width))
         names = ("histogram-1000", "gaussian", "layer-gaussian")
         vdna = VDNA(Spec("n", "arch", "w", "p", "fp32", layers, names, axes))
         generator = torch.Generator().manual_seed(0)

@@ -20,7 +20,7 @@ import xarray as xr
 import zarr.buffer
 import zarr.storage
 
-from distributions import VDNA, IncompatibleError, Ranges
+from distributions import VDNA, HistogramAxes, IncompatibleError
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.groups import from_dataset, opened, pack, to_dataset, unzip, zipped
 from pipeline.formats.vdna_files import read, write
@@ -118,7 +118,7 @@ ATTRIBUTES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), ATTRIBUTES, ids=[f"{n}={str(v)[:20]}" for n, v in ATTRIBUTES])
-def test_attributes(objects: Objects, name: str, value: Any, ranges: Ranges) -> None:
+def test_attributes(objects: Objects, name: str, value: Any, ranges: HistogramAxes) -> None:
     hostile = edited(objects, "zarr.json", **{f"attributes__{name}": value})
     with pytest.raises(DamagedError):
         from_dataset(unzip(zipped(hostile)))
@@ -310,9 +310,9 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS, ids=[text[:80] for text in TEXTS])
 def test_ranges(text: str) -> None:
     with pytest.raises(ValueError, match="not a ranges file"):
-        Ranges.from_json(text)
+        HistogramAxes.from_json(text)
 
 
-def test_ranges_that_are_ranges(ranges: Ranges) -> None:
-    assert Ranges.from_json(ranges.to_json()).id == ranges.id
+def test_ranges_that_are_ranges(ranges: HistogramAxes) -> None:
+    assert HistogramAxes.from_json(ranges.to_json()).id == ranges.id
     assert dict(ranges.layers) == LAYERS

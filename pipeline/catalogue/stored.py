@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distributions import Ledger, Ranges, Spec, View
+from distributions import HistogramAxes, Ledger, Spec, View
 from distributions.spec import POSITIONS, arrays_of, kind_of
 from pipeline.errors import DamagedError
 from pipeline.formats.groups import damage, ledger_of, opened
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distributions import VDNA
 
 
-class StoredRanges(Ranges):
+class StoredAxes(HistogramAxes):
     """Histogram axes of a stored VDNA: their id is known, their edges are read when they are asked for."""
 
     def __init__(self, layers: Mapping[str, int], identity: str, read: Callable[[str], np.ndarray]) -> None:
@@ -47,7 +47,7 @@ def spec_of(facts: Mapping[str, Any], axis: Callable[[str], np.ndarray]) -> Spec
     layers, distributions = facts["layers"], tuple(facts["distributions"])
     given = {kind_of(name): samples for name, samples in facts.get("positions", {}).items()}
     others = {kind: samples for kind, samples in given.items() if samples != POSITIONS[kind]}
-    ranges = StoredRanges(layers, facts["ranges"], axis) if facts["ranges"] else None
+    ranges = StoredAxes(layers, facts["ranges"], axis) if facts["ranges"] else None
     network = {key: facts[key] for key in ("extractor", "architecture", "weights", "preprocessing", "precision")}
     spec = Spec(**network, layers=layers, distributions=distributions, ranges=ranges, positions=others)
     if spec.id != facts["spec"]:

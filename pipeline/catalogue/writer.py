@@ -21,7 +21,7 @@ from typing import Any
 
 import xarray as xr
 
-from distributions import VDNA, IncompatibleError, Ranges, Spec
+from distributions import VDNA, HistogramAxes, IncompatibleError, Spec
 from pipeline.catalogue.summary import summary
 from pipeline.data.plan import Plan
 from pipeline.data.shards import Work
@@ -60,13 +60,13 @@ class Store(Manifests):
         except ValueError as error:
             raise DamagedError(f"{self.url}/{path} is damaged ({error}): add plan to stages=[...]") from error
 
-    def put_ranges(self, network: str, ranges: Ranges) -> None:
+    def put_ranges(self, network: str, ranges: HistogramAxes) -> None:
         """Store ranges under their id; those that are the network's first are from now on in use."""
         self.put_new(f"ranges/{network}/{ranges.id}.json", ranges.to_json().encode())
         self.put_new(f"ranges/{network}/current", ranges.id.encode())
 
-    def get_ranges(self, network: str, ranges_id: str | None = None) -> Ranges | None:
-        """Ranges by id, or those in use for a network; None if there are none."""
+    def get_ranges(self, network: str, ranges_id: str | None = None) -> HistogramAxes | None:
+        """The axes of that id, or those in use for a network; None if there are none."""
         if ranges_id is None:
             current = self.get(f"ranges/{network}/current")
             if current is None:
@@ -77,7 +77,7 @@ class Store(Manifests):
         if data is None:
             return None
         try:
-            ranges = Ranges.from_json(data.decode())
+            ranges = HistogramAxes.from_json(data.decode())
         except ValueError as error:
             raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
         if ranges.id != ranges_id:

@@ -60,4 +60,4 @@ def write_ranges(view: View, out: str) -> None:
         raise UserError("this VDNA has no histogram, whose axes these would be")
     path = named(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(view.spec.ranges.to_seed_json())
+    path.write_text(view.spec.ranges.to_vdna_json())

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distributions import Ranges, Spec
+from distributions import HistogramAxes, Spec
 from distributions.spec import DECIDING
 from extractors import Extractor
 from pipeline.data.shards import Shard, Task
@@ -33,7 +33,7 @@ class Plan:
     network: Spec
     tasks: tuple[Task, ...]
 
-    def spec(self, distributions: Sequence[str], ranges: Ranges | None, positions: Mapping[str, str]) -> Spec:
+    def spec(self, distributions: Sequence[str], ranges: HistogramAxes | None, positions: Mapping[str, str]) -> Spec:
         """The spec of this plan's VDNAs with other distributions."""
         return replace(self.network, distributions=tuple(distributions), ranges=ranges, positions=positions)
 

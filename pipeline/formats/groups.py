@@ -23,7 +23,7 @@ import zarr.buffer
 import zarr.codecs
 import zarr.storage
 
-from distributions import IncompatibleError, Ledger, Ranges, ShardRecord, Spec
+from distributions import HistogramAxes, IncompatibleError, Ledger, ShardRecord, Spec
 from distributions.spec import arrays_of, bins_of
 from pipeline.errors import DamagedError
 
@@ -130,7 +130,7 @@ def _spec(dataset: xr.Dataset) -> Spec:
     ranges = None
     if "bin_low" in dataset:
         low, high = (_array(dataset, name, (sum(layers.values()),)) for name in ("bin_low", "bin_high"))
-        ranges = Ranges(layers, low, high, "exact")
+        ranges = HistogramAxes(layers, low, high, "exact")
     return Spec(*network, layers, tuple(names), ranges, json.loads(a.get("positions", "{}")))
 
 

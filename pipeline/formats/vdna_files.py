@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
-from distributions import VDNA, Gaussian, Histogram, LayerGaussian, Ledger, Ranges, ShardRecord, Spec
+from distributions import VDNA, Gaussian, Histogram, HistogramAxes, LayerGaussian, Ledger, ShardRecord, Spec
 from distributions.spec import UNSTATED, bins_of
 from extractors.download.files import fetch
 from pipeline.errors import UserError
@@ -145,7 +145,7 @@ def _metadata(vdna: VDNA, distribution: str) -> dict[str, Any]:
     }
 
 
-def read(path: Path, ranges: Ranges | None = None) -> VDNA:
+def read(path: Path, ranges: HistogramAxes | None = None) -> VDNA:
     """The VDNA in the seed's files `path.json` and `path.npz`.
 
     They say neither the weights nor the histogram's axes: the axes are `ranges` (the seed publishes
@@ -169,13 +169,13 @@ def read(path: Path, ranges: Ranges | None = None) -> VDNA:
     return vdna
 
 
-def read_ranges(where: str, published: str = "") -> Ranges:
+def read_ranges(where: str, published: str = "") -> HistogramAxes:
     """The histogram axes in a ranges file, the seed's or ours: a path, a URL or `hf:OWNER/NAME/FILE`; "published"
     stands for `published`, where an extractor's are. Raises `UserError`."""
     if where == "published" and not published:
         raise UserError("ranges=published: none are stated for this extractor; give a ranges file")
     try:
-        return Ranges.from_json(fetch(published if where == "published" else where).read_text())
+        return HistogramAxes.from_json(fetch(published if where == "published" else where).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"ranges={where}: {error}") from None
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distributions import VDNA, ActivationRanges, Ranges
+from distributions import VDNA, ActivationRanges, HistogramAxes
 from extractors import Extractor, build, check_device
 from pipeline.catalogue.writer import Store
 from pipeline.config.networks import named_extractor
@@ -41,7 +41,7 @@ def make_vdna(
     extractor: str | Extractor = "efficientnet_lite0",
     distributions: Sequence[str] = DISTRIBUTIONS,
     *,
-    ranges: Ranges | str | Path | None = None,
+    ranges: HistogramAxes | str | Path | None = None,
     catalogue: str | None = None,
     storage: Mapping[str, Any] | None = None,
     image_key: str = "",
@@ -104,15 +104,15 @@ def make_vdna(
 def _axes(
     network: Extractor,
     distributions: Sequence[str],
-    ranges: Ranges | str | Path | None,
+    ranges: HistogramAxes | str | Path | None,
     catalogue: str | None,
     storage: Mapping[str, Any] | None,
-) -> Ranges | None:
+) -> HistogramAxes | None:
     """The histogram axes that are asked for, if there are any before the source itself is looked at."""
     if not any(name.startswith("histogram") for name in distributions):
         return None
     if ranges is not None:
-        return ranges if isinstance(ranges, Ranges) else read_ranges(str(ranges), network.published_ranges)
+        return ranges if isinstance(ranges, HistogramAxes) else read_ranges(str(ranges), network.published_ranges)
     if catalogue is None:
         return None
     axes = Store(catalogue, storage).get_ranges(network_spec(network).network)
@@ -126,7 +126,7 @@ def _make(
     network: Extractor,
     distributions: Sequence[str],
     positions: Mapping[str, str],
-    axes: Ranges | None,
+    axes: HistogramAxes | None,
     batch_size: int,
     threads: int,
     told: Callable[[int, int | None], object] | None,
@@ -138,7 +138,7 @@ def _make(
     if any(name.startswith("histogram") for name in distributions):
         if axes is None:
             try:
-                axes = Ranges.calibrated(Worker(job, network, tell).vdna(task).find(ActivationRanges))
+                axes = HistogramAxes.calibrated(Worker(job, network, tell).vdna(task).find(ActivationRanges))
             except ValueError as error:
                 raise UserError(f"cannot calibrate on this source: {error}") from None
         spec = replace(spec, ranges=axes)

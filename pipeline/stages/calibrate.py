@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distributions import ActivationRanges, Ranges, Spec
+from distributions import ActivationRanges, HistogramAxes, Spec
 from distributions.spec import has_histogram
 from pipeline.config.settings import DatasetConfig
 from pipeline.data.shards import Task, group
@@ -71,7 +71,7 @@ def _partials(context: RunContext, spec: Spec, datasets: Sequence[DatasetConfig]
     return tasks
 
 
-def _observe(context: RunContext, spec: Spec, datasets: Sequence[DatasetConfig]) -> Ranges:
+def _observe(context: RunContext, spec: Spec, datasets: Sequence[DatasetConfig]) -> HistogramAxes:
     tasks, names = _partials(context, spec, datasets), _names(datasets)
     total, skipped = ActivationRanges(spec.layers), Counter[str]()
     for task in tasks:
@@ -81,7 +81,7 @@ def _observe(context: RunContext, spec: Spec, datasets: Sequence[DatasetConfig])
         total.merge(partial[0].find(ActivationRanges))
         skipped.update(partial[0].ledger.skipped)
     try:
-        return Ranges.calibrated(total)
+        return HistogramAxes.calibrated(total)
     except ValueError as error:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "there are no images"
         raise UserError(f"cannot calibrate on {names}: {error} ({reasons})") from None

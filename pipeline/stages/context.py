@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from distributions import Ranges, Spec
+from distributions import HistogramAxes, Spec
 from distributions.spec import difference_between, has_histogram
 from extractors import FrozenNetwork, build, check_device
 from pipeline.catalogue.writer import Store
@@ -82,7 +82,7 @@ class RunContext:
             dataset.image_column,
         )
 
-    def ranges_of(self, network: str) -> Ranges | None:
+    def ranges_of(self, network: str) -> HistogramAxes | None:
         """The histogram axes that `ranges=` means for a network: a file, an id, "published", or those in use
         (None: none yet)."""
         ranges = self.settings.ranges

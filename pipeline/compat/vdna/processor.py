@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distributions import Ranges
+from distributions import HistogramAxes
 from distributions.spec import bins_of
 from extractors import Extractor, build
 from pipeline.compat.vdna.vdna import VDNA, DataSettings, ExtractionSettings, at
@@ -32,7 +32,7 @@ class VDNAProcessor:
     """Makes VDNAs, and keeps the network between them. `ranges` is a ranges file for histograms, or its content, where
     the published one is not meant; `extractor` are keys of its configuration (`weights="random"`, …)."""
 
-    def __init__(self, ranges: Ranges | str | Path = "published", **extractor: Any) -> None:
+    def __init__(self, ranges: HistogramAxes | str | Path = "published", **extractor: Any) -> None:
         self._ranges, self._options = ranges, extractor
         self._kept: tuple[object, Extractor] | None = None
 
@@ -102,8 +102,8 @@ class VDNAProcessor:
             self._kept = (asked, build(config, device))
         return self._kept[1]
 
-    def _axes(self, network: Extractor) -> Ranges:
-        if isinstance(self._ranges, Ranges):
+    def _axes(self, network: Extractor) -> HistogramAxes:
+        if isinstance(self._ranges, HistogramAxes):
             return self._ranges
         return vdna_files.read_ranges(str(self._ranges), network.published_ranges)
 
