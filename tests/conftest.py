@@ -6,11 +6,10 @@ import io
 import os
 import ssl
 import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,22 @@ from tests.material import ALL, LAYERS, activations, spec
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("extractor=timm", "extractor.model=test_vit", "extractor.weights=random")
 """A transformer of 160 pixels and a few thousand parameters."""
+
+
+SLOWEST = ("test_faults", "test_notebook", "test_cli", "test_fid", "test_pixels", "test_models")
+"""Modules that several workers begin with, so that none of them is left alone with one at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers (`-n`) the tests of a module stay together, for they share its fixtures."""
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    rank = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -70,12 +85,23 @@ def tars(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def in_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs have their actors in this process, for what is not about Ray; a test that asks for `cluster` has Ray's."""
+    from tests.helpers.in_process import in_process
+
+    with nullcontext() if "cluster" in request.fixturenames else in_process():
+        yield
+
+
 @pytest.fixture(scope="session")
-def quiet(cluster: None, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+def quiet(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
     """An undisturbed run with one actor."""
+    from tests.helpers.in_process import in_process
     from tests.runs import do, of
 
-    return do(of(tars, tmp_path_factory.mktemp("quiet"), "actors=1"))
+    with in_process():
+        return do(of(tars, tmp_path_factory.mktemp("quiet"), "actors=1"))
 
 
 def settings(*overrides: str) -> Settings:
@@ -91,15 +117,9 @@ def context(*overrides: str) -> RunContext:
 
 def command(*arguments: str, module: str = "pipeline.run", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    from tests.helpers import forked
+
+    return forked.run(module, arguments, cwd, {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}, 300)
 
 
 @contextmanager

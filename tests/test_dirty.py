@@ -113,7 +113,7 @@ def test_decoding_on_the_device_gives_the_same_reasons(tmp_path: Path) -> None:
     assert ledgers[1].skipped
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("in_process")
 def test_the_whole_corpus_at_once(tmp_path: Path) -> None:
     """Through plan, calibration, actors, partials and merge: each file's images are in its records, once."""
     (tmp_path / "dirty").mkdir()

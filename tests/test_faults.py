@@ -29,6 +29,7 @@ from pipeline.errors import UserError
 from pipeline.stages.context import RunContext
 from tests import flaky, object_store
 from tests.conftest import ROOT, TINY, context
+from tests.helpers.in_process import in_process
 from tests.object_store import ObjectStore
 from tests.runs import SMALL, actor_processes, digest, do, of
 
@@ -56,9 +57,10 @@ def many(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(many: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+def calm(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest after an undisturbed run on a disk, that all others have to end with."""
-    return digest(do(of(many, tmp_path_factory.mktemp("calm"), "actors=1")))
+    with in_process():
+        return digest(do(of(many, tmp_path_factory.mktemp("calm"), "actors=1")))
 
 
 # -- an object store, and one that fails ---------------------------------------------------------

@@ -28,16 +28,16 @@ from pipeline.stages.context import RunContext
 from tests.material import activations, spec
 from tests.runs import actor_processes, digest, do, manifest, of
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
-def test_three_actors_give_the_same_bytes_as_one(quiet: RunContext, tars: Path, tmp_path: Path) -> None:
+def test_three_actors_give_the_same_bytes_as_one(quiet: RunContext, cluster: None, tars: Path, tmp_path: Path) -> None:
     assert digest(do(of(tars, tmp_path, "actors=3"))) == digest(quiet)
     for path in sorted((Path(quiet.settings.catalogue) / "partials").rglob("*.zip")):
         assert (tmp_path / path.relative_to(quiet.settings.catalogue)).read_bytes() == path.read_bytes()
 
 
-def test_an_actor_killed_midway_changes_nothing(quiet: RunContext, tars: Path, tmp_path: Path) -> None:
+def test_an_actor_killed_midway_changes_nothing(quiet: RunContext, cluster: None, tars: Path, tmp_path: Path) -> None:
     s = of(tars, tmp_path, "actors=2")
     plan.run(s)
     calibrate.run(s)

@@ -594,7 +594,7 @@ def test_what_was_noticed_merges_as_the_images_do() -> None:
 
 
 @pytest.fixture
-def ran(cluster: None, tmp_path: Path) -> Any:
+def ran(in_process: None, tmp_path: Path) -> Any:
     where = ("dataset=images", "dataset.name=mine", f"dataset.url={mixed(tmp_path / 'images')}")
     few = ("distributions=[histogram-20,gaussian]", "images_per_shard=3", "max_bad_fraction=1", "actors=2", "threads=1")
     return context(*where, f"catalogue={tmp_path / 'c'}", *TINY, *few, "batch_size=4")

@@ -238,7 +238,7 @@ def do(text: str, folder: Path, *given: str) -> list[tuple[str, str]]:
     return runs.failures
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("in_process")
 class TestBatch:
     """Two tiny networks, two small datasets of two tars each."""
 

@@ -38,9 +38,10 @@ from pipeline.stages.context import RunContext
 from pipeline.storage.folder import Folder
 from tests import synthetic
 from tests.conftest import TINY, context
+from tests.helpers.in_process import in_process
 from tests.runs import SMALL, digest, do, manifest, of
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 FOUR = "distributions=[histogram-100,gaussian,layer-gaussian,activation-ranges]"
@@ -184,11 +185,21 @@ class TestCompare:
         s = do(of(tars / "00.tar", tmp_path / "catalogue", order, name="zero"))
         assert open_catalogue(s.settings.catalogue).distances("test_vit", "emd").sizes["dataset"] == 2
 
+    @pytest.fixture(scope="class")
+    def made(self, quiet: RunContext, tars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A catalogue of three datasets."""
+        made = tmp_path_factory.mktemp("three") / "catalogue"
+        shutil.copytree(quiet.settings.catalogue, made)
+        with in_process():
+            for name, tar in (("zero", "00.tar"), ("one", "01.tar")):
+                do(of(tars / tar, made, name=name))
+        return made
+
     @pytest.fixture
-    def three(self, quiet: RunContext, tars: Path, tmp_path: Path) -> RunContext:
-        shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
-        do(of(tars / "00.tar", tmp_path / "catalogue", name="zero"))
-        return do(of(tars / "01.tar", tmp_path / "catalogue", name="one"))
+    def three(self, made: Path, tars: Path, tmp_path: Path) -> RunContext:
+        """A copy of that catalogue, and the run of the last of its datasets."""
+        shutil.copytree(made, tmp_path / "catalogue")
+        return of(tars / "01.tar", tmp_path / "catalogue", name="one")
 
     def test_the_matrix_is_what_the_distances_say(self, three: RunContext) -> None:
         cat = open_catalogue(three.settings.catalogue)
@@ -225,7 +236,7 @@ class TestCompare:
         assert len(pairs) == 4
 
     def test_tiles_by_actors_are_the_same_bytes(
-        self, three: RunContext, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, three: RunContext, cluster: None, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Any size of tile, computed here or by actors; nothing of them is left behind."""
         whole = three.store.get_distances("test_vit", three.spec().id)
