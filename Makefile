@@ -12,10 +12,10 @@ test: .venv/dev.stamp
 	.venv/bin/python -m pytest
 
 test-faults: .venv/dev.stamp
-	FAULTS=full .venv/bin/python -m pytest tests/test_faults.py tests/test_flaky.py tests/test_pool.py tests/test_dirty.py tests/test_damage.py
+	FAULTS=full .venv/bin/python -m pytest tests/faults/test_faults.py tests/faults/test_flaky.py tests/unit/pipeline/test_pool.py tests/faults/test_dirty.py tests/faults/test_damage.py
 
 test-zoo: .venv/dev.stamp
-	ZOO=full .venv/bin/python -m pytest tests/test_zoo.py tests/test_trial.py
+	ZOO=full .venv/bin/python -m pytest tests/parity/test_zoo.py tests/integration/test_trial.py
 
 bench: .venv/dev.stamp
 	.venv/bin/python -m bench

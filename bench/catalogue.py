@@ -27,8 +27,8 @@ from pipeline import Catalogue, open_catalogue
 from pipeline.catalogue.copies import copy
 from pipeline.catalogue.targets import target
 from pipeline.formats.manifests import Manifests
-from tests import object_store, synthetic
-from tests.conftest import web_server
+from tests.helpers import object_store, synthetic
+from tests.helpers.servers import web_server
 
 DATASETS = 1000
 METRIC = "emd"

@@ -18,8 +18,8 @@ from playwright.sync_api import sync_playwright
 from bench.figures import Figures, figure, table
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.writer import Store
-from tests.conftest import static_server
-from tests.synthetic import make
+from tests.helpers.servers import static_server
+from tests.helpers.synthetic import make
 
 DATASETS = 1000
 REPEATS = 5

@@ -12,7 +12,7 @@ monoid, so any grouping of the images into batches, shards or machines gives the
     right.update("block_0", second)
     left.merge(right)                    # equals `whole`; `right` is untouched
 
-The laws are proved for every distribution by `tests/test_laws.py`.
+The laws are proved for every distribution by `tests/unit/distributions/test_laws.py`.
 """
 
 from __future__ import annotations

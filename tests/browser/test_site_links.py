@@ -1,0 +1,455 @@
+"""The site in a real browser: what links ask for that is not there is said, and Back undoes what was chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pipeline.catalogue.publishing import publish
+from pipeline.catalogue.writer import Store
+from tests.helpers import browsing, synthetic
+from tests.helpers.browsing import HOSTILE, WHOLE, pair_of, until
+from tests.helpers.servers import static_server
+
+pytestmark = browsing.NEEDED
+browser, site, store, visit = browsing.browser, browsing.site, browsing.store, browsing.visit
+PLAIN = synthetic.spec_of("plain_net", ("gaussian",)).id
+NUMBERS = ".map, .matrix canvas, .listing, .near, .facts, .cards, .bylayer"
+"""What a page has that a link is right for."""
+PROTOTYPE = ("__proto__", "constructor", "toString", "hasOwnProperty", "prototype")
+LETTERS = "%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D'taken'%22%3E"
+
+
+def names(store: Store) -> dict[str, str]:
+    """Two datasets of every network, two of one network alone, and the networks' ids."""
+    a, b = (name for name, _ in synthetic.names(2))
+    alone, z = (name for name, _ in synthetic.names(12)[-2:])
+    return {"a": a, "b": b, "alone": alone, "z": z, "vit": synthetic.spec_of().id, "plain": PLAIN, "whole": WHOLE.id}
+
+
+WRONG = [
+    # a route; what is said of it; a link that is offered
+    # pages
+    ("#/nowhere", ["page nowhere", "no such page"], "#/matrix"),
+    ("#/Matrix", ["page Matrix"], "#/matrix"),
+    ("#/table?metric=fd", ["page table"], "#/"),
+    ("#/%E0%A4%A", ["%E0%A4%A", "wrongly encoded"], None),
+    ("#/dataset/%", ["%", "wrongly encoded"], None),
+    ("#/dataset/%FF?spec=x", ["%FF", "wrongly encoded"], None),
+    *((f"#/{name}", [f"page {name}"], "#/matrix") for name in PROTOTYPE),
+    (f"#/{LETTERS}", ["page <img src=x onerror="], "#/"),
+    ("#/?spec=nowhere", ["spec=nowhere", "no such network"], "#/?spec={vit}"),
+    # networks
+    ("#/matrix?spec=nowhere", ["spec=nowhere", "no such network"], "#/matrix?spec={plain}"),
+    ("#/matrix?spec={vit}x&metric=fd", ["spec={vit}x"], "#/matrix?metric=fd&spec={vit}"),
+    ("#/dataset/{a}?spec=nowhere", ["spec=nowhere", "{a} was not measured"], "#/dataset/{a}?spec={vit}"),
+    ("#/dataset/{z}?spec={plain}", ["spec={plain}", "{z} was not measured"], "#/dataset/{z}?spec={vit}"),
+    ("#/dataset/{z}?spec={plain}", ["spec={plain}"], "#/dataset/{z}"),
+    ("#/pair/{a}/{z}?spec={plain}", ["spec={plain}", "not both measured"], "#/pair/{a}/{z}?spec={vit}"),
+    ("#/pair/{a}/{b}?spec=nowhere&layer=norm", ["spec=nowhere"], "#/pair/{a}/{b}?layer=norm&spec={plain}"),
+    *((f"#/{page}spec={name}", [f"spec={name}"], None) for page in ("?", "matrix?") for name in PROTOTYPE),
+    # distances
+    ("#/?metric=cosine", ["metric=cosine", "no such distance"], "#/?metric=nfd"),
+    ("#/?metric=EMD", ["metric=EMD"], "#/?metric=emd"),
+    ("#/matrix?metric=cosine&order=name", ["metric=cosine"], "#/matrix?order=name&metric=fd"),
+    ("#/matrix?spec={plain}&metric=emd", ["metric=emd", "of plain_net"], "#/matrix?spec={plain}&metric=nfd"),
+    ("#/?spec={plain}&metric=emd", ["metric=emd", "of plain_net"], "#/?spec={plain}"),
+    ("#/dataset/{a}?metric=cosine", ["metric=cosine"], "#/dataset/{a}?metric=emd"),
+    ("#/dataset/{a}?spec={plain}&metric=fd", ["metric=fd", "of plain_net"], "#/dataset/{a}?spec={plain}&metric=nfd"),
+    ("#/pair/{a}/{b}?metric=cosine", ["metric=cosine"], "#/pair/{a}/{b}?metric=fd"),
+    *((f"#/matrix?metric={name}", [f"metric={name}"], "#/matrix?metric=emd") for name in PROTOTYPE),
+    # layers
+    ("#/?layer=block_9", ["layer=block_9", "no such layer of vit_small"], "#/?layer=block_1"),
+    ("#/?spec=nowhere&layer=block_9", ["spec=nowhere", "layer=block_9"], "#/?spec=nowhere&layer=block_0"),
+    ("#/?metric=cosine&layer=block_9", ["metric=cosine", "layer=block_9"], "#/"),
+    ("#/matrix?layers=norm,block_9", ["layers=norm,block_9", "block_9"], "#/matrix?layers=norm%2Cblock_1"),
+    ("#/matrix?layers=norm,,block_1", ["one of these names is empty"], "#/matrix"),
+    ("#/matrix?layers=norm,norm", ["named twice"], "#/matrix?layers=norm%2Cblock_0"),
+    ("#/matrix?layer=norm", ["layer=norm", "no such parameter"], "#/matrix?layers=norm"),
+    ("#/dataset/{a}?layer=block_9", ["layer=block_9"], "#/dataset/{a}?layer=block_0"),
+    ("#/pair/{a}/{b}?layer=block_9", ["layer=block_9", "vit_small has no such layer"], "#/pair/{a}/{b}?layer=norm"),
+    ("#/pair/{a}/{b}?layer=block_9&neuron=3", ["layer=block_9"], "#/pair/{a}/{b}?neuron=3&layer=norm"),
+    *((f"#/dataset/{{a}}?layer={name}", [f"layer={name}"], "#/dataset/{a}?layer=norm") for name in PROTOTYPE),
+    # datasets
+    ("#/dataset", ["does not name a dataset"], "#/dataset/{z}"),
+    ("#/dataset/", ["does not name a dataset"], "#/dataset/{z}"),
+    ("#/dataset/nowhere", ["dataset nowhere", "no such dataset"], "#/dataset/{a}"),
+    ("#/dataset/{a}x?metric=fd", ["dataset {a}x"], "#/dataset/{a}?metric=fd"),
+    ("#/dataset/{a}/{b}", ["/{b}", "names nothing"], "#/dataset/{a}"),
+    (f"#/dataset/{LETTERS}", ["dataset <img src=x onerror="], "#/dataset/{a}"),
+    *((f"#/dataset/{name}", [f"dataset {name}"], "#/dataset/{a}") for name in PROTOTYPE),
+    ("#/pair", ["does not name a dataset"], "#/pair/{a}"),
+    ("#/pair/{a}", ["does not name the second dataset"], "#/pair/{a}/{b}"),
+    ("#/pair/{a}/nowhere", ["dataset nowhere", "to compare {a} with"], "#/pair/{a}/{b}"),
+    ("#/pair/nowhere/{b}", ["dataset nowhere"], "#/pair/{a}/{b}"),
+    ("#/pair//{b}", ["does not name a dataset"], "#/pair/{a}/{b}"),
+    ("#/pair/{a}/{b}/{z}", ["/{z}", "names nothing"], "#/pair/{a}/{b}"),
+    ("#/matrix/{a}", ["/{a}", "names nothing"], "#/matrix"),
+    ("#/matrix?order=near&near=nowhere", ["near=nowhere"], "#/matrix?order=near&near={z}"),
+    ("#/matrix?spec={plain}&near={z}", ["near={z}"], "#/matrix?spec={plain}&near={a}"),
+    # orders, lengths, neurons
+    ("#/?sort=colour", ["sort=colour", "no such column"], "#/?sort=-images"),
+    ("#/?sort=--name", ["sort=--name"], "#/?sort=-name"),
+    ("#/matrix?order=colour", ["order=colour"], "#/matrix?order=cluster"),
+    ("#/matrix?sort=colour", ["sort=colour"], "#/matrix?sort=-distance"),
+    *(
+        (f"#/?shown={n}", [f"shown={n}", "not a number of rows"], "#/")
+        for n in ("0", "-5", "1e3", "many", "07", "Infinity")
+    ),
+    ("#/pair/{a}/{b}?layer=norm&neuron=24", ["neuron=24", "neurons 0 to 23"], "#/pair/{a}/{b}?layer=norm"),
+    *(
+        (f"#/pair/{{a}}/{{b}}?layer=norm&neuron={n}", [f"neuron={n}"], "#/pair/{a}/{b}?layer=norm")
+        for n in ("-1", "1.5", "1e1", "0x5", "05", "five")
+    ),
+    ("#/pair/{a}/{b}?neuron=5", ["neuron=5", "no such parameter"], "#/pair/{a}/{b}"),
+    ("#/pair/{a}/{b}?spec={whole}&layer=norm&neuron=5", ["neuron=5"], "#/pair/{a}/{b}?spec={whole}&layer=norm"),
+    # how a link is written
+    ("#/?metrc=fd", ["metrc=fd", "no such parameter"], "#/?metric=fd"),
+    ("#/?extractor=vit_small", ["extractor=vit_small", "spec, metric, layer"], "#/"),
+    ("#/matrix?zoom=3&order=name", ["zoom=3"], "#/matrix?order=name"),
+    ("#/dataset/{a}?q=birds", ["q=birds"], "#/dataset/{a}"),
+    *((f"#/?{name}=1", [f"{name}=1", "no such parameter"], "#/") for name in PROTOTYPE),
+    ("#/?spec=", ["spec without a value"], "#/?spec={vit}"),
+    ("#/?metric", ["metric without a value"], "#/?metric=fd"),
+    ("#/matrix?layers=&order=name", ["layers without a value"], "#/matrix?order=name"),
+    ("#/?=fd", ["=fd", "no such parameter"], "#/?metric=fd"),
+    ("#/?metric=emd&metric=fd", ["metric 2 times: emd, fd"], "#/?metric=fd"),
+    ("#/?q=a&q=b&sort=name", ["q 2 times: a, b"], "#/?sort=name&q=b"),
+    ("#/?metric=fd?layer=norm", ["metric=fd?layer=norm"], "#/?metric=fd"),
+    ("#/?metric=%zz", ["metric=%zz", "wrongly encoded"], "#/"),
+    ("#/?layer=%ff&metric=fd", ["layer=%ff", "wrongly encoded"], "#/?metric=fd"),
+    ("#/?layer=norm%E2%80%AE", [r"layer=norm\u{202e}"], "#/?layer=norm"),
+    ("#/?layer=%00", [r"layer=\u{0}"], "#/?layer=norm"),
+    (f"#/?layer={LETTERS}", ["layer=<img src=x onerror="], "#/?layer=norm"),
+    ("#/?layer=" + 5000 * "x", ["layer=xxxx", "x…"], "#/?layer=norm"),
+    ("#/?" + "&".join(f"k{i}=1" for i in range(500)), ["k0=1", "490 more"], "#/"),
+]
+
+
+@pytest.fixture(scope="module")
+def paged(browser: Any, site: str) -> Iterator[Callable[[str], Any]]:
+    """Shows routes one after the other on one page, as links are followed; nothing may be said on the console."""
+    page, said = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(f"error: {error}"))
+    page.goto(site)
+    page.wait_for_selector("html[data-ready]")
+
+    def go(route: str) -> Any:
+        said.clear()
+        page.evaluate("document.getElementById('main').replaceChildren()")
+        page.goto(site + route)
+        page.locator("main h1").wait_for()
+        page.wait_for_timeout(50)
+        assert said == []
+        return page
+
+    yield go
+    page.close()
+
+
+@pytest.mark.parametrize(("route", "said", "offered"), WRONG, ids=[route[:60] for route, _, _ in WRONG])
+def test_what_a_link_asks_for_that_is_not_there_is_said(
+    paged: Callable[[str], Any], store: Store, route: str, said: list[str], offered: str | None
+) -> None:
+    its = names(store)
+    fill = lambda text: re.sub(r"\{(\w+)\}", lambda found: its.get(found[1], found[0]), text)  # noqa: E731
+    page = paged(fill(route))
+    assert page.title() == "Not here · VDNA catalogue"
+    assert page.locator("h1").inner_text() == "This link asks for something that is not here."
+    text = page.locator("main").inner_text()
+    for words in said:
+        assert fill(words).lower() in text.lower()
+    assert page.locator(NUMBERS).count() == 0  # nothing is shown instead
+    assert page.locator("main [role=alert]").count() >= 1
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    assert page.locator("main img, main script").count() == 0
+    if offered is not None:
+        links = page.locator("main a").evaluate_all("all => all.map(a => a.getAttribute('href'))")
+        assert fill(offered) in links
+
+
+RIGHT = [
+    "#", "#/", "#matrix", "#/matrix/", "#/?", "#/matrix?&order=name&", "#/?q=%3Cb%3E", "#/?q=__proto__", "#/?shown=300",
+    "#/?spec={plain}&metric=nfd&layer=norm&q=a+b&sort=-images&shown=200",
+    "#/matrix?layers=norm,block_1&order=near&near={z}",
+    "#/matrix?sort=-distance&shown=24", "#/dataset/{a}?spec={whole}&metric=fd&layer=norm", "#/pair/{a}/{a}",
+    "#/pair/{a}/{b}?spec={whole}&layer=norm", "#/pair/{a}/{z}?metric=nfd&layer=norm&neuron=23&sort=neuron&shown=24",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", RIGHT)
+def test_a_link_to_what_is_there_is_followed(paged: Callable[[str], Any], store: Store, route: str) -> None:
+    page = paged(re.sub(r"\{(\w+)\}", lambda found: names(store)[found[1]], route))
+    page.locator(".listing, .matrix, .facts, .bylayer").first.wait_for()
+    assert page.locator(".failure").count() == 0
+
+
+def test_the_links_that_are_offered_lead_to_what_was_meant(visit: Callable[..., Any], store: Store) -> None:
+    a, b, _, _ = pair_of(store)
+    page = visit(f"#/pair/{a[:-1]}/{b}?metrc=fd&layer=nrm")
+    page.get_by_role("link", name=a, exact=True).click()
+    page.get_by_text("metrc=fd").wait_for()
+    page.get_by_role("link", name="metric=fd").click()
+    until(page, "!document.body.textContent.includes('metrc')")
+    page.get_by_role("link", name="norm", exact=True).click()
+    page.get_by_role("heading", name="Neurons of norm").wait_for()
+    assert page.get_by_label("Bars show").input_value() == "fd"
+    for _ in range(3):
+        page.go_back()
+    page.get_by_text(f"the dataset {a[:-1]}").wait_for()
+
+
+def test_a_link_of_an_earlier_state_of_the_catalogue_is_said(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = Store(str(tmp_path_factory.mktemp("earlier")))
+    synthetic.fill(store, synthetic.spec_of("small_net", ("gaussian",)), synthetic.names(2))
+    publish(store)
+    with static_server(store.root) as url:
+        page = browser.new_page()
+        page.goto(f"{url}/site/#/?metric=emd&layer=block_2")
+        page.get_by_text("No such distance of small_net is published here.").wait_for()
+        page.get_by_text("No such layer of small_net is published here.").wait_for()
+        page.get_by_text("of an earlier state of the catalogue").wait_for()
+        page.close()
+
+
+def test_what_another_network_has_not_got_is_said_and_no_longer_chosen(visit: Callable[..., Any]) -> None:
+    page = visit("#/?metric=emd&layer=norm")
+    page.get_by_label("Network").select_option(PLAIN)
+    page.get_by_text("Not published for plain_net, and therefore no longer chosen: EMD.").wait_for()
+    assert page.url.endswith(f"#/?spec={PLAIN}&layer=norm")
+    page.get_by_label("Layer", exact=True).select_option("block_0")
+    until(page, "!document.body.textContent.includes('no longer chosen')")
+    a = synthetic.names(1)[0][0]
+    page = visit(f"#/dataset/{a}?metric=emd&layer=norm")
+    page.get_by_label("Network").select_option(WHOLE.id)
+    page.get_by_text("Not published for whole_net, and therefore no longer chosen: EMD.").wait_for()
+    assert page.url.endswith(f"?spec={WHOLE.id}&layer=norm")
+
+
+# Back and Forward
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A site of more datasets than a table shows at first."""
+    store = Store(str(tmp_path_factory.mktemp("long")))
+    synthetic.fill(store, synthetic.spec_of(distributions=("gaussian",)), synthetic.names(130), 4)
+    publish(store)
+    with static_server(store.root) as url:
+        yield f"{url}/site/"
+
+
+@pytest.fixture
+def open_long(browser: Any, long: str) -> Iterator[Callable[[str], Any]]:
+    context, said = browser.new_context(viewport={"width": 1280, "height": 900}), []
+
+    def go(route: str) -> Any:
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(long + route)
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield go
+    context.close()
+    assert said == []
+
+
+LINES = "document.querySelectorAll('.listing tbody tr').length"
+FOCUS = "document.activeElement"
+
+
+def test_back_keeps_a_longer_table(open_long: Callable[[str], Any]) -> None:
+    page = open_long("#/")
+    assert page.evaluate(LINES) == 100
+    page.get_by_role("button", name="Show 30 more of 130").click()
+    assert page.evaluate(LINES) == 130
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(100)
+    y = page.evaluate("scrollY")
+    last = page.locator(".listing tbody a").last
+    name = last.inner_text()
+    last.click()
+    page.get_by_role("heading", name=name, exact=True).wait_for()
+    page.go_back()
+    until(page, f"{LINES} === 130")
+    until(page, f"Math.abs(scrollY - {y}) <= 1")
+    until(page, f"{FOCUS}.textContent === '{name}'")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.evaluate(LINES) == 130
+    until(page, f"Math.abs(scrollY - {y}) <= 1")
+    page.go_back()  # the longer table was a step itself
+    until(page, f"{LINES} === 100")
+    page.go_forward()
+    until(page, f"{LINES} === 130")
+    until(page, f"Math.abs(scrollY - {y}) <= 1")
+
+
+def test_each_choice_is_a_step_that_back_undoes(visit: Callable[..., Any]) -> None:
+    page = visit()
+    start = page.evaluate("history.length")
+    page.evaluate("scrollTo(0, 200)")
+    said = "document.querySelector('.map canvas').ariaLabel"
+    page.get_by_label("Layer", exact=True).select_option("norm")
+    until(page, f"{said}.includes('EMD in norm')")
+    page.get_by_label("Layer", exact=True).select_option("block_1")
+    until(page, f"{said}.includes('EMD in block_1')")
+    page.get_by_label("Distance", exact=True).select_option("fd")
+    until(page, f"{said}.includes('FD in block_1')")
+    page.get_by_label("Network").focus()
+    page.get_by_label("Network").select_option(PLAIN)
+    until(page, f"{said}.includes('plain_net')")
+    page.get_by_role("button", name="Images").click()
+    assert page.url.endswith("sort=-images")
+    assert page.evaluate("history.length") == start + 5
+    page.go_back()
+    until(page, "document.querySelector('th[aria-sort]').textContent === 'Name'")
+    page.go_back()
+    until(page, f"{said}.includes('FD in block_1 of vit_small')")
+    assert page.get_by_label("Network").input_value() == synthetic.spec_of().id
+    until(page, f"{FOCUS}.tagName === 'SELECT' && {FOCUS}.parentElement.textContent.startsWith('Network')")
+    page.go_back()
+    until(page, f"{said}.includes('EMD in block_1')")
+    page.go_back()
+    until(page, f"{said}.includes('EMD in norm')")
+    assert page.get_by_label("Layer", exact=True).input_value() == "norm"
+    page.go_back()
+    until(page, f"{said}.includes('EMD in all layers')")
+    assert page.get_by_label("Layer", exact=True).input_value() == ""
+    until(page, "scrollY === 200")
+    for words in ("EMD in norm", "EMD in block_1", "FD in block_1", "plain_net"):
+        page.go_forward()
+        until(page, f"{said}.includes('{words}')")
+
+
+def test_typing_is_one_step(visit: Callable[..., Any], store: Store) -> None:
+    page = visit()
+    start = page.evaluate("history.length")
+    page.get_by_label("Search").press_sequentially("birds", delay=150)
+    until(page, "location.hash === '#/?q=birds'")
+    assert page.evaluate("history.length") == start + 1
+    page.get_by_label("Search").press("Enter")
+    page.get_by_label("Search").press_sequentially(" x", delay=150)
+    until(page, "location.hash === '#/?q=birds+x'")
+    assert page.evaluate("history.length") == start + 2
+    page.go_back()
+    until(page, "document.querySelector('input[type=search]').value === 'birds'")
+    until(page, f"{FOCUS}.type === 'search'")
+    page.go_back()
+    until(page, "document.querySelector('input[type=search]').value === ''")
+    until(page, f"{LINES} === 12")
+
+
+def test_arrow_keys_through_a_field_are_one_step_for_each_stay(visit: Callable[..., Any]) -> None:
+    page = visit()
+    start = page.evaluate("history.length")
+    layer = page.get_by_label("Layer", exact=True)
+    layer.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    until(page, "location.hash === '#/?layer=norm'")
+    assert page.evaluate("history.length") == start + 1
+    page.wait_for_timeout(1100)
+    page.keyboard.press("ArrowUp")
+    until(page, "location.hash === '#/?layer=block_1'")
+    assert page.evaluate("history.length") == start + 2
+    page.go_back()
+    until(page, "document.querySelector('.map canvas').ariaLabel.includes('EMD in norm')")
+    until(page, f"{FOCUS}.tagName === 'SELECT' && {FOCUS}.value === 'norm'")
+    page.go_back()
+    until(page, "document.querySelector('.map canvas').ariaLabel.includes('EMD in all layers')")
+
+
+def test_a_key_held_down_is_one_step(visit: Callable[..., Any]) -> None:
+    page = visit(f"#/pair/{synthetic.names(1)[0][0]}/{synthetic.names(2)[1][0]}?layer=norm&neuron=3")
+    start = page.evaluate("history.length")
+    field = page.get_by_label("Go to neuron")
+    field.focus()
+    for _ in range(8):
+        page.keyboard.down("ArrowUp")
+    page.keyboard.up("ArrowUp")
+    until(page, "location.hash.includes('neuron=11')")
+    assert page.evaluate("history.length") == start + 1
+    page.go_back()
+    page.get_by_role("heading", name=re.compile("^Neuron 3")).wait_for()
+    until(page, f"{FOCUS}.type === 'number' && {FOCUS}.value === '3'")
+
+
+def test_back_on_a_pair_undoes_layer_and_neuron(visit: Callable[..., Any], store: Store) -> None:
+    a, b, _, _ = pair_of(store)
+    page = visit(f"#/pair/{a}/{b}")
+    start = page.evaluate("history.length")
+    page.get_by_role("button", name="norm").click()
+    page.get_by_role("heading", name="Neurons of norm").wait_for()
+    page.get_by_role("button", name="Show 12 more of 24").click()
+    page.get_by_role("button", name="block_1").click()
+    page.get_by_role("heading", name="Neurons of block_1").wait_for()
+    until(page, "document.querySelectorAll('.ranked tbody tr').length === 12")
+    page.locator("[data-neuron]").nth(4).click()
+    assert page.evaluate("history.length") == start + 4
+    page.get_by_label("Go to neuron").fill("99")
+    page.get_by_label("Go to neuron").press("Enter")
+    page.get_by_text("block_1 has neurons 0 to 15.").wait_for()
+    assert page.evaluate("history.length") == start + 4
+    page.go_back()
+    until(page, "!location.hash.includes('neuron')")
+    page.go_back()
+    page.get_by_role("heading", name="Neurons of norm").wait_for()
+    until(page, "document.querySelectorAll('.ranked tbody tr').length === 24")
+    page.go_back()
+    until(page, "document.querySelectorAll('.ranked tbody tr').length === 12")
+    page.go_back()
+    until(page, "document.querySelector('.neurons').textContent === ''")
+    until(page, f"{FOCUS}.textContent === 'norm'")
+
+
+def test_back_on_a_dataset_and_in_the_matrix(visit: Callable[..., Any]) -> None:
+    a, b = (name for name, _ in synthetic.names(2))
+    page = visit(f"#/dataset/{a}")
+    page.get_by_label("Layer", exact=True).select_option("norm")
+    page.wait_for_url("**layer=norm")
+    page.get_by_label("Network").focus()
+    page.get_by_label("Network").select_option(PLAIN)
+    page.get_by_text("NFD (squared activation)").wait_for()
+    until(page, f"{FOCUS}.value === '{PLAIN}'")
+    page.go_back()
+    page.get_by_text("EMD (bins)").wait_for()
+    assert page.get_by_label("Layer", exact=True).input_value() == "norm"
+    page.go_back()
+    until(page, "document.querySelector('[data-name=layer] select').value === ''")
+    page.goto(page.url.split("#")[0] + "#/matrix")
+    heading = "document.querySelector('.intro .muted').textContent"
+    page.locator(".drop summary").click()
+    page.get_by_role("checkbox", name="norm").check()
+    until(page, f"{heading}.includes('; norm of')")
+    page.get_by_role("checkbox", name="block_1").check()
+    until(page, f"{heading}.includes('; block_1, norm of')")
+    page.get_by_label("Row of").fill(b)
+    page.get_by_label("Row of").press("Enter")
+    page.get_by_role("heading", name=f"Row of {b}").wait_for()
+    page.go_back()
+    until(page, f"document.querySelector('.numbers h2').textContent !== 'Row of {b}'")
+    page.go_back()
+    until(page, f"{heading}.includes('; norm of')")
+    until(page, f"{FOCUS}.type === 'checkbox' && {FOCUS}.value === 'block_1' && !{FOCUS}.checked")
+    page.go_back()
+    until(page, f"{heading}.includes('; all layers of')")
+
+
+def test_a_search_and_an_order_stay_when_the_page_is_loaded_again(visit: Callable[..., Any]) -> None:
+    page = visit("#/")
+    page.get_by_label("Search").fill("a")
+    page.get_by_role("button", name="Images").click()
+    before = page.locator(".listing tbody").inner_text()
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator(".listing tbody").inner_text() == before
+    assert HOSTILE not in page.title()

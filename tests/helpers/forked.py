@@ -1,0 +1,52 @@
+"""Programs run as `python -m MODULE` runs them, each in a process of its own, without its ten seconds of imports.
+
+    done = run("pipeline.run", ("dataset=demo_digits",), cwd=folder, env=environment, timeout=300)
+    done.returncode, done.stdout, done.stderr
+
+The process is forked from one that has imported what the programs import and done nothing else. It has a current
+folder, an environment, arguments and outputs of its own, and executes the module as `__main__`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.helpers.preloaded"])
+
+
+def run(
+    module: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Raises `subprocess.TimeoutExpired`, as `subprocess.run` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / name for name in ("out", "err")]
+        process = SERVER.Process(target=_program, args=(module, list(arguments), str(cwd), dict(env), *outputs))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired([module, *arguments], timeout, *(path.read_bytes() for path in outputs))
+        out, err = (path.read_text() for path in outputs)
+        return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, err)
+
+
+def _program(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: Path, err: Path) -> None:
+    for number, path in ((0, Path(os.devnull)), (1, out), (2, err)):
+        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = ["", *arguments]
+    sys.path.insert(0, cwd)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,73 @@
+"""The walls between the parts, held by reading their imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from tests.helpers.commands import ROOT
+
+PACKAGES = ("distributions", "extractors", "pipeline")
+
+
+def imported(path: Path) -> set[str]:
+    """Modules named in a file's imports, type-checking ones included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def users(module: str, folder: str = "pipeline") -> set[str]:
+    """Files of a package that import a module or something below it."""
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        if any(name == module or name.startswith(f"{module}.") for name in imported(path)):
+            found.add(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
+    for package, others in (
+        ("distributions", ("extractors", "pipeline", "ray", "hydra", "omegaconf", "zarr", "xarray", "fsspec", "PIL")),
+        ("extractors", ("distributions", "pipeline", "ray", "hydra", "omegaconf", "zarr", "xarray", "fsspec")),
+    ):
+        for other in others:
+            # How loops are compiled, and where they are kept, is said once.
+            allowed = (
+                {"extractors/preprocess/resize.py"} if (package, other) == ("extractors", "distributions") else set()
+            )
+            assert users(other, package) == allowed, f"{package} imports {other}"
+    theirs = {
+        name for name in imported(ROOT / "extractors" / "preprocess" / "resize.py") if name.startswith("distributions")
+    }
+    assert theirs == {"distributions.kernels.compiled", "distributions.kernels.compiled.compiled"}
+
+
+def test_each_library_has_its_room() -> None:
+    assert users("zarr") == {"pipeline/formats/groups.py"}
+    assert users("ray") == {f"pipeline/cluster/{name}.py" for name in ("actors", "ray_start", "scheduler")}
+    assert users("hydra") == {"pipeline/config/settings.py", "pipeline/run.py"}
+    assert users("webdataset") == {"pipeline/data/demo.py"}
+
+
+def test_stages_meet_only_in_the_store() -> None:
+    for path in (ROOT / "pipeline" / "stages").glob("*.py"):
+        others = {name for name in imported(path) if name.startswith("pipeline.stages")}
+        assert not others, f"{path.name} imports {others}"
+
+
+def test_constraints_are_names_and_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert lines == sorted(lines, key=str.lower)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+
+
+def test_rooms_are_not_overfull() -> None:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 320, f"{path} is overfull"
