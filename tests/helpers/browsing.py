@@ -22,6 +22,9 @@ from pipeline.catalogue.writer import Store
 from tests.helpers import synthetic
 from tests.helpers.servers import static_server
 
+PLAIN = synthetic.spec_of("plain_net", ("gaussian",)).id
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"

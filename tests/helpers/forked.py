@@ -9,6 +9,7 @@ folder, an environment, arguments and outputs of its own, and executes the modul
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -16,10 +17,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.helpers.preloaded"])
+
+
+def start(
+    module: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path
+) -> ForkServerProcess:
+    """A program that writes into these files, which may be the same."""
+    process = SERVER.Process(target=_program, args=(module, list(arguments), str(cwd), dict(env), out, err))
+    process.start()
+    return process
 
 
 def run(
@@ -27,21 +38,19 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Raises `subprocess.TimeoutExpired`, as `subprocess.run` does."""
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("out", "err")]
-        process = SERVER.Process(target=_program, args=(module, list(arguments), str(cwd), dict(env), *outputs))
-        process.start()
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = start(module, arguments, cwd, env, out, err)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired([module, *arguments], timeout, *(path.read_bytes() for path in outputs))
-        out, err = (path.read_text() for path in outputs)
-        return subprocess.CompletedProcess([module, *arguments], process.exitcode, out, err)
+            raise subprocess.TimeoutExpired([module, *arguments], timeout, out.read_bytes(), err.read_bytes())
+        return subprocess.CompletedProcess([module, *arguments], process.exitcode, out.read_text(), err.read_text())
 
 
 def _program(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: Path, err: Path) -> None:
     for number, path in ((0, Path(os.devnull)), (1, out), (2, err)):
-        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, number)
         os.close(opened)
     os.chdir(cwd)
@@ -49,4 +58,7 @@ def _program(module: str, arguments: list[str], cwd: str, env: dict[str, str], o
     os.environ.update(env)
     sys.argv = ["", *arguments]
     sys.path.insert(0, cwd)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out, and Ray's own end is one of them

@@ -11,6 +11,9 @@ import torch
 
 from distributions import HistogramAxes, Spec
 
+FACTS = {"fingerprint": "f", "url": "u", "description": "", "licence": "", "extractor_licence": "", "provenance": {}}
+
+
 LAYERS = {"first": 5, "second": 3}
 ALL = ("histogram-20", "gaussian", "layer-gaussian", "activation-ranges")
 

@@ -20,7 +20,7 @@ from pipeline.data.names import hidden
 from pipeline.data.readers import ShardReader
 from pipeline.storage.objects import filesystem
 from tests.helpers import object_store
-from tests.unit.pipeline.test_sources import FILES, images, picture, tar_bytes
+from tests.helpers.samples import FILES, images, picture, tar_bytes
 
 ODD = (
     *("what?.png", "p?token=1.png", "a#b.png", "100%.png", "%41.png", "a::b.png", "[1].png", "st*r.png", "{1..2}.png"),

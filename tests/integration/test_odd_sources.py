@@ -17,9 +17,8 @@ from pipeline.data.readers import ShardReader
 from pipeline.data.shards import group
 from pipeline.errors import UserError
 from tests.helpers import object_store
+from tests.helpers.samples import FILES, picture, tally, tar_bytes, tree
 from tests.helpers.servers import static_server
-from tests.unit.pipeline.test_samples import tally, tree
-from tests.unit.pipeline.test_sources import FILES, picture, tar_bytes
 
 P = [picture(seed) for seed in range(8)]
 

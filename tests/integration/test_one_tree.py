@@ -19,8 +19,8 @@ from pipeline.data.decode import BadImage
 from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
 from tests.helpers import object_store
+from tests.helpers.samples import picture
 from tests.helpers.servers import static_server
-from tests.unit.pipeline.test_sources import picture
 
 IMAGES = (
     *("plain.png", "UPPER.PNG", "two.dots.png", "no-caption.png", "-dash.png", "_under.png", "café.png", "日本.png"),

@@ -23,7 +23,7 @@ from pipeline.cli.catalogue import main
 from pipeline.config.networks import named_extractor
 from pipeline.errors import UserError
 from pipeline.formats import fid_files
-from tests.unit.pipeline.test_store import FACTS
+from tests.helpers.material import FACTS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -19,8 +19,7 @@ from pipeline.cli.catalogue import main
 from pipeline.errors import UserError
 from pipeline.formats.vdna_files import read, read_ranges, write
 from tests.helpers.hub_server import hub_server
-from tests.helpers.material import ALL, LAYERS, activations
-from tests.unit.pipeline.test_store import FACTS
+from tests.helpers.material import ALL, FACTS, LAYERS, activations
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

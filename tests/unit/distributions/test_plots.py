@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -26,9 +24,10 @@ from distributions.plots.paper import known, shorten
 from pipeline.catalogue import open_catalogue
 from pipeline.catalogue.matrix import Matrix
 from tests.helpers import synthetic
-from tests.helpers.commands import ROOT
 
 HOSTILE = "<script>alert('x')</script> $\\frac$ & \"日本\" \x00\n"
+
+
 KINDS = (
     ("histogram-20", "gaussian", "layer-gaussian", "activation-ranges"),
     ("histogram-1000",),
@@ -220,10 +219,3 @@ def test_of_a_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     html = cat._repr_html_()
     assert "&lt;script&gt;" in html
     assert "<script" not in html
-
-
-def test_nothing_is_loaded_before_a_picture_is_asked_for() -> None:
-    program = "import sys, distributions, pipeline.catalogue; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
-    program = "import sys, distributions.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -7,13 +7,9 @@ Needs neither Ray nor Hydra, so that it runs on a bare GPU machine:
 from __future__ import annotations
 
 import io
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +24,13 @@ from extractors.arithmetic import arithmetic
 from extractors.network import check_device
 from extractors.preprocess.device_decode import decode_jpegs, device_inputs
 from extractors.sources import Network
-from tests.helpers.commands import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")  # torchvision's
+
+
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 
 
@@ -288,26 +287,3 @@ def test_what_the_device_does_not_take(device: str, picture: np.ndarray) -> None
         whole,
     ]
     assert [picture is not None for picture in decode_jpegs(files, device)] == [True, *[False] * 8, True]
-
-
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.gpu", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-
-def test_the_bench_runs_where_there_is_no_gpu(tmp_path: Path) -> None:
-    done = bench("--device", "cpu", "--tiny", str(tmp_path / "gpu.json"))
-    assert done.returncode == 0, done.stderr
-    assert "these figures mean nothing" in done.stdout
-    figures = json.loads((tmp_path / "gpu.json").read_text())["figures"]
-    assert {"gpu_extract", "gpu_vs_seed", "gpu_decode", "gpu_count_bins_bf16"} <= figures.keys()
-    for figure in figures.values():
-        assert figure["spread"][0] <= figure["value"] <= figure["spread"][1]
-        assert figure["unit"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_the_bench_says_when_there_is_no_gpu() -> None:
-    done = bench()
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "no CUDA device here: nothing was measured\n"

@@ -19,18 +19,21 @@ from fsspec.asyn import AsyncFileSystem
 
 from pipeline.data import readers
 from pipeline.data.decode import BadImage
-from pipeline.data.discovery import Entry, find, group_version
+from pipeline.data.discovery import Entry, group_version
 from pipeline.data.readers import ShardReader, in_turn
 from pipeline.data.shards import Shard
 from pipeline.errors import SourceChangedError
 from pipeline.storage import ahead, objects
 from pipeline.storage.ahead import AHEAD, FILES, InOrder
 from pipeline.storage.objects import StoreFault, open_object
-from tests.helpers import flaky, object_store
-from tests.unit.pipeline.test_sources import tar_bytes
+from tests.helpers.samples import tar_bytes
 
 BLOCK = 10_000
+
+
 DATA = np.random.default_rng(0).bytes(20 * BLOCK + 77)
+
+
 Range = tuple[int, int]
 
 
@@ -383,23 +386,3 @@ class TestShards:
         remote.fault = replaced
         with pytest.raises(SourceChangedError, match=r"1.tar: has changed"):
             list(ShardReader(tars[1]))
-
-
-def test_through_a_store_that_fails(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real S3 server behind a proxy that spoils every fifth request: a tar in forty ranges, and loose files."""
-    files = {f"{i:02d}.png": np.random.default_rng(i).bytes(9_000) for i in range(45)}
-    monkeypatch.setattr(ahead, "SMALLEST", 1000)
-    with object_store.serve(tmp_path_factory.mktemp("s3")) as store:
-        url = store.bucket("shards")
-        store.filesystem().pipe({"shards/x.tar": tar_bytes(files), **{f"shards/y/{k}": v for k, v in files.items()}})
-        plan = flaky.Plan(rate=0.2, seed=2, silence_s=5)
-        with flaky.FlakyProxy(store.endpoint, plan) as proxy:
-            near, far = (
-                {"key": store.key, "secret": store.secret, "endpoint_url": end}
-                for end in (store.endpoint, proxy.endpoint)
-            )
-            shards = [shard for name in ("x.tar", "y") for shard in find(f"{url}/{name}", storage=near)]
-            readers = [ShardReader(shard, far, 3) for shard in shards]
-            found = [data for _, _, data in in_turn(readers)]
-        assert found == [*files.values()] * 2
-        assert len(set(proxy.injected)) > 5

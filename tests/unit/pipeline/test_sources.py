@@ -7,10 +7,8 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,32 +21,7 @@ from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard, group
 from pipeline.errors import ShortReadError, UserError
-from tests.helpers.servers import web_server
-
-
-def picture(seed: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-FILES = {f"{i:03d}.png": picture(i) for i in range(7)}
-
-
-def tar_bytes(files: dict[str, bytes], **options: object) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", **options) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def images(shards: list[Shard]) -> list[bytes | str]:
-    """What the readers give: bytes, or the reason for an image that is lost."""
-    return [d.reason if isinstance(d, BadImage) else d for s in shards for _, d in ShardReader(s)]
+from tests.helpers.samples import FILES, images, picture, tar_bytes
 
 
 @pytest.fixture
@@ -323,29 +296,6 @@ class TestDecode:
             decode(whole)
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """A static web server on loopback, without byte ranges."""
-
-    class Static(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(tmp_path))
-
-    with web_server(Static) as url:
-        yield url
-
-
-def test_over_http(tmp_path: Path, served: str) -> None:
-    for i in range(3):
-        (tmp_path / f"{i}.tar").write_bytes(tar_bytes(dict(list(FILES.items())[2 * i : 2 * i + 2])))
-    (tmp_path / "one.png").write_bytes(FILES["006.png"])
-    shards = find([f"{served}/{{0..2}}.tar", f"{served}/one.png"])
-    assert images(shards) == list(FILES.values())
-    assert shards[0].size == (tmp_path / "0.tar").stat().st_size
-    with pytest.raises(UserError, match="nothing is there"):
-        find(f"{served}/3.tar")
-
-
 def test_an_image_named_twice_is_refused(folder: Path, tmp_path: Path) -> None:
     """No image counts twice, however it is named twice."""
     image = folder / "003.png"
@@ -391,30 +341,6 @@ def test_pipes_and_other_oddities_are_not_opened(folder: Path) -> None:
     expected = sorted_bytes(folder)
     os.mkfifo(folder / "pipe.png")
     assert images(find(str(folder))) == expected
-
-
-def test_a_signed_url_is_judged_by_its_path(tmp_path: Path, served: str) -> None:
-    (tmp_path / "x.tar").write_bytes(tar_bytes(FILES))
-    assert images(find(f"{served}/x.tar?token=a.b/c")) == list(FILES.values())
-
-
-def test_new_content_over_http_is_noticed(tmp_path: Path, served: str) -> None:
-    path = tmp_path / "x.tar"
-    path.write_bytes(tar_bytes(FILES))
-    before = find(f"{served}/x.tar")[0]
-    os.utime(path, (1, 1))
-    assert before.etag
-    assert find(f"{served}/x.tar")[0] != before
-
-
-def test_a_url_in_a_list_that_appears_later_is_noticed(tmp_path: Path, served: str) -> None:
-    (tmp_path / "list.txt").write_text(f"{served}/late.png\n")
-    before = find(str(tmp_path / "list.txt"))
-    assert images(before) == ["missing file"]
-    (tmp_path / "late.png").write_bytes(FILES["000.png"])
-    after = find(str(tmp_path / "list.txt"))
-    assert after != before
-    assert images(after) == [FILES["000.png"]]
 
 
 def test_a_corrupt_page_of_parquet_is_damage(tmp_path: Path) -> None:

@@ -20,10 +20,9 @@ from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.groups import from_dataset, pack, to_dataset, unzip, zipped
 from pipeline.formats.rows import hashes
-from tests.helpers.material import ALL, LAYERS, spec
+from tests.helpers.material import ALL, FACTS, LAYERS, spec
 
 TASK = Task(0, (Shard("tar", "shard-1", 10, "etag"),))
-FACTS = {"fingerprint": "f", "url": "u", "description": "", "licence": "", "extractor_licence": "", "provenance": {}}
 
 
 @pytest.fixture(params=["disk", "memory"])

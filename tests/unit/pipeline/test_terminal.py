@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +20,6 @@ from pipeline.config.composition import SweptDatasets, check_overrides, dataset_
 from pipeline.errors import UserError
 from pipeline.storage.urls import redact
 from pipeline.terminal import lenient, plain
-from tests.helpers.commands import ROOT
 from tests.helpers.commands import settings as settings_of
 
 NAMES = ("old [/b]", "[draft]", ":smile:", "a\x1b[31mb", "caf\xe9 \u2013 \u732b", "[bold]x[/bold]")
@@ -254,17 +251,6 @@ def test_a_report_is_shown_in_any_encoding(name: str, encoding: str) -> None:
 def test_nothing_that_people_read_steers_their_terminal(text: str) -> None:
     assert redact(text).isprintable()
     assert redact("two\nlines\tand caf\xe9") == "two\nlines\tand caf\xe9"
-
-
-@pytest.mark.parametrize("module", ["pipeline.catalogue", "pipeline.cli.extractors"])
-def test_help_and_errors_in_ascii(module: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LANG": "C"}
-    for words in (["--help"], ["list", "caf\xe9\u2013"]):
-        done = subprocess.run(
-            [sys.executable, "-m", module, *words], env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == (0 if words == ["--help"] else 2)
-        assert "Traceback" not in done.stderr
 
 
 def test_a_closed_stream_is_one_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from pipeline.data.readers import ShardReader
 from pipeline.data.tars import TarStream
 from pipeline.data.webdataset_names import COMMAND, matches, shard_names, split
 from pipeline.errors import UserError
-from tests.unit.pipeline.test_sources import FILES
+from tests.helpers.samples import FILES
 
 Samples = list[tuple[str, dict[str, bytes | str]]]
 """Samples in order: the key of each, and its parts."""

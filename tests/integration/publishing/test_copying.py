@@ -1,20 +1,15 @@
-"""Publishing: readers see the old catalogue or the new one, copies go on where they were cut off, damage is found."""
+"""A catalogue is copied to another place, and a copy is verified."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import random
 import shutil
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distributions import VDNA, HistogramAxes
+from distributions import HistogramAxes
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
 from pipeline.catalogue.copies import copy, listed, verify, walk
@@ -25,106 +20,9 @@ from pipeline.cli.catalogue import main
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests
 from pipeline.storage.folder import Folder
-from tests.helpers import object_store, synthetic
+from tests.helpers import synthetic
+from tests.helpers.catalogues import add, consistent, flip
 from tests.helpers.hub_server import hub_server
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A catalogue of eight datasets, published."""
-    folder = tmp_path_factory.mktemp("original") / "c"
-    synthetic.make(folder, 8, images=8)
-    return folder
-
-
-@pytest.fixture
-def catalogue(original: Path, tmp_path: Path) -> Path:
-    shutil.copytree(original, tmp_path / "c")
-    return tmp_path / "c"
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VDNA_CACHE", str(tmp_path / "cache"))
-
-
-def add(store: Store, seed: int) -> None:
-    """Measure the first dataset anew, compare and publish, as a run does."""
-    spec = synthetic.spec_of()
-    name = store.manifests()[0]["dataset"]
-    store.put_vdna(synthetic.filled(spec, f"again-{seed}", 1, 8), name, synthetic.facts_of(name, 1))
-    synthetic.compared(store, spec)
-    assert publish(store)
-
-
-def consistent(url: str, **options: Any) -> int:
-    """Open a catalogue as a stranger does, and see that its matrix is of its VDNAs; the first one's version."""
-    cat = open_catalogue(url, **options)
-    names = cat.index()["dataset"].tolist()
-    frame = cat.matrix("vit_small").frame
-    found = cat.compare(names[0], names[1], metrics=["emd"])
-    assert found.overall["emd"] == pytest.approx(frame.loc[names[0], names[1]], rel=1e-12)
-    return int(cat.index()["version"][0])
-
-
-def test_nothing_new_is_not_published_again(catalogue: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in catalogue.rglob("*") if path.is_file()}
-    assert not publish(Store(str(catalogue)))
-    assert before == {path: path.stat().st_mtime_ns for path in catalogue.rglob("*") if path.is_file()}
-
-
-def poll(url: str, writer: Callable[[], None], **options: Any) -> set[int]:
-    """What versions readers saw while someone wrote; none of them may fail."""
-    seen: list[int] = []
-    failures: list[BaseException] = []
-    done = threading.Event()
-
-    def read() -> None:
-        while not done.is_set():
-            try:
-                seen.append(consistent(url, **options))
-            except BaseException as error:
-                failures.append(error)
-                return
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    try:
-        writer()
-    finally:
-        done.set()
-        for reader in readers:
-            reader.join()
-    assert not failures, failures[0]
-    return set(seen)
-
-
-def test_readers_during_ten_publishes_see_the_old_or_the_new(catalogue: Path) -> None:
-    store = Store(str(catalogue))
-    seen = poll(str(catalogue), lambda: [add(store, seed) for seed in range(10)] and None)  # type: ignore[func-returns-value]
-    assert seen <= set(range(1, 12))
-    assert len(seen) > 2
-    assert consistent(str(catalogue)) == 11
-
-
-def test_readers_of_a_bucket_that_is_published_to(catalogue: Path, tmp_path: Path) -> None:
-    with object_store.serve(tmp_path / "s3") as server:
-        bucket = server.bucket("public")
-        options = {"key": server.key, "secret": server.secret, "endpoint_url": server.endpoint}
-        store, there = Store(str(catalogue)), target(f"{bucket}/c", options)
-        copy(store, there)
-
-        def write() -> None:
-            for seed in range(10):
-                add(store, seed)
-                copy(Manifests(str(catalogue)), target(f"{bucket}/c", options))
-
-        seen = poll(f"{bucket}/c", write, **options)
-        assert seen <= set(range(1, 12))
-        assert len(seen) > 2
-        assert consistent(f"{bucket}/c", **options) == 11
-        assert verify(Manifests(f"{bucket}/c", options))[2] == []
 
 
 class TestCopying:
@@ -270,12 +168,6 @@ class TestCopying:
         assert "nothing was published there yet" in capsys.readouterr().err
 
 
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place % len(data)] ^= 1 << random.Random(place).randrange(8)
-    path.write_bytes(data)
-
-
 class TestVerifying:
     def test_a_sound_catalogue(self, catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", str(catalogue)]) == 0
@@ -356,81 +248,3 @@ class TestVerifying:
     def test_where_nothing_was_published(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["verify", str(tmp_path)]) == 2
         assert "nothing was published there" in capsys.readouterr().err
-
-
-def test_a_damaged_program_of_the_site_is_written_anew(catalogue: Path) -> None:
-    flip(next(catalogue.glob("site/app-*/app.js")), 30)
-    assert publish(Store(str(catalogue)))
-    assert verify(Manifests(str(catalogue)))[2] == []
-    assert not publish(Store(str(catalogue)))
-
-
-def test_a_matrix_of_other_versions_is_not_published(catalogue: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = Store(str(catalogue))
-    name = store.manifests()[0]["dataset"]
-    vdna = synthetic.filled(synthetic.spec_of(), "again", 1, 8)
-    store.put_vdna(vdna, name, synthetic.facts_of(name, 1))
-    assert publish(store)
-    assert "the matrix of vit_small is not of the present versions and is left out" in caplog.text
-    with pytest.raises(UserError, match="no distances"):
-        open_catalogue(str(catalogue)).matrix("vit_small")
-
-
-def test_a_damaged_manifest_is_restored_with_its_versions(catalogue: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = Store(str(catalogue))
-    name = store.manifests()[0]["dataset"]
-    add(store, 1)
-    head = next((catalogue / "vdnas" / name).glob("*/*.json"))
-    whole = head.read_bytes()
-    for path in (head, *list((catalogue / "vdnas" / store.manifests()[1]["dataset"]).glob("*/*.json"))):
-        path.write_bytes(path.read_bytes()[:-1])
-    assert "publish makes it anew from its version's record" in verify(Manifests(str(catalogue)))[2][0]
-    publish(store)
-    assert caplog.text.count("is restored") == 2
-    assert verify(Manifests(str(catalogue)))[2] == []
-    assert consistent(str(catalogue)) == 2
-    head.write_bytes(whole[:-1])  # what is measured anew goes on from the last record as well
-    found = store.put_vdna(synthetic.filled(synthetic.spec_of(), "anew", 1, 8), name, synthetic.facts_of(name, 1))
-    assert [version["version"] for version in found["versions"]] == [1, 2]
-    assert found["version"] == 3
-    head.unlink()
-    assert publish(store)  # a manifest that was removed is gone on purpose
-    assert name not in set(open_catalogue(str(catalogue)).index()["dataset"])
-
-
-def test_what_nothing_names_any_more_goes_when_it_is_old(catalogue: Path) -> None:
-    store = Store(str(catalogue))
-    first = {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
-    old = [path for pattern in ("index/*.gz", "site/data/*") for path in catalogue.glob(pattern)]
-    for path in [*old, *catalogue.glob("distances/*/*/*.zarr/zarr.json")]:
-        os.utime(path, (1, 1))
-    reader = open_catalogue(str(catalogue))
-    add(store, 1)
-    add(store, 2)
-    assert all(path.exists() for path in old)  # those of the last hour are still being read
-    assert first <= {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
-    assert reader.matrix("vit_small").frame.shape == (8, 8)
-    said = store.get_json("catalogue.json")
-    for one in said["superseded"]:
-        one["until"] = "2020-01-01T00:00:00+00:00"
-    parts = {key: said[key] for key in ("index", "site", "superseded")}
-    store.put_json("catalogue.json", published.pointer(parts))
-    add(store, 3)
-    assert not [path for path in old if path.exists() and path.name not in _named(store)]
-    assert not first & {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
-    assert consistent(str(catalogue)) == 4
-    assert open_catalogue(str(catalogue)).vdna(store.manifests()[0]["dataset"], "vit_small", version=1).load().images
-
-
-def _named(store: Store) -> set[str]:
-    return {path.rpartition("/")[2] for path, _ in walk(store, published.read_pointer(store) or {}, [])}
-
-
-def test_a_vdna_of_another_program_is_published(tmp_path: Path, filled: Callable[..., VDNA]) -> None:
-    """One without histograms or hashes of its shards, beside others."""
-    store = Store(str(tmp_path / "c"))
-    store.put_vdna(filled(1, ranges=None, distributions=("gaussian",)), "mine", synthetic.facts_of("x", 0))
-    assert publish(store)
-    assert verify(store)[2] == []
-    index = json.loads(gzip.decompress(next((tmp_path / "c" / "index").glob("*.gz")).read_bytes()))
-    assert index["specs"][index["vdnas"][0]["spec"]]["ranges"] == ""
