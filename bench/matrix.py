@@ -26,7 +26,7 @@ from bench.figures import ROUNDS, VIT_B, Figure, Figures, figure, ratios, second
 from distributions.distances import Factor, cdf, frechet
 from distributions.kernels import pairwise_emd
 from distributions.kernels.factors import one_thread_each
-from distributions.view import Moments
+from distributions.moments import LayerMoments
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -162,12 +162,12 @@ def _seeds_histograms(counts: np.ndarray) -> VDNAHist:
     return vdna
 
 
-def _moments(seed: int) -> Moments:
+def _moments(seed: int) -> LayerMoments:
     """Mean and covariance of correlated features whose variances fall off, as a network's do."""
     draw = np.random.default_rng(seed)
     mixed = draw.normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH)
     features = draw.normal(size=(IMAGES, WIDTH)) * np.arange(1.0, WIDTH + 1) ** -0.5 @ mixed
-    return Moments(features.mean(axis=0), np.cov(features.T))
+    return LayerMoments(features.mean(axis=0), np.cov(features.T))
 
 
 def _seeds_gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> VDNALayerGauss:

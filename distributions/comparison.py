@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distributions import plots
 from distributions.distances import UNITS, PerNeuron, check_comparable, emd, fd, nfd
 from distributions.errors import IncompatibleError
+from distributions.plots import cards
 from distributions.spec import kind_of
 from distributions.view import View
 
@@ -105,8 +107,6 @@ class Comparison:
 
     def save(self, path: str | Path) -> None:
         """Write a picture of it: .png, .svg or .pdf."""
-        from distributions import plots  # matplotlib takes a second to load
-
         plots.check_ending(path)
         plots.save(plots.of_comparison(self), path)
 
@@ -130,9 +130,7 @@ class Comparison:
         return f"<Comparison of {' and '.join(self.names)}\n{facts}>"
 
     def _repr_html_(self) -> str:
-        from distributions.plots import cards, of_comparison
-
-        return cards.card(" and ".join(self.names), self.facts(), of_comparison(self))
+        return cards.card(" and ".join(self.names), self.facts(), plots.of_comparison(self))
 
 
 def compare(

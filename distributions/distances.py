@@ -20,8 +20,9 @@ import numpy as np
 
 from distributions.errors import IncompatibleError
 from distributions.kernels import cumulative_shares, linear_algebra, row_emd
+from distributions.moments import LayerMoments, Moments
 from distributions.spec import DECIDING, UNSTATED, Spec, difference_between, has_histogram
-from distributions.view import Moments, View
+from distributions.view import View
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +121,7 @@ def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
     for moments in (a, b):
         _check_any(moments)
     # (√v1 − √v2)² is v1 + v2 − 2√(v1·v2) without the cancellation, so it is never negative.
-    return (a.mean - b.mean) ** 2 + (np.sqrt(a.spread) - np.sqrt(b.spread)) ** 2  # type: ignore[no-any-return]
+    return (a.mean - b.mean) ** 2 + (np.sqrt(a.variance) - np.sqrt(b.variance)) ** 2  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,10 @@ class Factor:
     trace: float
 
     @classmethod
-    def of(cls, moments: Moments, device: torch.device | str = "cpu") -> Factor:
+    def of(cls, moments: LayerMoments, device: torch.device | str = "cpu") -> Factor:
         _check_any(moments)
-        root = linear_algebra().covariance_factor(moments.spread, device)
-        return cls(moments.mean, root, float(np.trace(moments.spread)))
+        root = linear_algebra().covariance_factor(moments.covariance, device)
+        return cls(moments.mean, root, float(np.trace(moments.covariance)))
 
 
 def frechet(a: Factor, b: Factor) -> float:
@@ -157,7 +158,7 @@ def frechet(a: Factor, b: Factor) -> float:
     return max(float(difference @ difference) + (first.trace + second.trace) - 2 * shared, 0.0)
 
 
-def _check_any(moments: Moments) -> None:
+def _check_any(moments: Moments | LayerMoments) -> None:
     if np.isnan(moments.mean).any():
         raise IncompatibleError("a neuron has no mean: the VDNA counted no image, or only NaN")
 
@@ -199,9 +200,9 @@ def _samples(spec: Spec, kind: str) -> str:
     return spec.samples_of(kind)
 
 
-def marginals(moments: Moments) -> Moments:
+def marginals(moments: LayerMoments) -> Moments:
     """Mean and variance of each neuron of a layer."""
-    return Moments(moments.mean, np.diagonal(moments.spread))
+    return Moments(moments.mean, np.diagonal(moments.covariance))
 
 
 def _select(

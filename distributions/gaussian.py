@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from distributions.base import Batch, Distribution
-from distributions.view import Moments, neuron_moments
+from distributions.moments import Moments, neuron_moments
 
 
 class Gaussian(Distribution):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from distributions.base import Batch, Distribution
-from distributions.view import Moments, layer_moments
+from distributions.moments import LayerMoments, layer_moments
 
 
 class LayerGaussian(Distribution):
@@ -60,7 +60,7 @@ class LayerGaussian(Distribution):
         self.count[layer] += count
         return between
 
-    def compute(self, layer: str) -> Moments:
+    def compute(self, layer: str) -> LayerMoments:
         """Mean (neurons) and covariance (neurons, neurons), float64, divisor n - 1; zero for one image."""
         return layer_moments(*(self.rows(array, self.slices[layer]) for array in self.dims))
 

@@ -13,26 +13,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 
+from distributions import plots
 from distributions.errors import IncompatibleError
+from distributions.moments import Extremes, LayerMoments, Moments, layer_moments, neuron_moments
+from distributions.plots import cards
 from distributions.spec import Spec, layer_slices
-
-
-class Moments(NamedTuple):
-    """Mean (neurons) and variance (neurons), or covariance (neurons, neurons); float64, divisor n - 1."""
-
-    mean: np.ndarray
-    spread: np.ndarray
-
-
-class Extremes(NamedTuple):
-    """Smallest and largest activation per neuron, (neurons) float32."""
-
-    minimum: np.ndarray
-    maximum: np.ndarray
 
 
 class View(ABC):
@@ -86,15 +75,15 @@ class View(ABC):
             count, mean, m2 = (self.rows(name, part) for name in ("count", "mean", "m2"))
             return neuron_moments(count, mean, m2)
         of_layers = [self.layer_gaussian(name) for name in ([layer] if layer is not None else self.layers)]
-        spread = [np.diagonal(moments.spread) for moments in of_layers]
-        return Moments(np.concatenate([moments.mean for moments in of_layers]), np.concatenate(spread))
+        variances = [np.diagonal(moments.covariance) for moments in of_layers]
+        return Moments(np.concatenate([moments.mean for moments in of_layers]), np.concatenate(variances))
 
     @overload
-    def layer_gaussian(self, layer: str) -> Moments: ...
+    def layer_gaussian(self, layer: str) -> LayerMoments: ...
     @overload
-    def layer_gaussian(self, layer: None = None) -> dict[str, Moments]: ...
-    def layer_gaussian(self, layer: str | None = None) -> Moments | dict[str, Moments]:
-        """Mean vector and covariance matrix of a layer, or of each: `{layer: Moments}`."""
+    def layer_gaussian(self, layer: None = None) -> dict[str, LayerMoments]: ...
+    def layer_gaussian(self, layer: str | None = None) -> LayerMoments | dict[str, LayerMoments]:
+        """Mean vector and covariance matrix of a layer, or of each: `{layer: LayerMoments}`."""
         self.require("layer-gaussian")
         if layer is None:
             return {name: self.layer_gaussian(name) for name in self.layers}
@@ -124,8 +113,6 @@ class View(ABC):
 
     def save(self, path: str | Path, layers: Sequence[str] | None = None) -> None:
         """Write a picture of it, .png, .svg or .pdf: of the layers named, or of six, evenly spaced."""
-        from distributions import plots  # matplotlib takes a second to load
-
         plots.check_ending(path)
         plots.save(plots.of_view(self, layers), path)
 
@@ -133,20 +120,4 @@ class View(ABC):
         return f"<{self.title}: {self.images} images, {len(self.layers)} layers>"
 
     def _repr_html_(self) -> str:
-        from distributions.plots import cards, of_view
-
-        return cards.card(self.title, self.facts(), of_view(self))
-
-
-def neuron_moments(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> Moments:
-    """Mean and variance (neurons) from the arrays of `gaussian`; of no image the mean is NaN, of one the variance 0."""
-    variance = m2 / np.maximum(count.astype(np.int64) - 1, 1)
-    return Moments(np.where(count > 0, mean, np.nan), variance)
-
-
-def layer_moments(count: np.ndarray, mean: np.ndarray, comoment: np.ndarray) -> Moments:
-    """Mean (neurons) and covariance (neurons, neurons) from a layer's rows of `layer-gaussian`, which may be padded;
-    zero for one image. The mean of none is NaN."""
-    covariance = comoment[:, : len(mean)] / max(int(count[0]) - 1, 1)
-    covariance = (covariance + covariance.T) / 2  # a matrix product may differ in the last bit
-    return Moments(np.where(count > 0, mean, np.nan), covariance)
+        return cards.card(self.title, self.facts(), plots.of_view(self))

@@ -5,19 +5,19 @@ of_comparison(compare(v, w, ("faces", "digits")))
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distributions.plots import paper
+from distributions.plots.subjects import ComparisonSubject, NeuronSubject
 from distributions.plots.views import edges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.gridspec import SubplotSpec
-
-    from distributions.comparison import Comparison, Neuron
 
 RANKED = 10
 OVERLAID = 3
@@ -28,7 +28,7 @@ NAMES = {"emd": "EMD", "nfd": "NFD", "fd": "FD"}
 SHORT = {"emd": "bins", "nfd": "activation²", "fd": "activation²"}
 
 
-def of_comparison(comparison: Comparison) -> Figure:
+def of_comparison(comparison: ComparisonSubject) -> Figure:
     """Bars by layer for every metric; below them the neurons that differ most."""
     layers = len(comparison.layer_names)
     upper = float(np.clip(0.17 * layers, 0.5, 6.5)) + 0.85
@@ -53,7 +53,7 @@ def of_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
-def _by_layer(figure: Figure | SubFigure, comparison: Comparison, place: SubplotSpec, height: float) -> None:
+def _by_layer(figure: Figure | SubFigure, comparison: ComparisonSubject, place: SubplotSpec, height: float) -> None:
     """A panel for each metric, a bar for each layer in network order; the longest is darker."""
     columns = place.subgridspec(1, len(comparison.metrics))
     names = list(comparison.layer_names)
@@ -76,7 +76,7 @@ def _by_layer(figure: Figure | SubFigure, comparison: Comparison, place: Subplot
         paper.head(axes, f"{NAMES[metric]} by layer", f"{SHORT[metric]}{means}")
 
 
-def _ranked(axes: Axes, comparison: Comparison, most: list[Neuron]) -> None:
+def _ranked(axes: Axes, comparison: ComparisonSubject, most: Sequence[NeuronSubject]) -> None:
     """The neurons that differ most, the first on top."""
     paper.quiet(axes)
     values = [0.0 if np.isnan(neuron.distance) else neuron.distance for neuron in most]
@@ -93,7 +93,7 @@ def _ranked(axes: Axes, comparison: Comparison, most: list[Neuron]) -> None:
     paper.head(axes, "Neurons that differ most", f"{NAMES[comparison.by]}, {SHORT[comparison.by]}")
 
 
-def _overlay(axes: Axes, comparison: Comparison, neuron: Neuron) -> None:
+def _overlay(axes: Axes, comparison: ComparisonSubject, neuron: NeuronSubject) -> None:
     """Both distributions of a neuron on its axis."""
     axes.set_yticks([])
     axes.set_xlabel("activation", color=paper.MUTED, **paper.letters(7.5))
@@ -105,7 +105,7 @@ def _overlay(axes: Axes, comparison: Comparison, neuron: Neuron) -> None:
     axes.locator_params(axis="x", nbins=4)
 
 
-def _histograms(axes: Axes, comparison: Comparison, neuron: Neuron) -> None:
+def _histograms(axes: Axes, comparison: ComparisonSubject, neuron: NeuronSubject) -> None:
     """Shares of activations, bins put together, over that part of the axis where there are any."""
     low, high = (float(ends[neuron.neuron]) for ends in edges(comparison.v, neuron.layer))
     rows = [view.histogram(neuron.layer)[neuron.neuron].astype(np.float64) for view in (comparison.v, comparison.w)]
@@ -123,16 +123,16 @@ def _histograms(axes: Axes, comparison: Comparison, neuron: Neuron) -> None:
     axes.set_xlim(at[0], at[-1])
 
 
-def _normals(axes: Axes, comparison: Comparison, neuron: Neuron) -> None:
+def _normals(axes: Axes, comparison: ComparisonSubject, neuron: NeuronSubject) -> None:
     """Normal curves of the means and variances."""
     moments = [view.gaussian(neuron.layer) for view in (comparison.v, comparison.w)]
     means = np.nan_to_num([float(each.mean[neuron.neuron]) for each in moments])
-    spreads = np.sqrt(np.nan_to_num([float(each.spread[neuron.neuron]) for each in moments]))
-    least = max(spreads.max(), abs(means[1] - means[0]), 1e-6) / 50  # what never varies is a narrow peak
-    spreads = np.maximum(spreads, least)
-    at = np.linspace((means - 3.5 * spreads).min(), (means + 3.5 * spreads).max(), 400)
-    for mean, spread, color in zip(means, spreads, (paper.FIRST, paper.SECOND), strict=True):
-        curve = np.exp(-(((at - mean) / spread) ** 2) / 2) / spread
+    deviations = np.sqrt(np.nan_to_num([float(each.variance[neuron.neuron]) for each in moments]))
+    least = max(deviations.max(), abs(means[1] - means[0]), 1e-6) / 50  # what never varies is a narrow peak
+    deviations = np.maximum(deviations, least)
+    at = np.linspace((means - 3.5 * deviations).min(), (means + 3.5 * deviations).max(), 400)
+    for mean, deviation, color in zip(means, deviations, (paper.FIRST, paper.SECOND), strict=True):
+        curve = np.exp(-(((at - mean) / deviation) ** 2) / 2) / deviation
         axes.fill_between(at, curve, color=color, alpha=0.28, linewidth=0)
         axes.plot(at, curve, color=color, linewidth=1.2)
     axes.set_xlim(at[0], at[-1])

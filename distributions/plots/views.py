@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distributions.plots import paper
+from distributions.plots.subjects import VDNASubject
 from distributions.spec import layer_slices
-from distributions.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ PALE = ("#ffffff", "#d9e6f4", "#93b9e0", "#3f7fc4", "#17457f", "#0b2447")
 """From never to always; lightness falls evenly."""
 
 
-def of_view(view: View, layers: Sequence[str] | None = None) -> Figure:
+def of_view(view: VDNASubject, layers: Sequence[str] | None = None) -> Figure:
     """A panel for each layer: its neurons from low to high means, across their activations."""
     chosen = some(view) if layers is None else list(layers)
     if not chosen:
@@ -56,20 +56,20 @@ def of_view(view: View, layers: Sequence[str] | None = None) -> Figure:
     return figure
 
 
-def some(view: View, most: int = SHOWN) -> list[str]:
+def some(view: VDNASubject, most: int = SHOWN) -> list[str]:
     """Layers evenly spaced over a network, the first and the last among them."""
     names = list(view.layers)
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
 
 
-def edges(view: View, layer: str) -> tuple[np.ndarray, np.ndarray]:
+def edges(view: VDNASubject, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """The ends of a layer's histogram axes, (neurons) each."""
     axes, part = view.spec.ranges, layer_slices(view.spec.layers)[layer]
     assert axes is not None  # Spec refuses histograms without ranges
     return (axes.centre - axes.half_width)[part], (axes.centre + axes.half_width)[part]
 
 
-def _meaning(view: View) -> str:
+def _meaning(view: VDNASubject) -> str:
     if view.has("histogram"):
         return "dark: most often, orange: mean"
     if view.has("gaussian") or view.has("layer-gaussian"):
@@ -77,7 +77,7 @@ def _meaning(view: View) -> str:
     return "from the smallest to the largest activation"
 
 
-def _heat(axes: Axes, view: View, layer: str) -> None:
+def _heat(axes: Axes, view: VDNASubject, layer: str) -> None:
     """Histograms of many axes on one, a neuron in each row."""
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -122,7 +122,7 @@ def _apart(low: float, high: float) -> tuple[float, float]:
     return low - more, high + more
 
 
-def _bands(axes: Axes, view: View, layer: str) -> None:
+def _bands(axes: Axes, view: VDNASubject, layer: str) -> None:
     """What is left without histograms: a mean and a band about it for each neuron."""
     if view.has("gaussian") or view.has("layer-gaussian"):
         middle, variance = view.gaussian(layer)

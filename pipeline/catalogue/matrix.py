@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from distributions import View
+from distributions import View, plots
 from distributions.bounds import emd_bound, emd_sketch, frechet_bound
 from distributions.distances import cdf
+from distributions.plots import cards
 from distributions.spec import layer_slices
 from pipeline.catalogue.sketches import HISTOGRAM, MOMENTS, moments
 from pipeline.errors import UserError
@@ -49,17 +50,13 @@ class Matrix:
 
     def save(self, path: str | Path) -> None:
         """Write a picture of it: .png, .svg or .pdf."""
-        from distributions import plots  # matplotlib takes a second to load
-
         plots.check_ending(path)
         plots.save(self._figure(), path)
 
     def _figure(self) -> Figure:
-        from distributions.plots import of_matrix
-
         names = [str(name) for name in self.array["dataset"].to_numpy()]
         over = f"{self.extractor} · {len(self.layers):,} layer{'s' * (len(self.layers) != 1)}"
-        return of_matrix(self.array.to_numpy(), names, self.metric.upper(), self.unit, over)
+        return plots.of_matrix(self.array.to_numpy(), names, self.metric.upper(), self.unit, over)
 
     def __repr__(self) -> str:
         table = self.frame.to_string(max_rows=12, max_cols=6, float_format=lambda value: f"{value:.4g}")
@@ -70,8 +67,6 @@ class Matrix:
         return f"{self.metric.upper()} in {self.unit} between {number} datasets, {self.extractor}"
 
     def _repr_html_(self) -> str:
-        from distributions.plots import cards
-
         values = self.array.to_numpy()
         pairs = values[np.triu_indices(len(values), 1)]
         pairs = pairs[np.isfinite(pairs)]

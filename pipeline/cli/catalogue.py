@@ -19,6 +19,7 @@ from rich.table import Table
 
 from distributions import IncompatibleError, View
 from distributions.comparison import KINDS, Comparison
+from distributions.plots import check_ending
 from pipeline.catalogue.reader import Catalogue, open_catalogue
 from pipeline.catalogue.targets import address
 from pipeline.cli.options import Command, add, typed
@@ -211,8 +212,6 @@ def _compare(given: argparse.Namespace) -> None:
 
 def _check_picture(path: str) -> None:
     """Refuse a picture that could not be written before its numbers are computed."""
-    from distributions.plots import check_ending
-
     check_ending(path)
     if not (folder := named(path).parent).is_dir():
         raise UserError(f"--save {path}: there is no folder {folder}")

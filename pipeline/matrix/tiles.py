@@ -28,8 +28,8 @@ from distributions.comparison import metrics_of
 from distributions.distances import Factor, cdf, frechet
 from distributions.kernels import pairwise_emd
 from distributions.kernels.factors import one_thread_each
+from distributions.moments import LayerMoments, layer_moments, neuron_moments
 from distributions.spec import ARRAYS, bins_of, layer_slices
-from distributions.view import Moments, layer_moments, neuron_moments
 from pipeline.catalogue.writer import TILE, Store
 from pipeline.extraction.worker import TaskResult
 from pipeline.formats.groups import CHUNK_BYTES
@@ -190,14 +190,14 @@ class _Side:
         if "gaussian" in self._spec.distributions:
             neurons = neuron_moments(*(arrays[name] for name in ARRAYS["gaussian"]))
         for layer, part in parts.items():
-            covariance: Moments | None = None
+            covariance: LayerMoments | None = None
             if self.factors:
                 covariance = layer_moments(*(arrays[name][part] for name in ARRAYS["layer-gaussian"]))
                 self.factors[layer][place] = Factor.of(covariance, self._device)
             if neurons:
-                mean, variance = neurons.mean[part], neurons.spread[part]
+                mean, variance = neurons.mean[part], neurons.variance[part]
             elif covariance:
-                mean, variance = covariance.mean, np.diagonal(covariance.spread)
+                mean, variance = covariance.mean, np.diagonal(covariance.covariance)
             else:
                 continue
             self.moments[layer][place] = np.concatenate([mean, np.sqrt(variance)])

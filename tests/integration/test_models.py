@@ -399,8 +399,8 @@ class TestPositions:
         extractor = build(named_extractor("test_vit", weights="random"))
         images = torch.stack([extractor.preprocess(picture) for picture in PICTURES])
         extractor(images, lambda layer, a: seen.update({layer: a.double().flatten(0, 1)}))
-        np.testing.assert_allclose(other.gaussian("norm").spread, seen["norm"].var(0), rtol=1e-4)
-        np.testing.assert_allclose(other.layer_gaussian("norm").spread, seen["norm"].T.cov(), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(other.gaussian("norm").variance, seen["norm"].var(0), rtol=1e-4)
+        np.testing.assert_allclose(other.layer_gaussian("norm").covariance, seen["norm"].T.cov(), rtol=1e-3, atol=1e-5)
         assert first.spec.id != other.spec.id
         with pytest.raises(IncompatibleError, match="positions: "):
             emd(first, other)

@@ -222,7 +222,7 @@ class TestTree:
             straight.merge(vdna)
         tree, made = reduce.merged(store, its, [task.id for task in tasks])
         assert [record.url for record in tree.ledger] == [f"{i:04d}" for i in range(partials)]
-        np.testing.assert_allclose(tree.gaussian().spread, straight.gaussian().spread, rtol=1e-12)
+        np.testing.assert_allclose(tree.gaussian().variance, straight.gaussian().variance, rtol=1e-12)
         assert made == {"batch_size": [0, 1] if partials > 1 else [0]}
 
         parts: list[Task | reduce.Merge] = list(tasks)

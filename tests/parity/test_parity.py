@@ -117,11 +117,11 @@ def test_moments_are_the_seeds(seed: int) -> None:
     for name in LAYERS:
         theirs = neuron.get_all_neurons_in_layer_dist(name)
         np.testing.assert_allclose(mine.gaussian(name).mean, theirs["mu"], rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(mine.gaussian(name).spread, theirs["var"], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(mine.gaussian(name).variance, theirs["var"], rtol=1e-6, atol=1e-9)
         theirs = layer.get_all_neurons_in_layer_dist(name)
         scale = float(theirs["sigma"].abs().max())
         np.testing.assert_allclose(mine.layer_gaussian(name).mean, theirs["mu"], rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(mine.layer_gaussian(name).spread, theirs["sigma"], rtol=1e-6, atol=1e-6 * scale)
+        np.testing.assert_allclose(mine.layer_gaussian(name).covariance, theirs["sigma"], rtol=1e-6, atol=1e-6 * scale)
 
 
 def test_extremes_are_the_seeds_exactly() -> None:

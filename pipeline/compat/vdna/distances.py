@@ -11,7 +11,7 @@ import torch
 from distributions.distances import Factor, cdf, frechet, frechet_rows
 from distributions.kernels import row_emd
 from distributions.kernels.factors import one_thread_each
-from distributions.view import Moments
+from distributions.moments import LayerMoments, Moments
 from pipeline.compat.vdna.vdna import VDNA
 
 
@@ -67,7 +67,7 @@ def FD(
 
     def of(layer: str) -> float:
         factors = [
-            Factor.of(Moments(v.data[layer]["mu"].cpu().numpy(), v.data[layer]["sigma"].cpu().numpy()))
+            Factor.of(LayerMoments(v.data[layer]["mu"].cpu().numpy(), v.data[layer]["sigma"].cpu().numpy()))
             for v in (vdna1, vdna2)
         ]
         return frechet(*factors)

@@ -52,7 +52,7 @@ def test_frechet(offset: float) -> None:
             view.update(layer, mixed + offset)
         views.append(view)
     means = np.stack([view.gaussian().mean for view in views]).astype(np.float32)
-    deviations = np.sqrt(np.stack([view.gaussian().spread for view in views])).astype(np.float32)
+    deviations = np.sqrt(np.stack([view.gaussian().variance for view in views])).astype(np.float32)
     bound = frechet_bound(means, deviations, means[0], deviations[0])
     for i, view in enumerate(views):
         assert bound[i].mean() <= nfd(views[0], view) + 1e-15

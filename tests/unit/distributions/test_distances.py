@@ -13,7 +13,7 @@ import torch
 import distributions
 from distributions import VDNA, HistogramAxes, IncompatibleError, Ledger, ShardRecord, Spec, emd, fd, nfd
 from distributions.distances import Factor, frechet
-from distributions.view import Moments
+from distributions.moments import LayerMoments, Moments
 from tests.helpers.material import LAYERS, activations, spec
 
 DISTANCES = (emd, nfd, fd)
@@ -71,8 +71,8 @@ def test_emd_is_wasserstein_in_bins() -> None:
 
 def test_fd_of_known_gaussians() -> None:
     """For covariances that commute it is |m1 - m2|² + |√S1 - √S2|²."""
-    a = Factor.of(Moments(np.zeros(3), np.diag([1.0, 4.0, 9.0])))
-    b = Factor.of(Moments(np.array([1.0, 2.0, 2.0]), np.diag([4.0, 1.0, 16.0])))
+    a = Factor.of(LayerMoments(np.zeros(3), np.diag([1.0, 4.0, 9.0])))
+    b = Factor.of(LayerMoments(np.array([1.0, 2.0, 2.0]), np.diag([4.0, 1.0, 16.0])))
     assert frechet(a, b) == pytest.approx(9 + 1 + 1 + 1, rel=1e-12)
 
 
@@ -80,7 +80,9 @@ def test_fd_of_known_gaussians() -> None:
 def test_fd_is_real_and_finite_below_full_rank(images: int) -> None:
     """Fewer images than neurons: where sqrtm of the product gives NaN or imaginary parts elsewhere."""
     draw = np.random.default_rng(images)
-    factors = [Factor.of(Moments(x.mean(0), np.cov(x.T))) for x in (draw.normal(size=(images, 64)) for _ in range(2))]
+    factors = [
+        Factor.of(LayerMoments(x.mean(0), np.cov(x.T))) for x in (draw.normal(size=(images, 64)) for _ in range(2))
+    ]
     value = frechet(*factors)
     assert np.isfinite(value)
     assert value > 0
@@ -122,7 +124,7 @@ class TestVDNA:
             for layer, values in activations(seed).items():
                 whole.update(layer, values)
         np.testing.assert_array_equal(merged.histogram(), whole.histogram())
-        np.testing.assert_allclose(merged.gaussian("first").spread, whole.gaussian("first").spread, rtol=1e-12)
+        np.testing.assert_allclose(merged.gaussian("first").variance, whole.gaussian("first").variance, rtol=1e-12)
         assert merged.images == 12
         assert merged.ledger.skipped == {"corrupt": 2}
 
@@ -195,6 +197,8 @@ class TestHistogramAxes:
     def test_former_names(self) -> None:
         assert importlib.import_module("distributions.ranges") is distributions.axes is distributions.ranges
         assert distributions.ranges.Ranges is distributions.Ranges is HistogramAxes
+        assert Moments(np.zeros(1), np.ones(1)).spread == 1
+        assert LayerMoments(np.zeros(1), np.ones((1, 1))).spread == 1
 
     def test_margin(self) -> None:
         layers = {"a": 3}
