@@ -24,7 +24,7 @@ export async function show(article, context) {
       h(
         "p",
         { class: "muted" },
-        `Compared with ${catalogue.labels.get(id)}. The datasets: `,
+        `Both measured with ${catalogue.labels.get(id)}. Pages of the datasets: `,
         dataset(a),
         ", ",
         dataset(b),
