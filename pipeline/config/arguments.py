@@ -107,8 +107,8 @@ def arguments(given: Sequence[str]) -> list[str]:
 
 
 def placed(checked: Sequence[str]) -> list[str]:
-    """Arguments as Hydra wants them: `++` before what a file of the configuration may or may not have, and no `+` before
-    the group `experiment`, which is in the defaults."""
+    """Arguments as Hydra wants them: `++` before what a file of the configuration may or may not have, and no `+`
+    before the group `experiment`, which is in the defaults."""
     chosen = [argument[found.end() :] if (found := EXPERIMENT.match(argument)) else argument for argument in checked]
     return [f"++{argument[found.end() :]}" if (found := PLACED.match(argument)) else argument for argument in chosen]
 
