@@ -1,8 +1,10 @@
-# make demo | make test | make test-faults | make test-zoo | make bench | make lint: each makes or refreshes .venv by itself.
+# make demo | check | test | test-faults | test-zoo | bench | lint | docs | dist | image: each makes or refreshes .venv by itself.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-faults test-zoo bench lint clean
+.PHONY: demo check test test-faults test-zoo bench lint docs dist image clean
+
+IMAGE ?= vdna-catalogue:0.1.0
 
 demo: .venv/demo.stamp
 	.venv/bin/python -m pipeline.data.demo demo_data
@@ -27,6 +29,32 @@ lint: .venv/dev.stamp
 	.venv/bin/mypy k8s/submit.py
 	.venv/bin/lint-imports
 
+check: lint
+
+# build/site/index.html, from docs/, the docstrings and the commands' help.
+docs: .venv/docs.stamp
+	.venv/bin/python docs/build.py build
+	cd build && PATH="$(CURDIR)/.venv/bin:$$PATH" $(CURDIR)/.venv/bin/zensical build --strict --clean
+
+# dist/*.tar.gz and, built from it, dist/*.whl, which is then installed and tried in an environment of its own.
+dist: .venv/dev.stamp
+	rm -rf dist build/lib build/bdist.* build/dist-venv
+	.venv/bin/python -m build --no-isolation
+	DIST=dist .venv/bin/python -m pytest -q tests/test_dist.py
+	$(PYTHON) -m venv build/dist-venv
+	build/dist-venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt dist/*.whl
+	cd build && dist-venv/bin/python -c "import distributions, pipeline; pipeline.open_catalogue"
+	cd build && dist-venv/bin/vdna-catalogue --help > /dev/null
+
+# The container image of k8s/Dockerfile, by the first of these programs that is there and has a service to talk to.
+image:
+	@for tool in docker podman buildah; do \
+		command -v $$tool > /dev/null && $$tool info > /dev/null 2>&1 || continue; \
+		echo "$$tool build -f k8s/Dockerfile -t $(IMAGE) ."; \
+		DOCKER_BUILDKIT=1 exec $$tool build -f k8s/Dockerfile -t $(IMAGE) .; \
+	done; \
+	echo "error: make image needs docker, podman or buildah, installed and with its service running" >&2; exit 2
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -36,6 +64,10 @@ lint: .venv/dev.stamp
 
 .venv/dev.stamp: .venv/demo.stamp
 	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.venv/docs.stamp: .venv/dev.stamp
+	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
 	@touch $@
 
 clean:

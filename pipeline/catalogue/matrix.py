@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Matrix:
-    """Distances between datasets, over some layers: `array` is (dataset, other) float64."""
+    """Distances between datasets, over all layers or some.
+
+    Attributes:
+        array: (dataset, other) float64.
+        metric: "emd", "nfd" or "fd".
+        unit: The distances' unit.
+        extractor: The extractor's name.
+        layers: The layers that count.
+    """
 
     array: xr.DataArray
     metric: str
@@ -49,7 +57,14 @@ class Matrix:
         return pd.DataFrame(self.array.to_numpy(), self.array["dataset"].to_index(), self.array["other"].to_index())
 
     def save(self, path: str | Path) -> None:
-        """Write a picture of it: .png, .svg or .pdf."""
+        """Write a picture of the matrix, with datasets that are alike side by side.
+
+        Args:
+            path: A file whose name ends in .png, .svg or .pdf.
+
+        Raises:
+            ValueError: The name has another ending.
+        """
         plots.check_ending(path)
         plots.save(self._figure(), path)
 

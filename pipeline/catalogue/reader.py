@@ -38,7 +38,7 @@ PATIENCE = 30.0
 
 
 class Catalogue:
-    """Read-only view of a catalogue, as it was when it was opened."""
+    """Read-only view of a catalogue, as it was when it was opened: what is published later does not change it."""
 
     def __init__(self, url: str, **storage: Any) -> None:
         self._folder = Manifests(*address(url, storage), PATIENCE)
@@ -63,15 +63,29 @@ class Catalogue:
         return card(self._folder.url, self._rows)
 
     def index(self) -> pd.DataFrame:
-        """A row per VDNA: what it is of, how complete it is and what it was made with."""
+        """A row for each VDNA: what it is of, how complete it is and what it was made with.
+
+        Returns:
+            A table with the columns `dataset`, `extractor`, `images`, `skipped`, `shards`, `digest`, `version`,
+                `licence` and others.
+        """
         rows = [{**row, "distributions": " ".join(row["distributions"])} for row in self._rows]
         return pd.DataFrame(rows, columns=[*COLUMNS, *MORE])
 
     def manifest(
         self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
-        """Everything the catalogue says of one VDNA; the newest, where several specs were measured, and its current
-        version unless another is asked for."""
+        """Everything the catalogue says of one VDNA.
+
+        Args:
+            dataset: The dataset's name.
+            extractor: The extractor's name. None: the only one, or `efficientnet_lite0` where there are several.
+            spec: The id of a spec. None: the newest VDNA of this dataset and extractor.
+            version: A version's number. None: the current one.
+
+        Raises:
+            UserError: There is no such VDNA or version.
+        """
         extractor = extractor or self.extractor_of(dataset)
         found = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
         found = [row for row in found if spec in (None, row["spec"])]
@@ -100,15 +114,33 @@ class Catalogue:
     def vdna(
         self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
     ) -> StoredVDNA:
-        """The VDNA, to be read as it is asked for; chosen as by `manifest`. `.load()` reads the whole of it."""
+        """A VDNA of the catalogue, chosen as by `manifest`.
+
+        Returns:
+            A view that reads the layers it is asked for, and only those; each chunk is checked against its SHA-256.
+                `.load()` reads the whole VDNA into memory, to merge it.
+
+        Raises:
+            UserError: There is no such VDNA or version.
+        """
         return StoredVDNA(self._folder, self.manifest(dataset, extractor, spec, version))
 
     # -- matrices ----------------------------------------------------------------------------------
 
     def distances(self, extractor: str, metric: str, spec: str | None = None) -> xr.DataArray:
-        """`emd`, `nfd` or `fd` between all datasets, (dataset, other, layer); `.overall` is over all layers.
+        """Distances between all datasets, layer by layer.
 
-        Of several specs of an extractor, the one with the most datasets, then the newest.
+        Args:
+            extractor: The extractor's name.
+            metric: "emd", "nfd" or "fd".
+            spec: The id of a spec. None: of the extractor's specs the one with most datasets, then the newest.
+
+        Returns:
+            (dataset, other, layer) float64; the coordinate `overall` is (dataset, other), over all layers. The unit
+                is in the attribute `units`.
+
+        Raises:
+            UserError: There are no distances for this extractor, or not this metric.
         """
         return self._matrix(extractor, metric, spec).whole(metric)
 
@@ -120,8 +152,21 @@ class Catalogue:
         datasets: Sequence[str] | None = None,
         spec: str | None = None,
     ) -> Matrix:
-        """The distances between datasets, over all layers or some, chosen as by `distances`: `.frame` is a labelled
-        pandas.DataFrame, `.array` an xarray.DataArray."""
+        """The distances between datasets, over all layers or some.
+
+        Args:
+            extractor: The extractor's name.
+            metric: "emd", "nfd" or "fd".
+            layers: The layers that count. None: all.
+            datasets: The datasets that are rows and columns, in this order. None: all.
+            spec: As for `distances`.
+
+        Returns:
+            `.frame` is a labelled pandas.DataFrame, `.array` an xarray.DataArray, `.save("matrix.png")` a picture.
+
+        Raises:
+            UserError: There are no distances for this extractor, or no such metric, layer or dataset.
+        """
         return self._matrix(extractor, metric, spec).among(metric, layers, datasets)
 
     def _matrix(self, extractor: str, metric: str, spec: str | None = None) -> StoredMatrix:
@@ -155,10 +200,28 @@ class Catalogue:
         layers: Sequence[str] | None = None,
         spec: str | None = None,
     ) -> pd.Series[float]:
-        """The datasets most like one of the catalogue, or like any VDNA, over all layers or some; the most like first.
+        """The datasets most like one dataset of the catalogue, or like any VDNA.
 
-        Of a dataset of the catalogue the matrix has the answer. Another VDNA is compared with as few of the datasets as
-        an exact answer needs.
+        The nearest datasets of a dataset are read from the matrix. Another VDNA is compared with as few datasets as an
+        exact answer needs.
+
+            cat.nearest("demo_digits", "efficientnet_lite0")
+            cat.nearest(make_vdna("photos/", catalogue="catalogue"), k=3, layers=["blocks.6.0"])
+
+        Args:
+            of: The name of a dataset, or a VDNA.
+            extractor: The extractor's name, where `of` is a name. None: as for `manifest`.
+            metric: "emd", "nfd" or "fd".
+            k: How many datasets, at least 1.
+            layers: The layers that count. None: all.
+            spec: The id of a spec, where `of` is a name.
+
+        Returns:
+            Distances by dataset, the nearest first; fewer than `k` where the catalogue has fewer.
+
+        Raises:
+            UserError: An argument is not allowed, or the dataset is not in the matrix.
+            IncompatibleError: Nothing in the catalogue can be compared with the VDNA.
         """
         if metric not in KINDS:
             raise UserError(f"metric={metric}: allowed are {', '.join(KINDS)}")
@@ -243,7 +306,23 @@ class Catalogue:
         layers: Sequence[str] | None = None,
         metrics: Sequence[str] = tuple(KINDS),
     ) -> Comparison:
-        """Two datasets of the catalogue, or any VDNAs, side by side: how far apart, and in which layers and neurons."""
+        """Compare two datasets of the catalogue, or any two VDNAs, over all neurons, by layer and by neuron.
+
+        Args:
+            a: The name of a dataset, or a VDNA.
+            b: Likewise.
+            extractor: The extractor's name, where both are names. None: as for `manifest` of `a`.
+            layers: The layers that count. None: all.
+            metrics: Some of "emd", "nfd" and "fd".
+
+        Returns:
+            `.overall`, `.layers` and `.neurons` hold the distances, `.most(10)` the neurons that differ most, and
+                `.save("pair.svg")` writes a picture.
+
+        Raises:
+            UserError: There is no such dataset.
+            IncompatibleError: The two cannot be compared.
+        """
         for of in (a, b):
             if not isinstance(of, str | View):
                 raise UserError(f"{of!r}: give a dataset's name or a VDNA")
@@ -275,7 +354,15 @@ class Catalogue:
         return any(row["dataset"] == dataset for row in self._rows)
 
     def example(self, extractor: str | None = None, dataset: str | None = None) -> StoredVDNA:
-        """A VDNA to measure others like: of a dataset, or any of the spec with the most datasets."""
+        """A VDNA whose spec new measurements can follow.
+
+        Args:
+            extractor: The extractor's name. None: any.
+            dataset: The dataset's name. None: a dataset of the spec that has most datasets.
+
+        Raises:
+            UserError: There is none.
+        """
         if dataset is not None:
             return self.vdna(dataset, extractor or self.extractor_of(dataset))
         rows = [row for row in self._rows if extractor in (None, row["extractor"])]
@@ -286,7 +373,11 @@ class Catalogue:
         return StoredVDNA(self._folder, self._manifest(row))
 
     def extractor_of(self, dataset: str) -> str:
-        """The extractor a dataset was measured with; of several the usual one."""
+        """The extractor that a dataset was measured with; `efficientnet_lite0` where it is one of several.
+
+        Raises:
+            UserError: There is no such dataset, or it was measured with several other extractors.
+        """
         names = {row["extractor"] for row in self._rows if row["dataset"] == dataset}
         if len(names) == 1 or USUAL in names:
             return USUAL if USUAL in names else str(*names)
@@ -300,9 +391,21 @@ class Catalogue:
 
 
 def open_catalogue(url: str, **storage: Any) -> Catalogue:
-    """Open a catalogue at a path or URL (fsspec's, or `hf:datasets/OWNER/NAME`); `storage` are fsspec options.
+    """Open a catalogue: its index is read, with two requests; everything else is read when it is asked for.
 
-    Two requests of what was published. Raises `UserError` if there is none, `DamagedError` if its index is damaged.
+        cat = open_catalogue("catalogue")
+        cat.index()
+
+    Args:
+        url: A folder; a URL that fsspec knows (`https://`, `s3://`, …); or `hf:datasets/OWNER/NAME`.
+        **storage: fsspec options for reading it.
+
+    Returns:
+        The catalogue as it is now. Open it again to see what was published later.
+
+    Raises:
+        UserError: There is no catalogue.
+        DamagedError: Its index is damaged.
     """
     return Catalogue(url, **storage)
 

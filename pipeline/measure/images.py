@@ -49,12 +49,27 @@ def measured(
     storage: Mapping[str, Any] | None = None,
     told: Told | None = None,
 ) -> VDNA:
-    """The VDNA of a folder, tar, zip, Parquet file, image or URL, as the catalogue's VDNAs of that extractor were made:
-    with the same network, layers, distributions and histogram axes. `beside` names a dataset it is meant for. It is
-    remembered on this machine; images that are the same bytes are not measured again. `storage` are fsspec options to
-    read the source with, `told` hears how far it is: first of looking whether they are the same, then of measuring.
+    """Compute the VDNA of your images as the catalogue's VDNAs were made.
 
-    Raises `UserError` if there is nothing at `source`, or if the catalogue's network cannot be made from its name.
+    The network, layers, distributions and histogram axes are those of the catalogue.
+
+    The VDNA is kept in the cache of this machine. Images that are the same bytes as before are read and hashed, but not
+    measured again.
+
+    Args:
+        cat: An open catalogue.
+        source: A folder, tar, zip, Parquet file, image or URL.
+        extractor: Which extractor of the catalogue is used. None: that of `beside`, or else the one with most datasets.
+        beside: The dataset of the catalogue that the VDNA is to be compared with.
+        storage: fsspec options for reading the source.
+        told: Called after each image with the number of images read, and the number of all images or None: first while
+            the images are compared with those in the cache, then while they are measured.
+
+    Returns:
+        A VDNA that `cat.nearest` and `cat.compare` take.
+
+    Raises:
+        UserError: There is nothing at `source`, or the catalogue's network cannot be made from its name.
     """
     example = cat.example(extractor, beside)
     spec, shards = example.spec, find([str(source)], storage=dict(storage or {}))
@@ -89,9 +104,24 @@ def against(
     storage: Mapping[str, Any] | None = None,
     told: Told | None = None,
 ) -> pd.DataFrame:
-    """Every image by itself against a dataset: EMD between its histograms and the dataset's, in bins, over all neurons,
-    and the layer where it is largest. Those least like the dataset come first. Images that cannot be read have NaN, and
-    the reason instead of a layer. `storage` and `told` as for `measured`."""
+    """Rank single images by how unlike a dataset they are.
+
+    Args:
+        cat: An open catalogue, whose VDNA of the dataset has a histogram.
+        source: A folder, tar, zip, Parquet file, image or URL.
+        dataset: A dataset of the catalogue.
+        extractor: Which extractor of the catalogue is used. None: the dataset's.
+        storage: fsspec options for reading the source.
+        told: Called after each image with the number of images read, and the number of all images or None.
+
+    Returns:
+        A row for each image, the least like the dataset first: `image` is its name, `emd` the EMD in bins between its
+            histograms and the dataset's, over all neurons, and `differs most in` the layer where that is largest. An
+            image that cannot be read has NaN, and the reason in place of the layer.
+
+    Raises:
+        UserError: There is nothing at `source`, no such dataset, or the network cannot be made from its name.
+    """
     example, shards = cat.example(extractor, dataset), find([str(source)], storage=dict(storage or {}))
     number = images_in(shards)
     example.require("histogram")

@@ -56,16 +56,44 @@ def make_vdna(
     positions: Mapping[str, str] | None = None,
     **options: Any,
 ) -> VDNA:
-    """The VDNA of a folder, tar, zip, Parquet file, list of paths or list of (height, width, 3) uint8 arrays.
+    """Compute the VDNA of a set of images, in this process.
 
-    `extractor` is a name from conf/extractor, any timm model, `SOURCE:MODEL`, or any `Extractor`; `options` are its
-    keys (`weights="random"`, `seed=1`, `layers=["blocks.*"]`, …). Histogram axes are `ranges` (or a ranges file, or
-    "published" for the extractor's), else those in use
-    in `catalogue`, else calibrated on the source itself: then pass `vdna.spec.ranges` to the next call, or
-    the two cannot be compared by EMD. `storage` are fsspec options of the source, `image_key` and `image_column` say
-    which part of a sample is the image (as `find`), `catalogue_storage` those of the
-    catalogue. `told` hears how many images were read, and of how many where that is known (twice if they are
-    calibrated on). Raises `UserError`, `ExtractorError` or `IncompatibleError`.
+    The histogram axes are `ranges` where they are given; else the axes in use in `catalogue`; else axes that are
+    calibrated on the source itself. Two VDNAs can be compared by EMD only if they have the same axes: pass
+    `vdna.spec.ranges` of the first one to the call that makes the second.
+
+        v = make_vdna("photos/")
+        w = make_vdna("others.tar", ranges=v.spec.ranges)
+
+    Args:
+        source: A folder, tar, zip, Parquet file, `.txt` of paths, glob, brace range or URL of these; a list of paths;
+            or a list of (height, width, 3) uint8 arrays.
+        extractor: A name from conf/extractor, a timm model, `SOURCE:MODEL`, or any `Extractor`.
+        distributions: Names of distributions, each kind at most once.
+        ranges: Histogram axes; a file or URL of them; or "published" for those published with the extractor.
+        catalogue: A catalogue whose histogram axes are used.
+        storage: fsspec options for reading the source.
+        image_key: Which file of a sample is the image, by what follows the first dot of its name (`jpg`, a pattern, or
+            several separated by `;`). Without it every image file counts.
+        image_column: Which column of a Parquet file holds the images. Without it the column is found by its content.
+        catalogue_storage: fsspec options for reading the catalogue.
+        told: Called after each image with the number of images read, and the number of all images or None where it is
+            not known. Images that axes are calibrated on are read twice.
+        batch_size: Images per batch.
+        device: "auto", "cpu" or "cuda".
+        precision: "fp32", "tf32" (CUDA), "bf16" or "fp16".
+        threads: Processor threads of the network; None for all cores.
+        compile: Whether each layer's module is compiled first.
+        positions: What a kind of distribution counts: every position of an image ("all") or their mean ("mean"), for
+            instance `{"gaussian": "all"}`.
+        **options: Keys of the extractor: `weights="random"`, `seed=1`, `layers=["blocks.*"]`, …
+
+    Returns:
+        The VDNA, in memory. Its ledger counts the images that could not be used, by reason.
+
+    Raises:
+        UserError: The source has no usable image, a value is not allowed, or the catalogue has no axes for the network.
+        ExtractorError: The network cannot be built, or a layer cannot be measured.
     """
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise UserError(f"device={device}: not here; allowed are auto, cpu" + ", cuda" * torch.cuda.is_available())

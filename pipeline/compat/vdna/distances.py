@@ -22,7 +22,22 @@ def EMD(
     use_neuron_index: int | None = None,
     return_neuron_wise: bool = False,
 ) -> Any:
-    """Earth mover's distance of histograms, in bins: the mean over the neurons selected, or `{layer: (neurons)}`."""
+    """Earth mover's distance between histograms, in bins.
+
+    Args:
+        vdna1: A VDNA of histograms.
+        vdna2: Another, with as many bins, of the same extractor and on the same device.
+        use_neurons_from_layer: The layer whose neurons count. None: all.
+        use_neuron_index: The neuron of that layer that counts. None: all.
+        return_neuron_wise: Whether the distances of the neurons are returned, and not their mean.
+
+    Returns:
+        A float64 tensor: the mean over the neurons selected; or `{layer: (neurons)}`.
+
+    Raises:
+        AssertionError: The two cannot be compared, or there is no such layer or neuron; as in the library `vdna`.
+        ValueError: One neuron is asked for, and neuron-wise distances.
+    """
     if vdna1.name != vdna2.name or vdna1.type != "histogram":
         raise AssertionError(f"EMD needs two histograms of as many bins, not {vdna1.name} and {vdna2.name}")
 
@@ -39,7 +54,22 @@ def NFD(
     use_neuron_index: int | None = None,
     return_neuron_wise: bool = False,
 ) -> Any:
-    """Fréchet distance of each neuron's Gaussian: the mean over the neurons selected, or `{layer: (neurons)}`."""
+    """Fréchet distance between the Gaussians of each neuron.
+
+    Args:
+        vdna1: A VDNA of `gaussian` or `layer-gaussian`.
+        vdna2: Another of the same extractor and on the same device.
+        use_neurons_from_layer: As for `EMD`.
+        use_neuron_index: As for `EMD`.
+        return_neuron_wise: As for `EMD`.
+
+    Returns:
+        A float64 tensor: the mean over the neurons selected; or `{layer: (neurons)}`.
+
+    Raises:
+        AssertionError: As for `EMD`.
+        ValueError: As for `EMD`.
+    """
     for vdna in (vdna1, vdna2):
         if vdna.type not in ("gaussian", "layer-gaussian"):
             raise AssertionError(f"NFD needs Gaussians, not {vdna.name}")
@@ -57,7 +87,22 @@ def FD(
     use_neuron_index: int | None = None,
     return_neuron_wise: bool = False,
 ) -> Any:
-    """Fréchet distance of layers' Gaussians: a layer's, their mean, or of each neuron `{layer: (neurons)}`."""
+    """Fréchet distance between the Gaussians of each layer.
+
+    Args:
+        vdna1: A VDNA of `layer-gaussian`.
+        vdna2: Another of the same extractor and on the same device.
+        use_neurons_from_layer: As for `EMD`.
+        use_neuron_index: As for `EMD`; then the distance is `NFD`'s.
+        return_neuron_wise: As for `EMD`; then the distances are `NFD`'s.
+
+    Returns:
+        A float64 tensor: the mean over the layers selected.
+
+    Raises:
+        AssertionError: As for `EMD`.
+        ValueError: As for `EMD`.
+    """
     for vdna in (vdna1, vdna2):
         if vdna.type != "layer-gaussian":
             raise AssertionError(f"FD needs layer Gaussians, not {vdna.name}")

@@ -29,8 +29,12 @@ EXTENSIONS = ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 
 
 class VDNAProcessor:
-    """Makes VDNAs, and keeps the network between them. `ranges` is a ranges file for histograms, or its content, where
-    the published one is not meant; `extractor` are keys of its configuration (`weights="random"`, …)."""
+    """Makes VDNAs, and keeps the network between them.
+
+    Args:
+        ranges: The histogram axes, or a file of them. "published": those published with the extractor.
+        **extractor: Keys of the extractor: `weights="random"`, …
+    """
 
     def __init__(self, ranges: HistogramAxes | str | Path = "published", **extractor: Any) -> None:
         self._ranges, self._options = ranges, extractor
@@ -52,9 +56,31 @@ class VDNAProcessor:
         n_sample_images: int = 5,
         crop_to_square_pre_resize: str = "none",
     ) -> VDNA:
-        """The VDNA of a folder, image, list of paths, list of arrays, or `.txt` of paths: a distribution of one name.
+        """Compute one distribution of a set of images.
 
-        `num_images` of the files, in order or drawn by `seed`. Raises `UserError` and its kind."""
+        Args:
+            source: A folder, an image, a `.txt` of paths, a list of paths, or a list of (height, width, 3) arrays with
+                values from 0 to 255.
+            num_images: How many of the files count. -1: all.
+            shuffle_files: Whether they are drawn, by `seed`, and not the first ones by name.
+            feat_extractor_name: A name from conf/extractor.
+            distribution_name: `histogram-N`, `gaussian`, `layer-gaussian` or `activation-ranges`.
+            seed: Of the draw.
+            batch_size: Images per batch.
+            device: "cpu", "cuda" or "cuda:0". Without a GPU the processor is used, with a warning.
+            verbose: Only recorded in the VDNA's settings, as are `num_workers`.
+            num_workers: See `verbose`.
+            save_sample_images: A folder for `n_sample_images` of the pictures as the network sees them. None: none.
+            n_sample_images: See `save_sample_images`.
+            crop_to_square_pre_resize: "none", "center" or "random".
+
+        Returns:
+            The VDNA. A file that is no image is left out with a warning.
+
+        Raises:
+            UserError: There are no images, or a value is not allowed.
+            ExtractorError: The network cannot be built.
+        """
         bins = bins_of(distribution_name)
         source = listed(source)
         place = at(device)

@@ -141,7 +141,15 @@ def _layer_of(arrays: Mapping[str, np.ndarray], name: str, layer: str, device: s
 
 
 def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
-    """The VDNA in `file_path.json` and `file_path.npz`, without what follows a last dot in the name."""
+    """Read a VDNA that this package or the library `vdna` saved.
+
+    Args:
+        file_path: The files are `file_path.json` and `file_path.npz`, without what follows a last dot in the name.
+        device: Where its tensors are: "cpu", "cuda" or "cuda:0".
+
+    Raises:
+        UserError: There are no such files, or they are damaged.
+    """
     meta, arrays = vdna_files.load(Path(file_path).with_suffix(""))
     vdna = VDNA(
         meta["name"],
@@ -161,7 +169,17 @@ def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
 
 
 def load_vdna_from_hub(repo_id: str, file_path: str, device: str = "cpu", repo_type: str = "dataset") -> VDNA:
-    """The VDNA in `file_path.json` and `file_path.npz` of a repository of the Hugging Face hub."""
+    """Read a VDNA from a repository of the Hugging Face hub.
+
+    Args:
+        repo_id: `OWNER/NAME`.
+        file_path: The files in it are `file_path.json` and `file_path.npz`.
+        device: As for `load_vdna_from_files`.
+        repo_type: "dataset" or "model".
+
+    Raises:
+        UserError: There are no such files, they are damaged, or the hub cannot be reached.
+    """
     kind = "datasets/" if repo_type == "dataset" else ""
     return load_vdna_from_files(f"{hub.local(f'{hub.HUB}{kind}{repo_id}/{file_path}', ('json', 'npz'))}.json", device)
 
