@@ -29,7 +29,7 @@ from pipeline.storage.urls import redact
 from pipeline.terminal import Tracker, lenient, plain
 
 console = plain()
-MOST = 10_000
+MAX_ANSWERS = 10_000
 """Answers that can be asked for."""
 DAMAGED = 1
 """Exit code of `verify` when something is damaged; 2 is that of a mistake."""
@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {MOST}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_ANSWERS:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {MAX_ANSWERS}")
     return int(text)
 
 
@@ -233,7 +233,7 @@ def _look(cat: Catalogue, given: str) -> None:
     if "://" in given or any(sign in given for sign in "*{") or named(given).exists():
         return
     close = difflib.get_close_matches(given, cat.index()["dataset"], 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {cat.known()}"
+    hint = f"did you mean {close[0]}?" if close else f"there are {cat.describe()}"
     raise UserError(f"{given}: neither a dataset of this catalogue nor a path; {hint}")
 
 

@@ -26,7 +26,7 @@ from distributions.spec import difference_between
 from extractors import Extractor, build
 from pipeline.catalogue.reader import Catalogue
 from pipeline.catalogue.stored import StoredVDNA
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.config.networks import named_extractor
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.discovery import find
@@ -58,7 +58,7 @@ def measured(
     """
     example = cat.example(extractor, beside)
     spec, shards = example.spec, find([str(source)], storage=dict(storage or {}))
-    kept, name = Store(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
+    kept, name = CatalogueWriter(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
     with suppress(DamagedError, UserError, OSError):
         if found := kept.get_partial(spec, name):
             known = {record.key: record.sha256 for record in found[0].ledger}

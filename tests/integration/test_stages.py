@@ -110,7 +110,7 @@ class TestRanges:
                 values[..., 1] = broken
                 vdna.update(layer, values)
             found = store.put_vdna(vdna, name, {"fingerprint": "", "provenance": {}})
-            assert compare._counted(store, spec, found) == (name == "other")
+            assert compare._is_comparable(store, spec, found) == (name == "other")
 
     def test_unknown_ranges_are_refused(self, quiet: RunContext, tars: Path) -> None:
         with pytest.raises(UserError, match="ranges=nope: neither a file nor an id"):
@@ -242,7 +242,7 @@ class TestCompare:
         """Any size of tile, computed here or by actors; nothing of them is left behind."""
         whole = three.store.get_distances("test_vit", three.spec().id)
         partials = three.store.partials(three.spec().id)
-        monkeypatch.setattr(compare, "MUCH", 0.0)
+        monkeypatch.setattr(compare, "STORE_TILES_FROM", 0.0)
         for memory, actors in ((1, 1), (1 << 22, 2)):
             monkeypatch.setattr(tiles_module, "MEMORY", memory)
             again = tmp_path / f"again{actors}"
@@ -254,7 +254,7 @@ class TestCompare:
 
     def test_what_was_interrupted_goes_on(self, three: RunContext, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.rmtree(Path(three.settings.catalogue) / "distances")
-        monkeypatch.setattr(compare, "MUCH", 0.0)
+        monkeypatch.setattr(compare, "STORE_TILES_FROM", 0.0)
         monkeypatch.setattr(tiles_module, "MEMORY", 1)
         really, done = Tiler.run, 0
 
