@@ -71,7 +71,7 @@ class CatalogueReader:
         self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
         """The manifest of a VDNA: everything that the catalogue holds about it, except its arrays. Defaults are the
-        extractor that `extractor_of` gives, the newest spec and the current version. `UserError`: there is no such VDNA."""
+        extractor that `extractor_of` gives, the newest spec and the current version. `UserError`: there is none."""
         extractor = extractor or self.extractor_of(dataset)
         rows = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
         rows = [row for row in rows if spec in (None, row["spec"])]

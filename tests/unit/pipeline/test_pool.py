@@ -176,12 +176,12 @@ def test_machines_that_vanish_fail_nothing() -> None:
 
 
 def test_actors_that_never_start_end_the_run() -> None:
-    class Stillborn(Played):
+    class NeverStarts(Played):
         def __init__(self) -> None:
             super().__init__("a", None)
             self.started.answer.set_exception(RayActorError())
 
-    crew = Pool(Stillborn, 2, kill=lambda actor: None)
+    crew = Pool(NeverStarts, 2, kill=lambda actor: None)
     with pytest.raises(UserError, match="actors die before they have started"):
         for _ in dispatch(crew, tasks(3), STORE, 4, Report()):
             pass
