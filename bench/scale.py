@@ -114,7 +114,7 @@ def dispatching() -> dict[str, Any]:
     hosts = [ray.remote(_Host).options(max_concurrency=ACTORS).remote() for _ in range(PROCESSES)]
     ray.get([host.node.remote() for host in hosts])
     hired: Iterator[int] = iter(range(sys.maxsize))
-    pool = Pool(lambda: hosts[next(hired) % PROCESSES], ACTORS, dismiss=lambda _: None)
+    pool = Pool(lambda: hosts[next(hired) % PROCESSES], ACTORS, kill=lambda _: None)
     tasks = [Task(i, (Shard("tar", f"s3://bucket/laion/{i:07d}.tar", 300_000_000, f"{i:032x}"),)) for i in range(TASKS)]
     report, cpu, start = Report(), time.process_time(), time.monotonic()
     for _ in dispatch(pool, tasks, Store("memory://scale"), 4, report):
@@ -138,13 +138,13 @@ def merging() -> dict[str, Any]:
         for i in range(reduce.FAN_IN):
             store.put_partial(_partial(spec, i, rng), f"{i:02d}", {"batch_size": 256})
         size = len(store.get(f"partials/{spec.id}/00.zip") or b"")
-        merge = reduce.Merge(0, tuple(f"{i:02d}" for i in range(reduce.FAN_IN)), 0)
+        merge = reduce.MergeTask(0, tuple(f"{i:02d}" for i in range(reduce.FAN_IN)), 0)
         start = time.monotonic()
-        reduce.Merger(spec).run(merge, store)
+        reduce.MergeWorker(spec).run(merge, store)
         seconds = time.monotonic() - start
     levels, parts = [], [Task(i, ()) for i in range(TASKS)]
     while len(parts) > reduce.FAN_IN:
-        parts = reduce.level(parts)
+        parts = reduce.next_level(parts)
         levels.append(len(parts))
     read = TASKS + sum(levels)
     return {

@@ -1,4 +1,4 @@
-"""The pipeline: from images anywhere to a catalogue of VDNAs, and what consumers import.
+"""Measure the VDNAs of image datasets, and read catalogues of them.
 
 from pipeline import make_vdna, open_catalogue
 """
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.moved import find_former_names
 
 if TYPE_CHECKING:
-    from pipeline.catalogue.reader import Catalogue, open_catalogue
+    from pipeline.catalogue.reader import CatalogueReader as Catalogue
+    from pipeline.catalogue.reader import open_catalogue
     from pipeline.measure.make import make_vdna
 
 __all__ = ["Catalogue", "make_vdna", "open_catalogue"]
@@ -20,7 +21,7 @@ find_former_names()
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: a worker that imports pipeline.extraction needs none of it.
+    # Imported on first use: a worker that imports pipeline.extraction needs none of it.
     if name == "make_vdna":
         try:
             from pipeline.measure.make import make_vdna

@@ -1,6 +1,6 @@
-"""A catalogue as Jupyter shows it: what there is, without another request.
+"""Show a catalogue in Jupyter as HTML, from its index alone.
 
-card(url, rows)                                     # HTML; rows as the index has them
+card(url, rows)                                     # rows of the index
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 from distributions.plots import cards
 
 SHOWN = 12
-"""VDNAs that are listed; `Catalogue.index` has them all."""
+"""VDNAs listed in the HTML; `Catalogue.index` lists all."""
 COLUMNS = ("dataset", "extractor", "images", "skipped", "created")
 
 
 def card(url: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """How much there is, and the first of its VDNAs."""
+    """HTML with the numbers of datasets, VDNAs and images, and a table of the first VDNAs."""
     facts = {
         "datasets": f"{len({row['dataset'] for row in rows}):,}",
         "VDNAs": f"{len(rows):,}",

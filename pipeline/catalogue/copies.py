@@ -1,11 +1,11 @@
-"""A published catalogue as a whole: what it consists of, a copy of it elsewhere, and whether it is as it was written.
+"""Copy a published catalogue to another place, and verify a published catalogue.
 
     copy(Manifests("catalogue"), target("s3://bucket/public"))
     copy(Manifests("catalogue"), target("hf:datasets/OWNER/NAME"))
     objects, size, damaged = verify(Manifests("https://host/catalogue"))
 
-Whatever is published has a name that only its own contents get, and the pointer is written last: a reader sees the old
-catalogue or the new one. What the target has already is not written again, so a copy that was interrupted goes on.
+A published object is named after its contents, and the pointer is written last: a reader sees the old catalogue or the
+new one. Objects that the target has already are not written again, so an interrupted copy continues.
 """
 
 from __future__ import annotations
@@ -31,25 +31,28 @@ from pipeline.storage.objects import is_web
 SITE = "site"
 PAGE = f"{SITE}/index.html"
 DRAWN = re.compile(rf"{SITE}/data/([0-9a-f]{{16}})\.\w+")
-"""Files that the site draws matrices from, named by the beginning of their SHA-256."""
+"""Files from which the site draws matrices, named after the first digits of their SHA-256."""
 PICTURE = re.compile(r"thumbnails/([0-9a-f]{16})\.jpg")
 
 
-class Lost(UserError):
-    """Versions are published at a target that a copy would take from its readers."""
+class LostVersionsError(UserError):
+    """The target publishes versions that the source does not have, so a copy would take them from its readers."""
 
 
 def copy(
     source: Manifests, target: Target, readers: Manifests | None = None, repaired: Manifests | None = None
 ) -> tuple[int, int]:
-    """Copy what was published, what the target lacks of it, and the pointer last; objects and bytes that were copied.
+    """Copy the published objects that a target lacks, then the pointer. Returns the objects and bytes copied.
 
-    `readers` and `repaired` are the target as it is read, each where it is given: `readers` lose no version that they
-    have there, not even one that another copy writes at the same moment; and what is there with its size is read and
-    compared where it is `repaired`, else it is taken for whole.
+    Args:
+        readers: the target, opened for reading. If given, a copy that would take a published version from the target's
+            readers is refused, even a version that another copy publishes at the same time.
+        repaired: the target, opened for reading. If given, every object of the target is read and its hash compared. If
+            not, an object of the right size counts as intact.
 
-    Raises `Lost`, or `DamagedError` if anything is not as it was written: then the target's readers see what they saw
-    before.
+    Raises `UserError` if nothing was published at the source, `LostVersionsError` if versions would be lost, and
+    `DamagedError` if an object of the source is damaged. After an error the target's readers see the same catalogue as
+    before the copy.
     """
     while True:
         pointer = published.read_pointer(source)
@@ -58,13 +61,13 @@ def copy(
                 f"catalogue={source.url}: nothing was published there yet: run with publish in stages=[...]"
             )
         try:
-            return _copied(source, pointer, target, readers, repaired)
-        except Lost:
+            return _copy_objects(source, pointer, target, readers, repaired)
+        except LostVersionsError:
             if published.read_pointer(source) == pointer:
                 raise
 
 
-def _copied(
+def _copy_objects(
     source: Manifests, pointer: dict[str, Any], target: Target, readers: Manifests | None, repaired: Manifests | None
 ) -> tuple[int, int]:
     damaged: list[str] = []
@@ -74,28 +77,28 @@ def _copied(
     if damaged:
         raise DamagedError(f"nothing was copied: {'; '.join(damaged[:5])}")
 
-    def after(there: bytes | None) -> bytes:
-        """The pointer that replaces the one that is there."""
-        gone = _lost(index, readers, there) if readers and there is not None else []
-        if gone:
-            raise Lost(
-                f"{target.url}: lists {len(gone)} VDNA(s) that {source.url} has not got ({', '.join(gone[:3])}); "
+    def new_pointer(current: bytes | None) -> bytes:
+        """The pointer's new content, if no version of the current publication is lost."""
+        lost = _lost_versions(index, readers, current) if readers and current is not None else []
+        if lost:
+            raise LostVersionsError(
+                f"{target.url}: lists {len(lost)} VDNA(s) that {source.url} has not got ({', '.join(lost[:3])}); "
                 "publish from a catalogue that has them too, or add --replace"
             )
         return as_json(pointer)
 
-    after(readers.get_known(published.POINTER) if readers else None)
-    there, sizes, copied = target.sizes(), {} if is_web(source.fs) else source.sizes(), [0, 0]
+    new_pointer(readers.get_known(published.POINTER) if readers else None)
+    target_sizes, sizes, copied = target.sizes(), {} if is_web(source.fs) else source.sizes(), [0, 0]
 
     def lacks(path: str, sha256: str) -> bool:
-        """Whether the target has not got it, or not as it was written."""
-        if there.get(path, -1) != sizes.get(path, there.get(path)):
+        """Whether the target does not have an object, or has a damaged one."""
+        if target_sizes.get(path, -1) != sizes.get(path, target_sizes.get(path)):
             return True
-        return repaired is not None and not _is(repaired.at_once(path), sha256)
+        return repaired is not None and not _has_hash(repaired.at_once(path), sha256)
 
     def read(path: str, sha256: str) -> bytes:
         data = source.at_once(path)
-        if data is None or not _is(data, sha256):
+        if data is None or not _has_hash(data, sha256):
             raise DamagedError(f"{source.url}/{path} is damaged: it is not what was written")
         return data
 
@@ -106,33 +109,33 @@ def _copied(
         return data
 
     target.put_all((path, partial(counted, path, sha256)) for path, sha256 in wanted.items() if lacks(path, sha256))
-    shown = read(PAGE, page)
-    target.put_all([(PAGE, partial(bytes, shown))])
-    target.change(published.POINTER, after)
+    content = read(PAGE, page)
+    target.put_all([(PAGE, partial(bytes, content))])
+    target.change(published.POINTER, new_pointer)
     return copied[0], copied[1]
 
 
-def _lost(mine: Mapping[str, Any], there: Manifests, pointer: bytes) -> list[str]:
-    """The versions that a pointer there names and this index does not."""
+def _lost_versions(index: Mapping[str, Any], target: Manifests, pointer: bytes) -> list[str]:
+    """Names of the versions that are published at a target but not in an index."""
     try:
-        theirs = published.read_index(there, published.pointer_of(there, pointer))
-    except DamagedError:  # a copy makes it whole
+        target_index = published.read_index(target, published.pointer_of(target, pointer))
+    except DamagedError:  # the copy replaces it
         return []
 
     def versions(index: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
-        found: dict[tuple[str, ...], str] = {}
+        names: dict[tuple[str, ...], str] = {}
         for row in index["vdnas"]:
-            for its in (row, *row["versions"]):
-                name = f"{row['dataset']} · {index['specs'][row['spec']]['extractor']}, version {its['version']}"
-                found[row["dataset"], row["spec"], its["digest"]] = name
-        return found
+            for version in (row, *row["versions"]):
+                name = f"{row['dataset']} · {index['specs'][row['spec']]['extractor']}, version {version['version']}"
+                names[row["dataset"], row["spec"], version["digest"]] = name
+        return names
 
-    known = versions(mine)
-    return sorted(name for key, name in versions(theirs).items() if key not in known)
+    kept = versions(index)
+    return sorted(name for key, name in versions(target_index).items() if key not in kept)
 
 
 def listed(folder: Manifests, pointer: Mapping[str, Any], damaged: list[str]) -> dict[str, Any]:
-    """What is listed; nothing where that is `damaged`."""
+    """The index that a pointer names. If it is damaged, an empty index, and a line in `damaged`."""
     try:
         return published.read_index(folder, pointer)
     except DamagedError as error:
@@ -140,14 +143,17 @@ def listed(folder: Manifests, pointer: Mapping[str, Any], damaged: list[str]) ->
         return {"specs": {}, "vdnas": [], "matrices": []}
 
 
-def _is(data: bytes | None, sha256: str) -> bool:
-    """Whether an object has a SHA-256, of which a name may say only the beginning."""
+def _has_hash(data: bytes | None, sha256: str) -> bool:
+    """Whether an object has a SHA-256, of which `sha256` may be the first digits only."""
     return data is not None and hashlib.sha256(data).hexdigest().startswith(sha256)
 
 
 def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> tuple[int, int, list[str]]:
-    """Read a published catalogue whole and hash it: how many objects and bytes, and what is damaged, in words. `told`
-    hears the number of objects now and then."""
+    """Read and hash every object of a published catalogue.
+
+    Returns the number of objects, their bytes, and a line for each damaged object. `told` is called with the number of
+    objects read so far, every 1000 objects. Raises `UserError` if nothing was published.
+    """
     damaged: list[str] = []
     try:
         pointer = published.read_pointer(folder)
@@ -156,19 +162,19 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
     if pointer is None:
         raise UserError(f"catalogue={folder.url}: nothing was published there, so nothing says what it should hold")
     index = listed(folder, pointer, damaged)
-    found = dict(walk(folder, pointer, index, damaged))
+    expected = dict(walk(folder, pointer, index, damaged))
 
     def check(path: str) -> int:
         data = folder.at_once(path)
-        if not _is(data, found[path]):
+        if not _has_hash(data, expected[path]):
             why = "there" if data is None else "what was written"
             damaged.append(f"{folder.url}/{path} is damaged: it is not {why}")
         return len(data or b"")
 
     size, number = 0, 0
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        for number, its in enumerate(threads.map(check, found), start=1):
-            size += its
+        for number, length in enumerate(threads.map(check, expected), start=1):
+            size += length
             if number % 1000 == 0:
                 told(number)
     damaged += _heads(folder, index)
@@ -176,7 +182,7 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
 
 
 def _heads(folder: Manifests, index: Mapping[str, Any]) -> list[str]:
-    """What is damaged of the manifests that runs go on from, where they lie beside what was published."""
+    """A line for each damaged current manifest. These manifests are not published, but the next run needs them."""
     paths = [f"{row['group'].rpartition('/')[0]}/{row['spec']}.json" for row in index["vdnas"]]
     paths += [f"{matrix['group'].rpartition('/')[0]}/manifest.json" for matrix in index["matrices"]]
 
@@ -194,14 +200,16 @@ def _heads(folder: Manifests, index: Mapping[str, Any]) -> list[str]:
         return []
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return [words for found in threads.map(check, paths) for words in found]
+        return [line for lines in threads.map(check, paths) for line in lines]
 
 
 def walk(
     folder: Manifests, pointer: Mapping[str, Any], index: Mapping[str, Any], damaged: list[str]
 ) -> Iterator[tuple[str, str]]:
-    """Every object that a published catalogue consists of, and its SHA-256, or as much of that as its name says. What
-    leads to others and is not as it was written is told to `damaged`, and the others are not found."""
+    """Every object of a published catalogue, with its SHA-256 or with those first digits that its name has.
+
+    A damaged object that names other objects adds a line to `damaged`; the objects that it names are left out.
+    """
     for part in ("index", "site"):
         yield pointer[part]["path"], pointer[part]["sha256"]
     try:
@@ -220,16 +228,16 @@ def walk(
     ]
 
     def group(record: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
-        found = [(record["path"], record["sha256"])]
+        objects = [(record["path"], record["sha256"])]
         try:
             with damage(f"{folder.url}/{record['path']} is damaged"):
                 manifest = folder.checked(json.loads(published.checked(folder, record)), record["path"])
-                found += [
+                objects += [
                     (f"{path}/{manifest['group']}/{name}", sha256) for name, sha256 in manifest["objects"].items()
                 ]
         except DamagedError as error:
             damaged.append(str(error))
-        return found
+        return objects
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         for objects in threads.map(lambda pair: group(*pair), records):
@@ -237,7 +245,7 @@ def walk(
 
 
 def _drawn(part: Any) -> Iterator[tuple[str, str]]:
-    """The files that the site draws, wherever its data name them; their names begin their SHA-256."""
+    """The files from which the site draws matrices, anywhere in its data, and the first digits of their SHA-256."""
     if isinstance(part, Mapping):
         for value in part.values():
             yield from _drawn(value)
@@ -246,7 +254,10 @@ def _drawn(part: Any) -> Iterator[tuple[str, str]]:
 
 
 def app() -> tuple[bytes, dict[str, bytes]]:
-    """The page, and what it loads: in a folder named by its contents, so that no reader mixes two programs."""
+    """The site's page, and the files that it loads by their paths.
+
+    The files are in a folder named after their contents, so that a browser never mixes two versions of the program.
+    """
     root = Path(str(importlib.resources.files("pipeline").joinpath("site")))
     files = {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.*")) if path.is_file()}
     page = files.pop("index.html").decode()

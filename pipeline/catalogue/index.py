@@ -1,14 +1,14 @@
-"""The index: one object that says what a catalogue holds, and one that says which index is the current one.
+"""The index lists what a catalogue holds, and the pointer names the current index.
 
     catalogue.json                  the pointer: the only object of a published catalogue that changes, written last
-    index/HASH.json.gz              specs, a row per VDNA, matrices
-    index/schema-2.json             its JSON schema
+    index/HASH.json.gz              the index: specs, one row per VDNA, matrices
+    index/schema-2.json             the JSON schema of the index
 
-    index = read(Folder("https://host/catalogue"))        # two requests; None where nothing was published
+    index = read(Folder("https://host/catalogue"))        # two requests; None if nothing was published
     index["vdnas"][0]["images"]
 
-What the index names has names of its own that no other contents ever get: whoever has read an old index goes on with
-the old catalogue, whatever is published meanwhile.
+Every object that an index names is named after its contents and never changes. A reader of an old index therefore keeps
+the old catalogue, even if another one is published meanwhile.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from pipeline.formats.manifests import NAME, contents, group_path, now, version_
 from pipeline.storage.folder import Folder
 
 FORMAT = 2
-"""Of the index. Catalogues of before, which have none, count as 1: they are read by listing their manifests."""
+"""Format of the index. An older catalogue without an index has format 1 and is read by listing its manifests."""
 POINTER = "catalogue.json"
 MAX_POINTER = 1 << 20
 MAX_BYTES = 1 << 30
-"""Of an index when it is unpacked; ten thousand VDNAs take 30 MiB."""
+"""Size limit of an unpacked index. Ten thousand VDNAs take 30 MiB."""
 SPEC = (
     *("extractor", "architecture", "weights", "preprocessing", "precision", "distributions", "positions", "ranges"),
     *("network", "layers", "extractor_licence"),
@@ -47,21 +47,21 @@ FACTS = (
 
 
 def make(manifests: Sequence[Mapping[str, Any]], matrices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The index of these VDNAs and the matrices between them. A matrix with other versions than these is left out."""
+    """The index of VDNAs and matrices, from their manifests. A matrix of other versions of the VDNAs is left out."""
     specs = {m["spec"]: {key: m[key] for key in SPEC if key in m} for m in manifests}
     places = {(m["dataset"], m["spec"]): place for place, m in enumerate(manifests)}
-    listed = []
+    entries = []
     for matrix in matrices:
         members = [places.get((dataset, matrix["spec"]), -1) for dataset in matrix["datasets"]]
         if -1 not in members and contents([manifests[place] for place in members]) == matrix["digest"]:
-            listed.append(_of_matrix(matrix, members, metrics_of(specs[matrix["spec"]]["distributions"])))
+            entries.append(_of_matrix(matrix, members, metrics_of(specs[matrix["spec"]]["distributions"])))
     return {
         "format": FORMAT,
         "created": max((m["created"] for m in (*manifests, *matrices)), default=""),
         "program": f"vdna-catalogue {importlib.metadata.version('vdna-catalogue')}",
         "specs": specs,
         "vdnas": [_of_vdna(manifest) for manifest in manifests],
-        "matrices": listed,
+        "matrices": entries,
     }
 
 
@@ -87,18 +87,18 @@ def _of_matrix(matrix: Mapping[str, Any], members: list[int], metrics: Sequence[
 
 
 def packed(content: Any) -> bytes:
-    """JSON, gzipped; the same bytes for the same content."""
+    """Content as gzipped JSON. The same content gives the same bytes."""
     return gzip.compress(json.dumps(content, ensure_ascii=False).encode(), compresslevel=9, mtime=0)
 
 
 def named(folder: str, ending: str, data: bytes) -> dict[str, Any]:
-    """Where an object that never changes lies, by its contents, and what it is checked by."""
+    """The path of an immutable object, named after its contents, with its SHA-256 and size."""
     digest = hashlib.sha256(data).hexdigest()
     return {"path": f"{folder}/{digest[:16]}{ending}", "sha256": digest, "bytes": len(data)}
 
 
 def pointer(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `catalogue.json` says: its parts, and a hash of itself."""
+    """The content of `catalogue.json`: the parts of a publication, and a hash of that content."""
     content = {"format": FORMAT, **parts, "created": now()}
     return {**content, "digest": _digest(content)}
 
@@ -108,39 +108,42 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def read_pointer(folder: Folder) -> dict[str, Any] | None:
-    """The pointer, or None where nothing was published."""
+    """The pointer of a catalogue, or None if nothing was published."""
     data = folder.get_known(POINTER, most=MAX_POINTER)
     return None if data is None else pointer_of(folder, data)
 
 
 def pointer_of(folder: Folder, data: bytes) -> dict[str, Any]:
-    """The pointer, from its bytes; `DamagedError` if it is not what was written."""
+    """The pointer, from its bytes.
+
+    Raises `DamagedError` if they are damaged, and `UserError` if a newer version of this program wrote them.
+    """
     try:
-        found = json.loads(data)
-        said = {key: value for key, value in found.items() if key != "digest"}
-        if found["format"] > FORMAT:
+        content = json.loads(data)
+        hashed = {key: value for key, value in content.items() if key != "digest"}
+        if content["format"] > FORMAT:
             raise UserError(f"catalogue={folder.url}: written by a newer version of this program; update it")
-        if found["digest"] != _digest(said) or not isinstance(found["index"]["path"], str):
+        if content["digest"] != _digest(hashed) or not isinstance(content["index"]["path"], str):
             raise ValueError("it is not what was written")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{folder.url}/{POINTER} is damaged, or this is no catalogue's URL: {error}") from error
-    return dict(found)
+    return dict(content)
 
 
 def read(folder: Folder) -> dict[str, Any] | None:
-    """The index that the pointer names, or None where nothing was published; `DamagedError` names what is damaged."""
-    found = read_pointer(folder)
-    return None if found is None else read_index(folder, found)
+    """The current index, or None if nothing was published. `DamagedError` names a damaged object."""
+    pointer = read_pointer(folder)
+    return None if pointer is None else read_index(folder, pointer)
 
 
 def read_index(folder: Folder, pointer: Mapping[str, Any]) -> dict[str, Any]:
-    """The index that a pointer names, found to say what a reader needs."""
-    found = unpacked(folder, pointer["index"])
+    """The index that a pointer names. Checks the entries that a reader needs; raises `DamagedError` or `UserError`."""
+    index = unpacked(folder, pointer["index"])
     with damage(f"{folder.url}/{pointer['index']['path']} is damaged"):
-        if found["format"] > FORMAT:
+        if index["format"] > FORMAT:
             raise UserError(f"catalogue={folder.url}: written by a newer version of this program; update it")
-        for row in found["vdnas"]:
-            spec = found["specs"][row["spec"]]
+        for row in index["vdnas"]:
+            spec = index["specs"][row["spec"]]
             sound = all(NAME.fullmatch(name) for name in (row["dataset"], spec["extractor"]))
             sound = sound and all(isinstance(r["path"], str) for r in (row["manifest"], *_records(row)))
             sound = sound and isinstance(row["group"], str) and isinstance(row["images"], int)
@@ -148,14 +151,14 @@ def read_index(folder: Folder, pointer: Mapping[str, Any]) -> dict[str, Any]:
                 raise DamagedError(
                     f"{folder.url}: its index is not as this program writes it, of {row['dataset']!r:.99}"
                 )
-        for matrix in found["matrices"]:
-            names = [found["vdnas"][place]["dataset"] for place in matrix["members"]]
+        for matrix in index["matrices"]:
+            names = [index["vdnas"][place]["dataset"] for place in matrix["members"]]
             if (
                 len(set(names)) < len(names)
                 or not {"group", "metrics", "units", "created", "manifest"} <= matrix.keys()
             ):
                 raise DamagedError(f"{folder.url}: its index is not as this program writes it, of a matrix")
-    return dict(found)
+    return dict(index)
 
 
 def _records(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -163,7 +166,7 @@ def _records(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def unpacked(folder: Folder, part: Mapping[str, Any]) -> Any:
-    """A part of what was published: gzipped JSON, checked before it is unpacked."""
+    """The content of a gzipped JSON object, hashed before it is unpacked. `part` has its path and SHA-256."""
     data = checked(folder, part)
     try:
         unpacker = zlib.decompressobj(wbits=31)
@@ -176,7 +179,7 @@ def unpacked(folder: Folder, part: Mapping[str, Any]) -> Any:
 
 
 def checked(folder: Folder, part: Mapping[str, Any]) -> bytes:
-    """An object by its path, found to have its SHA-256; `DamagedError` if it has not, or is not there."""
+    """The bytes of an object. Raises `DamagedError` if it is missing or has another SHA-256 than `part` says."""
     data = folder.get_known(part["path"], part["sha256"])
     if data is None:
         raise DamagedError(f"{folder.url}/{part['path']} is damaged: it is not what was written")

@@ -1,9 +1,9 @@
-"""The distances between a catalogue's datasets: a matrix on disk, of which parts are read, and one in memory.
+"""The distances between the datasets of a catalogue, in memory (`Matrix`) and on disk (`StoredMatrix`).
 
-stored.row("emd", "demo_digits")                    # {dataset: distance}, a chunk or two
+stored.row("emd", "demo_digits")                    # {dataset: distance}, from one or two chunks
 matrix = stored.among("emd", layers=["norm"])
 matrix.frame                                        # pandas.DataFrame, dataset by other
-matrix.save("distances.png")                        # a picture, those alike side by side
+matrix.save("distances.png")                        # a picture in which similar datasets are neighbours
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Matrix:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The same as a table: a row and a column for each dataset."""
+        """The distances as a table with a row and a column for each dataset."""
         return pd.DataFrame(self.array.to_numpy(), self.array["dataset"].to_index(), self.array["other"].to_index())
 
     def save(self, path: str | Path) -> None:
@@ -75,9 +75,9 @@ class Matrix:
 
     def __repr__(self) -> str:
         table = self.frame.to_string(max_rows=12, max_cols=6, float_format=lambda value: f"{value:.4g}")
-        return f"<{self._words()}>\n{table}"
+        return f"<{self._description()}>\n{table}"
 
-    def _words(self) -> str:
+    def _description(self) -> str:
         number = self.array.sizes["dataset"]
         return f"{self.metric.upper()} in {self.unit} between {number} datasets, {self.extractor}"
 
@@ -88,11 +88,18 @@ class Matrix:
         facts = {"extractor": self.extractor, "layers": f"{len(self.layers):,}"}
         if len(pairs):
             facts["distances"] = f"{pairs.min():.4g} to {pairs.max():.4g}, median {np.median(pairs):.4g} {self.unit}"
-        return cards.card(self._words(), facts, self._figure())
+        return cards.card(self._description(), facts, self._figure())
 
 
 class StoredMatrix:
-    """The matrix of a spec, as the index lists it. `objects` are its objects' SHA-256, None of catalogues of before."""
+    """The matrix of a spec on disk, of which only the needed chunks are read.
+
+    Args:
+        listed: its entry in the index.
+        datasets: names of its datasets, in order.
+        spec: the entry of its spec in the index.
+        objects: SHA-256 of its objects by name. None for an older catalogue, which does not record them.
+    """
 
     def __init__(
         self,
@@ -115,21 +122,21 @@ class StoredMatrix:
         self._rows = Rows(get, expected, f"{folder.url}/{path}")
 
     def check(self, metric: str) -> None:
-        """Raise `UserError` unless it has this metric."""
+        """Raise `UserError` if the matrix does not have this metric."""
         if metric not in self._listed["metrics"]:
             raise UserError(f"no metric {metric} for {self._extractor}; there is {', '.join(self._listed['metrics'])}")
 
     def row(self, metric: str, dataset: str, layers: Sequence[str] | None = None) -> dict[str, float]:
-        """The distances of one dataset from all."""
+        """The distances of one dataset from all datasets, by name. `layers`: None for all."""
         place = self.datasets.index(dataset)
         values = self._over(metric, layers, slice(place, place + 1))[0]
         return dict(zip(self.datasets, values.tolist(), strict=True))
 
     def among(self, metric: str, layers: Sequence[str] | None = None, datasets: Sequence[str] | None = None) -> Matrix:
-        """The distances between all datasets, or some of them."""
-        for key, given in {"layers": layers, "datasets": datasets}.items():
-            if isinstance(given, str) or (given is not None and not list(given)):
-                raise UserError(f"{key}={given!r}: give a list of at least one")
+        """The distances between all datasets, or between some. Raises `UserError` for an unknown layer or dataset."""
+        for key, chosen in {"layers": layers, "datasets": datasets}.items():
+            if isinstance(chosen, str) or (chosen is not None and not list(chosen)):
+                raise UserError(f"{key}={chosen!r}: give a list of at least one")
         names = self.datasets if datasets is None else list(datasets)
         if unknown := [name for name in names if name not in self.datasets]:
             raise UserError(f"datasets {', '.join(unknown[:5])}: not in the matrix of {', '.join(self.datasets[:20])}")
@@ -143,7 +150,7 @@ class StoredMatrix:
         return Matrix(array, metric, unit, self._extractor, tuple(layers or self._layers))
 
     def whole(self, metric: str) -> xr.DataArray:
-        """(dataset, other, layer), with the distances over all layers as a coordinate `overall`."""
+        """The distances (dataset, other, layer) float64, with those over all layers as the coordinate `overall`."""
         everything = slice(0, len(self.datasets))
         names = np.array(self.datasets, dtype=object)
         return xr.DataArray(
@@ -161,8 +168,10 @@ class StoredMatrix:
         )
 
     def bounds(self, view: View, metric: str, layers: Sequence[str] | None = None) -> np.ndarray:
-        """The least distance that each dataset can have from a VDNA, (datasets) float64; zeros of catalogues of before,
-        where nothing is known."""
+        """A lower bound of each dataset's distance from a VDNA, (datasets) float64.
+
+        The bounds of an older catalogue, which has no sketches, are zero.
+        """
         chosen = list(layers or self._layers)
         parts = layer_slices(self._layers)
         places = np.concatenate([np.arange(parts[layer].start, parts[layer].stop) for layer in chosen])
@@ -172,27 +181,27 @@ class StoredMatrix:
             return np.zeros(len(self.datasets))
         if metric == "emd":
             shares = [cdf(view.histogram(layer)) for layer in chosen]
-            own = np.concatenate([emd_sketch(of_layer) for of_layer in shares])
+            own = np.concatenate([emd_sketch(layer_shares) for layer_shares in shares])
             sketches = self._read(HISTOGRAM, everything)[:, places]
             return emd_bound(sketches, own, shares[0].shape[1])
         means, deviations = (self._read(array, everything)[:, places] for array in MOMENTS[metric])
         bound = frechet_bound(means, deviations, *moments(view, metric, chosen)).sum(axis=1)
-        least: np.ndarray = bound / (len(chosen) if metric == "fd" else len(places))
-        return least * (1 - 1e-9)
+        lower: np.ndarray = bound / (len(chosen) if metric == "fd" else len(places))
+        return lower * (1 - 1e-9)  # so that rounding never lifts it above the distance
 
     def _over(self, metric: str, layers: Sequence[str] | None, rows: slice) -> np.ndarray:
-        """(rows, datasets) over some layers: of EMD and NFD the mean over their neurons, of FD over them."""
+        """Distances (rows, datasets) over some layers: EMD and NFD are means over neurons, FD is a mean over layers."""
         if layers is None:
             return self._read(f"{metric}_overall", rows)
-        known, layers = list(self._layers), list(dict.fromkeys(layers))
-        if unknown := [layer for layer in layers if layer not in known]:
-            raise UserError(f"layers {', '.join(unknown)}: there are {', '.join(known)}")
+        every_layer, layers = list(self._layers), list(dict.fromkeys(layers))
+        if unknown := [layer for layer in layers if layer not in every_layer]:
+            raise UserError(f"layers {', '.join(unknown)}: there are {', '.join(every_layer)}")
         if not layers:
             raise UserError("layers=[]: name at least one")
-        values = self._read(metric, rows)[..., [known.index(layer) for layer in layers]]
+        values = self._read(metric, rows)[..., [every_layer.index(layer) for layer in layers]]
         weights = np.array([1 if metric == "fd" else self._layers[layer] for layer in layers], dtype=np.float64)
-        over: np.ndarray = (values * weights).sum(axis=-1) / weights.sum()
-        return over
+        mean: np.ndarray = (values * weights).sum(axis=-1) / weights.sum()
+        return mean
 
     def _read(self, array: str, rows: slice) -> np.ndarray:
         names = self._rows.objects(array, rows)

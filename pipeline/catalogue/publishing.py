@@ -1,8 +1,8 @@
-"""Publishing: an index and a site of what is in a catalogue, for its readers.
+"""Publish the contents of a catalogue for its readers, as an index and a site.
 
-    publish(store)                            # False where nothing is new
+    publish(store)                            # True if something new was published
 
-They see it at once when the pointer is written, and what was published before until then.
+The pointer is written last. Until then readers see the previous publication.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.catalogue import index as published
 from pipeline.catalogue import site_data
 from pipeline.catalogue.copies import PAGE, SITE, app, listed, walk
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests, now
 from pipeline.storage.changes import STALE, change
@@ -26,21 +26,21 @@ log = logging.getLogger(__name__)
 
 FOLDERS = {"index": "index", "site": f"{SITE}/data"}
 DRAWN = 1
-"""Format of what the site draws."""
+"""Format of the files from which the site draws matrices."""
 
 
-def publish(store: Store) -> bool:
-    """Write the index and the site of what is there now; whether it was another than what was published.
+def publish(store: CatalogueWriter) -> bool:
+    """Publish the current contents of a catalogue, and return whether they differ from the previous publication.
 
-    Where another run publishes at the same moment, what is there is looked at again.
+    If another run publishes at the same moment, the contents are read again. Raises `UserError` if there is no VDNA.
     """
     new = False
 
-    def pointer(there: bytes | None) -> bytes:
+    def pointer(current: bytes | None) -> bytes:
         nonlocal new
-        after = _written(store, there)
-        new = after is not None
-        return after or there or b""
+        replacement = _write_parts(store, current)
+        new = replacement is not None
+        return replacement or current or b""
 
     change(store, published.POINTER, pointer)
     if new:
@@ -48,17 +48,17 @@ def publish(store: Store) -> bool:
     return new
 
 
-def _written(store: Store, there: bytes | None) -> bytes | None:
-    """Write what a new pointer would name, and return that; None where the one that is `there` says it all."""
-    before = _before(store, there)
-    manifests = [store.recorded(manifest) for manifest in _manifests(store, before)]
+def _write_parts(store: CatalogueWriter, current: bytes | None) -> bytes | None:
+    """Write the objects of a new publication and return its pointer; None if the current pointer is up to date."""
+    previous = _parse_pointer(store, current)
+    manifests = [store.with_record(manifest) for manifest in _manifests(store, previous)]
     if not manifests:
         raise UserError(f"catalogue={store.url}: nothing to publish yet, add reduce to stages=[...]")
     pairs = sorted({(m["extractor"], m["spec"]) for m in manifests})
-    known = [matrix for pair in pairs if (matrix := store.recorded_distances(*pair)) is not None]
-    index = published.make(manifests, known)
+    matrices = [matrix for pair in pairs if (matrix := store.distances_with_record(*pair)) is not None]
+    index = published.make(manifests, matrices)
     named = {matrix["group"].rpartition("/")[2] for matrix in index["matrices"]}
-    for matrix in known:
+    for matrix in matrices:
         if matrix["group"] not in named:
             log.warning(
                 "publish: the matrix of %s is not of the present versions and is left out: add compare to stages=[...]",
@@ -67,87 +67,89 @@ def _written(store: Store, there: bytes | None) -> bytes | None:
     page, files = app()
     files |= {f"index/schema-{published.FORMAT}.json": published.schema()}
     all_files = {**files, PAGE: page, **_ranges(store, index)}
-    said = {path: hashlib.sha256(data).hexdigest() for path, data in all_files.items()}
-    data = {"index": published.packed(index), "site": published.packed(_site(store, index, before, said))}
-    parts = {name: published.named(FOLDERS[name], ".json.gz", its) for name, its in data.items()}
-    lacking = {path: content for path, content in files.items() if store.get(path) != content}
-    same = before and all(before.get(name) == part for name, part in parts.items())
-    if same and not lacking and store.get(PAGE) == page:
+    file_hashes = {path: hashlib.sha256(data).hexdigest() for path, data in all_files.items()}
+    data = {"index": published.packed(index), "site": published.packed(_site(store, index, previous, file_hashes))}
+    parts = {name: published.named(FOLDERS[name], ".json.gz", content) for name, content in data.items()}
+    changed = {path: content for path, content in files.items() if store.get(path) != content}
+    same = previous and all(previous.get(name) == part for name, part in parts.items())
+    if same and not changed and store.get(PAGE) == page:
         return None
-    for path, content in lacking.items():
+    for path, content in changed.items():
         store.put(path, content)
     for name, part in parts.items():
-        store.put(part["path"], data[name])  # also where it is: its age begins anew, should nothing have named it
+        store.put(part["path"], data[name])  # even if it exists: unnamed so far, it could be old enough to be swept
     store.put(PAGE, page)
-    return as_json(published.pointer({**parts, "superseded": _superseded(before)}))
+    return as_json(published.pointer({**parts, "superseded": _superseded(previous)}))
 
 
-def _ranges(store: Store, index: Mapping[str, Any]) -> dict[str, bytes]:
-    """The histogram axes of the networks, for those who measure images of their own on them."""
-    found = {}
+def _ranges(store: CatalogueWriter, index: Mapping[str, Any]) -> dict[str, bytes]:
+    """Histogram axes of the published networks, by path. Readers measure their own images on them."""
+    files = {}
     for network, identity in {(spec["network"], spec["ranges"]) for spec in index["specs"].values() if spec["ranges"]}:
         try:
-            for known, name in ((identity, f"{identity}.json"), (None, "current")):
+            for ranges_id, name in ((identity, f"{identity}.json"), (None, "current")):
                 path = f"ranges/{network}/{name}"
                 data = store.get(path)
                 if data is None:
                     continue
-                if store.get_ranges(network, known) is None:
+                if store.get_ranges(network, ranges_id) is None:
                     raise DamagedError(f"{store.url}/{path} is damaged: there are no axes of that name")
-                found[path] = data
+                files[path] = data
         except DamagedError as error:
             log.warning("publish: %s, it is left out", error)
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
-def _superseded(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """What was published lately and may still be read: until when each was the current one."""
-    if not before:
+def _superseded(previous: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Recent publications that may still be read, each with the time until which it was the current one."""
+    if not previous:
         return []
-    its = [*before.get("superseded", []), {"index": before["index"], "site": before["site"], "until": now()}]
-    return [one for one in its if datetime.now(UTC) - datetime.fromisoformat(one["until"]) < STALE]
+    last = {"index": previous["index"], "site": previous["site"], "until": now()}
+    publications = [*previous.get("superseded", []), last]
+    return [entry for entry in publications if datetime.now(UTC) - datetime.fromisoformat(entry["until"]) < STALE]
 
 
-def _manifests(store: Store, before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The current manifests. One that was published and is damaged now is restored from its version's record."""
-    found = store.manifests()
-    there = {(m["dataset"], m["spec"]) for m in found}
+def _manifests(store: CatalogueWriter, previous: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The current manifests. A published manifest that is damaged now is restored from the record of its version."""
+    manifests = store.manifests()
+    sound = {(m["dataset"], m["spec"]) for m in manifests}
     try:
-        index = published.read_index(store, before) if before else {"vdnas": [], "specs": {}}
+        index = published.read_index(store, previous) if previous else {"vdnas": [], "specs": {}}
     except DamagedError:
-        return found
-    lost = [row for row in index["vdnas"] if (row["dataset"], row["spec"]) not in there]
+        return manifests
+    lost = [row for row in index["vdnas"] if (row["dataset"], row["spec"]) not in sound]
     restored = False
     for row in lost:
         extractor = index["specs"][row["spec"]]["extractor"]
-        if store.restored(row["dataset"], extractor, row["spec"]):
+        if store.restore(row["dataset"], extractor, row["spec"]):
             log.warning("publish: the manifest of %s, %s was damaged and is restored", row["dataset"], extractor)
             restored = True
-    return store.manifests() if restored else found
+    return store.manifests() if restored else manifests
 
 
-def _before(store: Manifests, there: bytes | None) -> dict[str, Any] | None:
+def _parse_pointer(store: Manifests, data: bytes | None) -> dict[str, Any] | None:
+    """The previous publication's pointer; None if there is none, or it is damaged."""
     try:
-        return None if there is None else published.pointer_of(store, there)
+        return None if data is None else published.pointer_of(store, data)
     except DamagedError as error:
         log.warning("publish: %s, it is written anew", error)
         return None
 
 
 def _site(
-    store: Store, index: Mapping[str, Any], before: Mapping[str, Any] | None, files: Mapping[str, str]
+    store: CatalogueWriter, index: Mapping[str, Any], previous: Mapping[str, Any] | None, files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Write what the site draws matrices from, where that has changed; what its data say of it and of its files."""
-    known: dict[str, Any] = {}
-    if before and "site" in before:
+    """The site's data: its files and the drawings of each matrix. Writes the drawings of matrices that have changed."""
+    drawings: dict[str, Any] = {}
+    if previous and "site" in previous:
         try:
-            found = published.unpacked(store, before["site"])
-            known = {its["group"]: its for its in found["matrices"].values() if found["format"] == DRAWN}
+            site = published.unpacked(store, previous["site"])
+            drawings = {entry["group"]: entry for entry in site["matrices"].values() if site["format"] == DRAWN}
         except DamagedError as error:
             log.warning("publish: %s, it is made anew", error)
     matrices = {}
     for matrix in index["matrices"]:
-        drawn = known.get(matrix["group"])
+        drawn = drawings.get(matrix["group"])
         if drawn is None:
             extractor = index["specs"][matrix["spec"]]["extractor"]
             distances = store.get_distances(extractor, matrix["spec"])
@@ -160,15 +162,15 @@ def _site(
     return {"format": DRAWN, "matrices": matrices, "files": dict(files)}
 
 
-def _sweep(store: Store) -> None:
-    """Remove what is old and named by no index that is, or lately was, the current one. Versions of VDNAs stay."""
+def _sweep(store: CatalogueWriter) -> None:
+    """Remove old objects that neither the current publication nor a recent one names. Versions of VDNAs stay."""
     pointer = published.read_pointer(store)
     if pointer is None:
         return
     kept = set()
-    for its in (pointer, *pointer["superseded"]):
-        index = {**listed(store, its, []), "vdnas": []}
-        kept |= {path for path, _ in walk(store, its, index, [])}
+    for publication in (pointer, *pointer["superseded"]):
+        index = {**listed(store, publication, []), "vdnas": []}
+        kept |= {path for path, _ in walk(store, publication, index, [])}
     for folder, ending in (("index", ".json.gz"), (f"{SITE}/data", "")):
         for name in store.names(folder, ending):
             path = f"{folder}/{name}{ending}"

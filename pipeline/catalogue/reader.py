@@ -1,4 +1,4 @@
-"""A catalogue that was opened: its index in memory, everything else read when it is asked for."""
+"""Read a catalogue with `open_catalogue(URL)`. The index is in memory; everything else is read when it is needed."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ MORE = (
 )
 USUAL = "efficientnet_lite0"
 PATIENCE = 30.0
-"""Seconds without a byte after which an object is given up: someone waits for the answer."""
+"""Seconds without a byte after which a request is given up. It is short because a person waits for the answer."""
 
 
-class Catalogue:
+class CatalogueReader:
     """Read-only view of a catalogue, as it was when it was opened: what is published later does not change it."""
 
     def __init__(self, url: str, **storage: Any) -> None:
         self._folder = Manifests(*address(url, storage), PATIENCE)
-        found = published.read(self._folder)  # which finds it to be sound
+        index = published.read(self._folder)
         self._manifests: list[dict[str, Any]] = []
-        if found is None:  # nothing was published yet: what its manifests say, one by one
+        if index is None:  # nothing was published yet: the index is made from the manifests
             self._manifests = self._folder.manifests()
             pairs = sorted({(m["extractor"], m["spec"]) for m in self._manifests})
-            known = [matrix for pair in pairs if (matrix := self._folder.distances_manifest(*pair))]
-            found = published.make(self._manifests, known)
-        if not found["vdnas"]:
+            matrices = [matrix for pair in pairs if (matrix := self._folder.distances_manifest(*pair))]
+            index = published.make(self._manifests, matrices)
+        if not index["vdnas"]:
             raise UserError(f"catalogue={url}: there is no catalogue here")
-        self._index = found
-        self._rows: list[dict[str, Any]] = [{**found["specs"][row["spec"]], **row} for row in found["vdnas"]]
+        self._index = index
+        self._rows: list[dict[str, Any]] = [{**index["specs"][row["spec"]], **row} for row in index["vdnas"]]
         if not is_local(self._folder.fs):
             cache.tidy()
 
@@ -87,17 +87,17 @@ class Catalogue:
             UserError: There is no such VDNA or version.
         """
         extractor = extractor or self.extractor_of(dataset)
-        found = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
-        found = [row for row in found if spec in (None, row["spec"])]
-        if not found:
-            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self.known()}")
-        newest = max(found, key=lambda row: str(row["created"]))
+        rows = [row for row in self._rows if row["dataset"] == dataset and row["extractor"] == extractor]
+        rows = [row for row in rows if spec in (None, row["spec"])]
+        if not rows:
+            raise UserError(f"no VDNA of dataset {dataset} with extractor {extractor}; there are {self.describe()}")
+        newest = max(rows, key=lambda row: str(row["created"]))
         if version in (None, newest["version"]):
             return self._manifest(newest)
         versions = {row["version"]: row for row in newest["versions"]}
         if not isinstance(version, int) or version not in versions:
-            there = ", ".join(map(str, versions)) or "1"
-            raise UserError(f"{dataset} · {extractor}: there is no version {version!r}; there are {there}")
+            available = ", ".join(map(str, versions)) or "1"
+            raise UserError(f"{dataset} · {extractor}: there is no version {version!r}; there are {available}")
         return self._record(versions[version]["manifest"])
 
     def _manifest(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Catalogue:
         return {**self._record(row["manifest"]), **facts, "record": row["manifest"]}
 
     def _record(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The manifest of a version, as it was written."""
+        """The manifest of a version, from its record."""
         content = json.loads(published.checked(self._folder, record))
         return {**self._folder.checked(content, record["path"]), "record": dict(record)}
 
@@ -170,16 +170,16 @@ class Catalogue:
         return self._matrix(extractor, metric, spec).among(metric, layers, datasets)
 
     def _matrix(self, extractor: str, metric: str, spec: str | None = None) -> StoredMatrix:
-        known = [
+        matrices = [
             matrix
             for matrix in self._index["matrices"]
             if self._index["specs"][matrix["spec"]]["extractor"] == extractor and spec in (None, matrix["spec"])
         ]
-        if not known:
-            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self.known()}")
-        found = self._stored(max(known, key=lambda m: (len(m["members"]), m["created"])))
-        found.check(metric)
-        return found
+        if not matrices:
+            raise UserError(f"no distances for extractor {extractor}; there are VDNAs {self.describe()}")
+        matrix = self._stored(max(matrices, key=lambda m: (len(m["members"]), m["created"])))
+        matrix.check(metric)
+        return matrix
 
     def _stored(self, matrix: Mapping[str, Any]) -> StoredMatrix:
         members = [self._rows[place]["dataset"] for place in matrix["members"]]
@@ -230,10 +230,10 @@ class Catalogue:
         if isinstance(layers, str):
             raise UserError(f"layers={layers!r}: give a list")
         if isinstance(of, View):
-            found = self._nearest_to(of, metric, k, layers)
+            distances = self._nearest_to(of, metric, k, layers)
         else:
-            found = self._nearest_of(of, str(extractor or self.extractor_of(of)), metric, k, layers, spec)
-        return pd.Series(found, dtype=float, name=metric).rename_axis("dataset")
+            distances = self._nearest_of(of, str(extractor or self.extractor_of(of)), metric, k, layers, spec)
+        return pd.Series(distances, dtype=float, name=metric).rename_axis("dataset")
 
     def _nearest_of(
         self, dataset: str, extractor: str, metric: str, k: int, layers: Sequence[str] | None, spec: str | None
@@ -257,14 +257,14 @@ class Catalogue:
         if not rows:
             raise IncompatibleError(f"nothing in this catalogue can be compared with it: {'; '.join(reasons[:3])}")
 
-        def to(row: Mapping[str, Any]) -> float:
+        def distance_to(row: Mapping[str, Any]) -> float:
             other = StoredVDNA(self._folder, self._manifest(row))
             other.fetch(KINDS[metric] if other.has(KINDS[metric]) else "layer-gaussian", layers)
             return compare(view, other, layers=layers, metrics=[metric]).overall[metric]
 
-        def to_all(those: Sequence[Mapping[str, Any]]) -> list[float]:
+        def distances_to(places: Sequence[int]) -> list[float]:
             with ThreadPoolExecutor(neighbours.AT_ONCE) as threads:
-                return list(threads.map(to, those))
+                return list(threads.map(distance_to, [rows[place] for place in places]))
 
         members: list[dict[str, Any]] = []
         bounds = np.empty(0)
@@ -275,17 +275,17 @@ class Catalogue:
             bounds = self._stored(matrix).bounds(view, metric, layers)
         newest = {row["dataset"]: row for row in sorted(rows, key=lambda row: str(row["created"]))}
         newest |= {row["dataset"]: row for row in members}
-        if isinstance(view, StoredVDNA):  # which is no answer to itself
+        if isinstance(view, StoredVDNA):  # a VDNA is not its own neighbour
             newest = {n: r for n, r in newest.items() if (n, r["digest"]) != (view.manifest["dataset"], view.digest())}
         bound = dict(zip([row["dataset"] for row in members], bounds, strict=True))
         rows = list(newest.values())
         lower = np.array([bound.get(row["dataset"], 0.0) for row in rows])
-        near = neighbours.nearest(lower, lambda those: to_all([rows[i] for i in those]), k)
+        near = neighbours.nearest(lower, distances_to, k)
         return {str(rows[i]["dataset"]): distance for i, distance in near.items()}
 
     def _comparable(self, spec: Spec, metric: str, layers: Sequence[str] | None) -> tuple[set[str], list[str]]:
-        """The specs of the catalogue that a VDNA can be compared with, and why the others cannot."""
-        found, reasons = set(), []
+        """The specs of the catalogue that are comparable with a spec, and the reasons why the others are not."""
+        comparable, reasons = set(), []
         for identity, facts in self._index["specs"].items():
             other = spec_of({**facts, "spec": identity}, partial(_unread, identity))
             try:
@@ -293,10 +293,10 @@ class Catalogue:
                     raise IncompatibleError("it has no layer-gaussian")
                 for layer in layers or (None,):
                     check_comparable(spec, other, layer, KINDS[metric])
-                found.add(identity)
+                comparable.add(identity)
             except IncompatibleError as error:
                 reasons.append(str(error))
-        return found, reasons
+        return comparable, reasons
 
     def compare(
         self,
@@ -330,8 +330,8 @@ class Catalogue:
         spec = None
         if isinstance(a, str) and isinstance(b, str):
             extractor = extractor or self.extractor_of(a)
-            mine, theirs = ([r for r in self._rows if (r["dataset"], r["extractor"]) == (n, extractor)] for n in names)
-            both = [row for row in mine if row["spec"] in {other["spec"] for other in theirs}]
+            rows, others = ([r for r in self._rows if (r["dataset"], r["extractor"]) == (n, extractor)] for n in names)
+            both = [row for row in rows if row["spec"] in {other["spec"] for other in others}]
             spec = max(both, key=lambda row: str(row["created"]))["spec"] if both else None
         views: list[View] = []
         for of, other in ((a, b), (b, a)):
@@ -342,15 +342,15 @@ class Catalogue:
         return compare(views[0], views[1], (names[0], names[1]), layers, metrics)
 
     def _spec_beside(self, dataset: str, view: View) -> str | None:
-        """The spec of a dataset that can be compared with a VDNA, if there is one."""
+        """The newest spec of a dataset that is comparable with a VDNA, or None."""
         for metric in KINDS:
             comparable, _ = self._comparable(view.spec, metric, None)
-            if found := [row["spec"] for row in self._rows if row["dataset"] == dataset and row["spec"] in comparable]:
-                return str(found[-1])
+            if specs := [row["spec"] for row in self._rows if row["dataset"] == dataset and row["spec"] in comparable]:
+                return str(specs[-1])
         return None
 
     def has(self, dataset: str) -> bool:
-        """Whether there is a VDNA of a dataset of that name."""
+        """Whether the catalogue has a VDNA of a dataset."""
         return any(row["dataset"] == dataset for row in self._rows)
 
     def example(self, extractor: str | None = None, dataset: str | None = None) -> StoredVDNA:
@@ -367,7 +367,7 @@ class Catalogue:
             return self.vdna(dataset, extractor or self.extractor_of(dataset))
         rows = [row for row in self._rows if extractor in (None, row["extractor"])]
         if not rows:
-            raise UserError(f"no VDNA with extractor {extractor}; there are {self.known()}")
+            raise UserError(f"no VDNA with extractor {extractor}; there are {self.describe()}")
         number = Counter(row["spec"] for row in rows)
         row = max(rows, key=lambda row: (number[row["spec"]], str(row["created"])))
         return StoredVDNA(self._folder, self._manifest(row))
@@ -382,15 +382,15 @@ class Catalogue:
         if len(names) == 1 or USUAL in names:
             return USUAL if USUAL in names else str(*names)
         by = f"measured with {', '.join(sorted(names))}: say with which"
-        raise UserError(f"dataset {dataset} is {by if names else f'not among {self.known()}'}")
+        raise UserError(f"dataset {dataset} is {by if names else f'not among {self.describe()}'}")
 
-    def known(self) -> str:
-        """What is there, in words, for an error's line."""
+    def describe(self) -> str:
+        """The VDNAs of the catalogue in one line, for error messages."""
         names = [f"{row['dataset']} · {row['extractor']}" for row in self._rows[:20]]
         return ", ".join(names) + (f" and {len(self._rows) - 20} more" if len(self._rows) > 20 else "")
 
 
-def open_catalogue(url: str, **storage: Any) -> Catalogue:
+def open_catalogue(url: str, **storage: Any) -> CatalogueReader:
     """Open a catalogue: its index is read, with two requests; everything else is read when it is asked for.
 
         cat = open_catalogue("catalogue")
@@ -407,7 +407,7 @@ def open_catalogue(url: str, **storage: Any) -> Catalogue:
         UserError: There is no catalogue.
         DamagedError: Its index is damaged.
     """
-    return Catalogue(url, **storage)
+    return CatalogueReader(url, **storage)
 
 
 def _name(view: View) -> str:

@@ -1,10 +1,11 @@
-"""What the site shows of a matrix of distances, as small files that a browser draws without computing much.
+"""Prepare a matrix of distances for the site, as small files that a browser can draw with little computation.
 
     index, objects = files(distances, ("emd", "fd"))
     index["metrics"]["emd"]["overall"]       # {"layout": "site/data/….bin", "values": "site/data/….bin", "low": …, …}
 
-For each metric, over all layers and by layer, there are two files named after their contents, little endian. `layout`
-is the datasets' order in a clustering, their places on a map and the nearest others of each; `values` is every pair.
+Each metric has two files over all layers and two for each layer, little endian and named after their contents. `layout`
+has the order of the datasets in a clustering, their places on a map, and the nearest datasets of each. `values` has the
+distance of every pair.
 """
 
 from __future__ import annotations
@@ -20,50 +21,52 @@ import scipy.spatial.distance
 import xarray as xr
 
 NEAR = 10
-"""Nearest others that are listed for each dataset."""
-MOST_DATASETS = 3000
-"""Of more datasets the pairs are not written: two bytes each, 9 MB here, and more cells than a screen has pixels."""
-MOST_LAYERS = 60_000
-"""Datasets times layers up to which layers have files of their own: 1000 datasets and 60 layers are 65 MB a metric."""
+"""Nearest datasets listed for each dataset."""
+MAX_DATASETS = 3000
+"""With more datasets the pairs are not written: at two bytes each, they take 9 MB, and a screen has fewer pixels."""
+MAX_LAYER_ROWS = 60_000
+"""Datasets times layers up to which each layer has files: for 1000 datasets and 60 layers they take 65 MB a metric."""
 SQUARED = {"nfd", "fd"}
-"""Distances in squared units: their roots are what lies along a line on a map."""
-FEW = 500
-"""Datasets up to which the best is worth its time: all eigenvectors, and the best order of a clustering's leaves."""
+"""Distances in squared units. The map is drawn from their square roots."""
+MAX_EXACT = 500
+"""Datasets up to which all eigenvectors and the optimal order of the clustering's leaves are computed."""
 CODES = 65534
-"""Steps of the logarithmic scale from the smallest to the largest distance; at a ratio of 1e12 one is 0.04 %."""
+"""Steps of the logarithmic scale from the smallest to the largest distance. At a ratio of 1e12 a step is 0.04 %."""
 
 
 def files(distances: xr.Dataset, metrics: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What a site's data say of a matrix, and the objects it names, by path."""
+    """The entry of a matrix in the site's data, and the files that it names, by path."""
     objects: dict[str, bytes] = {}
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     layers = [str(layer) for layer in distances["layer"].to_numpy()]
-    every = distances.sizes["dataset"] * len(layers) <= MOST_LAYERS
+    by_layer = distances.sizes["dataset"] * len(layers) <= MAX_LAYER_ROWS
     for metric in metrics:
         overall = distances[f"{metric}_overall"].to_numpy()
-        table = distances[metric].to_numpy() if every else np.empty((*overall.shape, 0))
-        found[metric] = {
+        table = distances[metric].to_numpy() if by_layer else np.empty((*overall.shape, 0))
+        entries[metric] = {
             "overall": _files(overall, metric, objects),
             "layers": {
                 layer: _files(table[..., i], metric, objects) for i, layer in enumerate(layers[: table.shape[2]])
             },
         }
-    return {"metrics": found}, objects
+    return {"metrics": entries}, objects
 
 
 def _files(matrix: np.ndarray, metric: str, objects: dict[str, bytes]) -> dict[str, Any]:
-    """Write a matrix's files into `objects`; what is said of them."""
+    """Add the files of a matrix to `objects`, and return the entry that names them."""
     pairs = scipy.spatial.distance.squareform(matrix, checks=False)
     positive = pairs[pairs > 0]
     low, high = (float(positive.min()), float(positive.max())) if positive.size else (0.0, 0.0)
     values = None
-    if len(matrix) <= MOST_DATASETS:
+    if len(matrix) <= MAX_DATASETS:
         values = _add(objects, codes(pairs, low, high).astype("<u2").tobytes())
     indices, near = nearest(matrix)
     straight = np.sqrt(matrix) if metric in SQUARED else matrix
     parts = {"<u4": [order(pairs, len(matrix)), indices], "<f4": [places(straight), near]}
-    (leaves, others), (spots, far) = ([part.astype(kind).tobytes() for part in its] for kind, its in parts.items())
-    layout = _add(objects, leaves + spots + others + far)
+    (leaves, near_indices), (coordinates, near_distances) = (
+        [part.astype(kind).tobytes() for part in arrays] for kind, arrays in parts.items()
+    )
+    layout = _add(objects, leaves + coordinates + near_indices + near_distances)
     return {"layout": layout, "values": values, "low": low, "high": high}
 
 
@@ -74,48 +77,54 @@ def _add(objects: dict[str, bytes], data: bytes) -> str:
 
 
 def codes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Distances on a logarithmic scale of 65535 steps: 0 is 0, 1 is `low`, 65535 is `high`."""
-    found = np.zeros(values.shape, np.uint16)
+    """Distances as uint16 codes on a logarithmic scale: code 0 is distance 0, 1 is `low`, 65535 is `high`."""
+    result = np.zeros(values.shape, np.uint16)
     positive = values > 0
     if high > low:
         steps = CODES * np.log(values[positive] / low) / np.log(high / low)
-        found[positive] = 1 + np.rint(steps.clip(0, CODES)).astype(np.uint16)
+        result[positive] = 1 + np.rint(steps.clip(0, CODES)).astype(np.uint16)
     else:
-        found[positive] = 1
-    return found
+        result[positive] = 1
+    return result
 
 
 def order(pairs: np.ndarray, size: int) -> np.ndarray:
-    """Leaves of an average-linkage clustering, ordered so that neighbours are alike; `pairs` is the upper triangle."""
+    """Leaves of an average-linkage clustering, in an order in which similar datasets are neighbours.
+
+    `pairs` are the distances of the upper triangle, row by row; `size` is the number of datasets.
+    """
     if size < 3:
         return np.arange(size)
-    tree = scipy.cluster.hierarchy.linkage(pairs, "average", optimal_ordering=size <= FEW)
+    tree = scipy.cluster.hierarchy.linkage(pairs, "average", optimal_ordering=size <= MAX_EXACT)
     return np.asarray(scipy.cluster.hierarchy.leaves_list(tree))
 
 
 def places(matrix: np.ndarray) -> np.ndarray:
-    """A map, (datasets, 2), by classical scaling (Torgerson 1952): around the origin, the farthest coordinate is 1."""
+    """Places of datasets on a map, (datasets, 2) float64, by classical scaling (Torgerson 1952).
+
+    The map is centred on the origin and scaled so that the largest absolute coordinate is 1.
+    """
     size = len(matrix)
-    found = np.zeros((size, 2))
+    coordinates = np.zeros((size, 2))
     squares = matrix**2
     rows = squares.mean(axis=1)
     products = -0.5 * (squares - rows[:, None] - rows[None, :] + rows.mean())
     if not products.any():
-        return found
-    if size <= FEW:
+        return coordinates
+    if size <= MAX_EXACT:
         values, vectors = np.linalg.eigh(products)
-    else:  # two of a thousand eigenvectors; a start that is always the same, so that the map is
+    else:  # two eigenvectors of a thousand; a fixed start vector makes the map reproducible
         start = np.random.default_rng(0).standard_normal(size)
         values, vectors = scipy.sparse.linalg.eigsh(products, k=2, which="LA", v0=start, tol=1e-6)
     for axis, which in enumerate(np.argsort(values)[::-1][:2]):
         vector = vectors[:, which] * np.sqrt(max(values[which], 0.0))
-        found[:, axis] = vector * (np.sign(vector[np.abs(vector).argmax()]) or 1.0)
-    largest = np.abs(found).max(initial=0.0)
-    return found / largest if largest > 0 else found
+        coordinates[:, axis] = vector * (np.sign(vector[np.abs(vector).argmax()]) or 1.0)
+    largest = np.abs(coordinates).max(initial=0.0)
+    return coordinates / largest if largest > 0 else coordinates
 
 
 def nearest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest others of each dataset and how far they are, (datasets, at most `NEAR`), ascending."""
+    """Indices and distances of the nearest datasets of each dataset, (datasets, at most `NEAR`), nearest first."""
     size = len(matrix)
     others = matrix.copy()
     np.fill_diagonal(others, np.inf)

@@ -1,8 +1,8 @@
-"""A VDNA that lies in a catalogue: read layer by layer, as it is asked for.
+"""Read a VDNA of a catalogue layer by layer.
 
-v = StoredVDNA.of(folder, manifest)
-v.histogram("block_0")                    # fetches the chunks that hold this layer, no more
-v.load()                                  # the whole of it, to be merged with others; needs torch
+v = StoredVDNA(folder, manifest)
+v.histogram("block_0")                    # fetches only the chunks that hold this layer
+v.load()                                  # the whole VDNA in memory; needs torch
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class StoredAxes(HistogramAxes):
-    """Histogram axes of a stored VDNA: their id is known, their edges are read when they are asked for."""
+    """Histogram axes of a stored VDNA. The manifest has their id; their edges are read when first used."""
 
     def __init__(self, layers: Mapping[str, int], identity: str, read: Callable[[str], np.ndarray]) -> None:
         for name, value in {"layers": layers, "rule": "exact", "_read": read, "id": identity}.items():
@@ -43,21 +43,26 @@ class StoredAxes(HistogramAxes):
 
 
 def spec_of(facts: Mapping[str, Any], axis: Callable[[str], np.ndarray]) -> Spec:
-    """The spec that a manifest or an index describes; `axis` reads `bin_low` and `bin_high`, should they be needed."""
+    """The spec that a manifest or an index describes. `axis` reads the array "bin_low" or "bin_high" when first used.
+
+    Raises `DamagedError` if the entries do not give the spec's id.
+    """
     layers, distributions = facts["layers"], tuple(facts["distributions"])
-    given = {kind_of(name): samples for name, samples in facts.get("positions", {}).items()}
-    others = {kind: samples for kind, samples in given.items() if samples != POSITIONS[kind]}
+    positions = {kind_of(name): samples for name, samples in facts.get("positions", {}).items()}
+    unusual = {kind: samples for kind, samples in positions.items() if samples != POSITIONS[kind]}
     ranges = StoredAxes(layers, facts["ranges"], axis) if facts["ranges"] else None
     network = {key: facts[key] for key in ("extractor", "architecture", "weights", "preprocessing", "precision")}
-    spec = Spec(**network, layers=layers, distributions=distributions, ranges=ranges, positions=others)
+    spec = Spec(**network, layers=layers, distributions=distributions, ranges=ranges, positions=unusual)
     if spec.id != facts["spec"]:
         raise DamagedError("it is of another spec than it says")
     return spec
 
 
 class StoredVDNA(View):
-    """A view of a VDNA in a catalogue. `manifest` is what the catalogue says of it. What was fetched is kept as long as
-    the view is, compressed. `DamagedError` names what is not as it was written."""
+    """A view of a VDNA in a catalogue. `manifest` is its manifest.
+
+    Fetched chunks are kept, compressed, as long as the view exists. `DamagedError` names a damaged object.
+    """
 
     def __init__(self, folder: Manifests, manifest: Mapping[str, Any]) -> None:
         self.manifest = dict(manifest)
@@ -77,9 +82,9 @@ class StoredVDNA(View):
         return str(self.manifest["dataset"])
 
     def facts(self) -> dict[str, str]:
-        """What is worth knowing of it, in words."""
-        said = {name: str(self.manifest[name]) for name in ("version", "created", "licence") if self.manifest.get(name)}
-        return {**super().facts(), **said}
+        """Facts about the VDNA to show, by name."""
+        names = ("version", "created", "licence")
+        return {**super().facts(), **{name: str(self.manifest[name]) for name in names if self.manifest.get(name)}}
 
     @property
     def images(self) -> int:
@@ -88,43 +93,43 @@ class StoredVDNA(View):
 
     @cached_property
     def ledger(self) -> Ledger:
-        """What every shard contributed."""
+        """The ledger: what every shard contributed."""
         if "objects" not in self.manifest:
             return self.load().ledger
         names = [name for name in self.manifest["objects"] if name.startswith(("shard_", "reason/", "zarr.json"))]
         with damage(f"{self._folder.url}/{self._path} is damaged: its ledger"):
-            return ledger_of(opened({name: self._fetch(name) for name in self._all(names)}))
+            return ledger_of(opened({name: self._fetch(name) for name in self._fetch_all(names)}))
 
     def rows(self, array: str, part: slice) -> np.ndarray:
-        """Some neurons' rows of an array, from the chunks that hold them."""
-        names = self._all(self._rows.objects(array, part))
+        """The rows of some neurons of an array. Fetches only the chunks that hold them."""
+        names = self._fetch_all(self._rows.objects(array, part))
         return self._rows.read(array, part, {name: self._fetch(name) for name in names})
 
     def fetch(self, kind: str, layers: Iterable[str] | None = None) -> None:
-        """Fetch what a kind of distribution has of some layers, or of all, at once: later reads need no request."""
+        """Fetch the chunks of a kind of distribution for some layers (None: all). Later reads need no request."""
         parts = [self.part(layer) for layer in (self.layers if layers is None else layers)]
         names = {
             name
             for distribution in self.spec.distributions
             if kind_of(distribution) == kind
             for array in arrays_of(distribution)
-            if not array.startswith("histogram_")  # the flows, which distances do not need
+            if not array.startswith("histogram_")  # distances do not need the flows
             for part in parts
             for name in self._rows.objects(array, part)
         }
-        self._all(sorted(names))
+        self._fetch_all(sorted(names))
 
     def load(self) -> VDNA:
-        """The VDNA itself, read whole, with its contents checked once more as such."""
+        """The whole VDNA, in memory, with its digest checked. Needs torch."""
         return self._folder.get_vdna(self.manifest)
 
     def digest(self) -> str:
-        """SHA-256 over its contents: equal for equal images."""
+        """SHA-256 of its contents, the same for the same images."""
         return str(self.manifest["digest"])
 
     @cached_property
     def _rows(self) -> Rows:
-        if "objects" not in self.manifest:  # of before: read whole
+        if "objects" not in self.manifest:  # an older catalogue: the whole VDNA is read
             return self._folder.get_rows(self.manifest)
         expected = self.manifest["objects"]
         return Rows(
@@ -138,8 +143,8 @@ class StoredVDNA(View):
             self._fetched[name] = self._rows.fetch(name)
         return self._fetched[name]
 
-    def _all(self, names: list[str]) -> list[str]:
-        """Fetch these objects, several at once."""
+    def _fetch_all(self, names: list[str]) -> list[str]:
+        """Fetch objects, several at a time, and return their names."""
         missing = [name for name in names if name not in self._fetched]
         if len(missing) > 1:
             rows = self._rows

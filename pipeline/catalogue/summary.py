@@ -1,4 +1,4 @@
-"""What an index says of a VDNA, beside its numbers.
+"""Summarise a VDNA for its manifest: how complete it is, and how it was made.
 
 manifest = {"dataset": name, **summary(vdna)}
 """
@@ -11,7 +11,7 @@ from distributions import VDNA
 
 
 def summary(vdna: VDNA) -> dict[str, Any]:
-    """How complete it is, and what it was made with."""
+    """Entries of the manifest that follow from a VDNA alone."""
     spec, ledger = vdna.spec, vdna.ledger
     return {
         "extractor": spec.extractor,
@@ -36,7 +36,7 @@ def summary(vdna: VDNA) -> dict[str, Any]:
 
 
 def _flows(vdna: VDNA) -> dict[str, Any]:
-    """What the distributions could not take as it was: the share of values clamped, and values not finite."""
+    """The share of activations clamped to the histogram axes, and the number of activations that were not finite."""
     flows: dict[str, Any] = {"clamped_share": 0.0, "not_finite": 0}
     if vdna.has("histogram"):
         everything = vdna.part(None)

@@ -1,9 +1,9 @@
-"""Where a catalogue is read, and published to: a folder, a bucket, or a dataset repository of the Hugging Face hub.
+"""Places to read a catalogue from and to publish to: folders, buckets and dataset repositories of the Hugging Face hub.
 
     target("s3://bucket/public").put_all([("index/0123456789abcdef.json.gz", lambda: data)])
     target("hf:datasets/OWNER/NAME").sizes()
 
-The hub takes several files in a commit, which its readers see at once.
+Files go to the hub in commits of several files. A reader sees all files of a commit at once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from pipeline.storage.folder import Folder
 
 HUB = "hf:"
 FILES, BYTES = 200, 64 << 20
-"""Of a commit, at most."""
+"""Limits of one commit."""
 
 
 def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Where to read. A repository of the hub is read as the website it is: a request for each object, and no more."""
-    url = re.sub(r"/(catalogue\.json|site/index\.html|site/?)$", "", url)  # what a browser shows of it
+    """The URL and fsspec options to read a catalogue with. `UserError` for an `hf:` URL that is no dataset's.
+
+    A repository of the hub is read as a website, with a single request for each object. The user's token is added.
+    """
+    url = re.sub(r"/(catalogue\.json|site/index\.html|site/?)$", "", url)  # as copied from a browser
     if not url.startswith(HUB):
         return url, storage
     path = url.removeprefix(HUB).strip("/")
@@ -45,21 +48,21 @@ def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 class Target(Protocol):
-    """Objects elsewhere."""
+    """A place to publish to."""
 
     url: str
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every object that is there, by its path."""
+        """Size in bytes of every object, by its path."""
 
     def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
-        """Write several objects, each read when its turn has come."""
+        """Write objects, given as paths and functions that read them. Each object is read just before it is written."""
 
     def change(self, path: str, make: changes.Make) -> bytes:
-        """Replace an object that several writers change; as `changes.change`."""
+        """Replace an object that other writers may replace at the same time, as `pipeline.storage.changes.change`."""
 
 
-class Place(Folder):
+class FolderTarget(Folder):
     """A folder or a bucket."""
 
     def change(self, path: str, make: changes.Make) -> bytes:
@@ -67,18 +70,18 @@ class Place(Folder):
 
 
 def target(url: str, options: Mapping[str, Any] | None = None) -> Target:
-    """The place that a path or URL names. Raises `UserError` for one that cannot be written to."""
+    """The target at a path or URL. Raises `UserError` if it cannot be written to. `options` are fsspec options."""
     if not url.strip():
         raise UserError("nowhere to publish to: give a folder, a bucket or hf:datasets/OWNER/NAME")
     if url.startswith(HUB):
-        return Repository(url)
+        return HubTarget(url)
     if url.startswith(("http://", "https://")):
         raise UserError(f"{url}: a website cannot be written to; publish to the folder or bucket that it serves")
-    return Place(url, options)
+    return FolderTarget(url, options)
 
 
-class Repository:
-    """A dataset repository of the hub. The token is the environment's (`hf auth login`, HF_TOKEN)."""
+class HubTarget:
+    """A dataset repository of the hub, written with the user's token (`hf auth login`, HF_TOKEN)."""
 
     def __init__(self, url: str) -> None:
         import huggingface_hub
@@ -97,31 +100,31 @@ class Repository:
 
         def entries() -> dict[str, int]:
             self._hub.create_repo(self._repository, repo_type="dataset", exist_ok=True)
-            its = self._hub.list_repo_tree(self._repository, recursive=True, repo_type="dataset", revision="main")
-            return {entry.path: entry.size for entry in its if isinstance(entry, RepoFile)}
+            tree = self._hub.list_repo_tree(self._repository, recursive=True, repo_type="dataset", revision="main")
+            return {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
 
-        found: dict[str, int] = self._telling(entries)
-        return found
+        sizes: dict[str, int] = self._call(entries)
+        return sizes
 
     def put_all(self, objects: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
         commit: dict[str, bytes] = {}
-        for path, read in itertools.chain(objects, [("", bytes)]):  # the last is no object
+        for path, read in itertools.chain(objects, [("", bytes)]):  # the last pair only ends the last commit
             if commit and (not path or len(commit) == FILES or sum(map(len, commit.values())) > BYTES):
-                self._telling(self._commit, commit)
+                self._call(self._commit, commit)
                 commit = {}
             if path:
                 commit[path] = read()
 
     def change(self, path: str, make: changes.Make) -> bytes:
-        """As `changes.change`: the hub refuses a commit upon another than the last one."""
+        """As `pipeline.storage.changes.change`. The hub refuses a commit whose parent is not the last commit."""
         while True:
-            there, last = self._telling(self._now, path)
-            after = make(there)
-            if after == there or self._telling(self._committed_upon, last, {path: after}):
-                return after
+            current, last = self._call(self._current, path)
+            new = make(current)
+            if new == current or self._call(self._commit_after, last, {path: new}):
+                return new
 
-    def _now(self, path: str) -> tuple[bytes | None, str]:
-        """An object's content, None if it is not there, and the last commit."""
+    def _current(self, path: str) -> tuple[bytes | None, str]:
+        """An object's content, or None if it does not exist, and the last commit."""
         from huggingface_hub.errors import EntryNotFoundError
 
         last = self._hub.repo_info(self._repository, repo_type="dataset", revision="main").sha
@@ -130,8 +133,8 @@ class Repository:
             return Path(file).read_bytes(), str(last)
         return None, str(last)
 
-    def _committed_upon(self, last: str, files: Mapping[str, bytes]) -> bool:
-        """Whether a commit was made, as the next one after `last`."""
+    def _commit_after(self, last: str, files: Mapping[str, bytes]) -> bool:
+        """Commit files with the parent `last`. False if the hub refuses because `last` is not the last commit."""
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
@@ -156,11 +159,11 @@ class Repository:
             parent_commit=last,
         )
 
-    def _telling(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """What the hub refuses, as one line."""
+    def _call(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Call an action, and turn an error of the hub into a `UserError` of one line."""
         try:
             return action(*arguments)
-        except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
+        except Exception as error:  # the hub's own errors, and those of its client's HTTP library
             from extractors.download.files import line_of
 
             raise UserError(

@@ -20,7 +20,7 @@ from rich.table import Table
 from distributions import IncompatibleError, View
 from distributions.comparison import KINDS, Comparison
 from distributions.plots import check_ending
-from pipeline.catalogue.reader import Catalogue, open_catalogue
+from pipeline.catalogue.reader import CatalogueReader, open_catalogue
 from pipeline.catalogue.targets import address
 from pipeline.cli.options import Command, add, typed
 from pipeline.errors import DamagedError, UserError
@@ -30,7 +30,7 @@ from pipeline.storage.urls import redact
 from pipeline.terminal import Tracker, lenient, plain
 
 console = plain()
-MOST = 10_000
+MAX_ANSWERS = 10_000
 """Answers that can be asked for."""
 DAMAGED = 1
 """Exit code of `verify` when something is damaged; 2 is that of a mistake."""
@@ -137,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {MOST}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_ANSWERS:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to {MAX_ANSWERS}")
     return int(text)
 
 
@@ -151,7 +151,7 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _opened(given: argparse.Namespace) -> Catalogue:
+def _opened(given: argparse.Namespace) -> CatalogueReader:
     return open_catalogue(given.catalogue, **given.storage)
 
 
@@ -180,7 +180,7 @@ def _nearest(given: argparse.Namespace) -> None:
     _print(near.rename("distance").reset_index())
 
 
-def _of(cat: Catalogue, named: str, given: argparse.Namespace, beside: str | None = None) -> str | View:
+def _of(cat: CatalogueReader, named: str, given: argparse.Namespace, beside: str | None = None) -> str | View:
     """A dataset's name as it is; images of one's own are measured, to be compared with the dataset beside them."""
     if cat.has(named):
         return named
@@ -227,12 +227,12 @@ def _say(found: Comparison, k: int) -> None:
         _print(pd.DataFrame(found.most(k), columns=["layer", "neuron", next(iter(found.neurons))]))
 
 
-def _look(cat: Catalogue, given: str) -> None:
+def _look(cat: CatalogueReader, given: str) -> None:
     """Say of a mistyped name that it is one, before the network's part is asked for."""
     if "://" in given or any(sign in given for sign in "*{") or named(given).exists():
         return
     close = difflib.get_close_matches(given, cat.index()["dataset"], 1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {cat.known()}"
+    hint = f"did you mean {close[0]}?" if close else f"there are {cat.describe()}"
     raise UserError(f"{given}: neither a dataset of this catalogue nor a path; {hint}")
 
 

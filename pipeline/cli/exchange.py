@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distributions import VDNA, View
 from pipeline.catalogue.publishing import publish
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.errors import UserError
 from pipeline.formats import fid_files, vdna_files
 from pipeline.formats.manifests import NAME
@@ -48,7 +48,7 @@ def bring(given: argparse.Namespace) -> None:
         "extractor_licence": "",
         "provenance": {"imported": [f"{given.format} files"]},
     }
-    store = Store(given.catalogue, given.storage)
+    store = CatalogueWriter(given.catalogue, given.storage)
     store.put_vdna(vdna, given.name, facts)
     while publish(store):  # another may publish meanwhile
         pass

@@ -14,7 +14,7 @@ from pipeline.stages.context import RunContext
 from pipeline.storage.urls import redact
 from pipeline.terminal import lenient
 
-MOST = 12
+MAX_SHOWN = 12
 """Datasets shown of a matrix; the site has them all."""
 
 
@@ -98,10 +98,10 @@ def matrix(distances: xr.Dataset, metric: str, reference: str) -> Table:
     """
     values = distances[f"{metric}_overall"]
     names = [str(name) for name in values["dataset"].to_numpy()]
-    if len(names) > MOST and reference in names:
+    if len(names) > MAX_SHOWN and reference in names:
         row = values.sel(dataset=reference)
         names = [str(name) for name in row.sortby(row)["other"].to_numpy()]
-    names = names[:MOST]
+    names = names[:MAX_SHOWN]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for number in range(1, len(names) + 1):

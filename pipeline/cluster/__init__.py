@@ -1,2 +1,4 @@
-"""Tasks on Ray: Ray itself, its actors, and the scheduler that sees to it that every task is done. Only this room
-imports Ray."""
+"""Tasks on Ray: starting Ray, its actors, and the scheduler that makes every task succeed or fail on record.
+
+Only this package imports Ray.
+"""

@@ -1,12 +1,12 @@
-"""Ray actors, each with a worker of its own, and what each is doing.
+"""A pool of Ray actors, each with a worker of its own, and the tasks that each actor has.
 
     with pool((Worker, job, state), size=8, cpus=4, gpus=1) as actors:
         actors.give(task, store)
-        for member, task, outcome in actors.events():              # outcome: a result, or why there is none
+        for member, task, outcome in actors.events():              # outcome: a TaskResult or an exception
             ...
 
-An actor gets tasks once it has said that it runs, so one that waits for a node holds nothing up; one
-that dies is replaced.
+An actor gets its first task after it has started, so an actor that waits for a node delays no task. An actor that dies
+is replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import ray
 import ray.exceptions
 
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.data.shards import Work
 from pipeline.errors import UserError
 from pipeline.extraction.worker import TaskResult
@@ -32,46 +32,51 @@ from pipeline.extraction.worker import TaskResult
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
-"""Tasks of an actor: one has the network, the other is read ahead or stored."""
+"""Tasks of an actor: while one is in the network, the other is read ahead or stored."""
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
-MOST_STILLBORN = 8
-"""Times the number of actors that may die in a row before any has started: then none ever will."""
+"""After so long without a running actor, a warning is logged."""
+MAX_FAILED_STARTS = 8
+"""Failed starts in a row, as a multiple of the number of actors, after which the pool gives up."""
 
 
-Died = ray.exceptions.RayActorError
+ActorDiedError = ray.exceptions.RayActorError
 
 
-class Workman(Protocol):
+class TaskRunner(Protocol):
     """What an actor needs of the plain class it runs."""
 
-    def run(self, task: Any, store: Store) -> TaskResult: ...
+    def run(self, task: Any, store: CatalogueWriter) -> TaskResult:
+        """Do a task and store its partial."""
 
-    def progress(self) -> tuple[int, int]: ...
+    def progress(self) -> tuple[int, int]:
+        """Images counted and skipped so far."""
 
 
 class _Actor:
-    """A worker in a process of its own. Three threads: two work, so that one reads or stores while the other's images
-    go through the network, and one answers.
+    """A worker in a process of its own, with three threads.
 
-    The worker is made by the first task and not by the constructor: what goes wrong is then the task's
-    error, with its message, and not the death of an actor.
+    Two threads run tasks, so that one task is read or stored while the images of the other go through the network. The
+    third thread answers questions.
+
+    The first task makes the worker, and not the constructor: an error in making it is then the task's error, with its
+    message, and not the death of an actor.
     """
 
-    def __init__(self, make: Callable[..., Workman], *arguments: Any) -> None:
+    def __init__(self, make: Callable[..., TaskRunner], *arguments: Any) -> None:
         self._make, self._arguments = make, arguments
-        self._worker: Workman | None = None
-        self._making = threading.Lock()
+        self._worker: TaskRunner | None = None
+        self._make_lock = threading.Lock()
 
     @ray.method(concurrency_group="work")
-    def run(self, task: Work, store: Store) -> TaskResult:
-        with self._making:
+    def run(self, task: Work, store: CatalogueWriter) -> TaskResult:
+        with self._make_lock:
             self._worker = self._worker or self._make(*self._arguments)
         return self._worker.run(task, store)
 
     @ray.method(concurrency_group="talk")
     def node(self) -> str:
-        """The node it runs on: its first answer says that it runs."""
+        """The id of the actor's node. The first answer shows that the actor has started."""
         return str(ray.get_runtime_context().get_node_id())
 
     @ray.method(concurrency_group="talk")
@@ -81,7 +86,10 @@ class _Actor:
 
 @dataclass(eq=False)
 class Member:
-    """An actor, the node it runs on, the tasks it has (the oldest is under way), and how far it says it is."""
+    """An actor of the pool, with its node ("" until it has started) and its tasks, of which the oldest is under way.
+
+    `progress` is the actor's last answer; `asked` is true while the pool waits for the next one.
+    """
 
     actor: Any
     node: str = ""
@@ -94,21 +102,21 @@ Event = tuple[str, Member, Work | None, "Future[Any]"]
 
 
 class Pool:
-    """The actors and what each is doing. Everything that happens is an event, so that nothing here grows with
-    the number of actors or tasks but what has to be said to each.
+    """The actors and their tasks. Every answer of an actor is an event in one queue, so that a step costs the same for
+    any number of actors and tasks.
 
-    `hire` makes an actor and `dismiss` ends one.
+    `spawn` makes an actor and `kill` ends one.
     """
 
-    def __init__(self, hire: Callable[[], Any], size: int, dismiss: Callable[[Any], None] = ray.kill) -> None:
-        self._hire, self._dismiss = hire, dismiss
+    def __init__(self, spawn: Callable[[], Any], size: int, kill: Callable[[Any], None] = ray.kill) -> None:
+        self._spawn, self._kill = spawn, kill
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._members: set[Member] = set()
-        self._room: list[dict[Member, None]] = [{} for _ in range(IN_FLIGHT)]  # started ones, by number of tasks
+        self._by_load: list[dict[Member, None]] = [{} for _ in range(IN_FLIGHT)]  # started ones, by number of tasks
         self.tasks = 0
         """Tasks that the actors have."""
-        self._stillborn = 0
-        self._polled = self._news = time.monotonic()
+        self._failed_starts = 0
+        self._last_poll = self._last_start = time.monotonic()
         for _ in range(size):
             self._start()
 
@@ -118,46 +126,49 @@ class Pool:
         return sum(1 for member in self._members if member.node)
 
     def _start(self) -> None:
-        member = Member(self._hire())
+        member = Member(self._spawn())
         self._members.add(member)
         self._expect("started", member, None, member.actor.node.remote())
 
     def _expect(self, kind: str, member: Member, task: Work | None, reference: Any) -> None:
+        """Put an event into the queue once an actor has answered."""
         reference.future().add_done_callback(lambda answer: self._events.put((kind, member, task, answer)))
 
-    def give(self, task: Work, store: Store, avoid: Iterable[str] = ()) -> bool:
-        """Hand a task to one of the least busy actors, of another node than those to `avoid` where there is one.
+    def give(self, task: Work, store: CatalogueWriter, avoid: Iterable[str] = ()) -> bool:
+        """Give a task to an actor and return whether one could take it.
 
-        False when all have enough.
+        An actor on a node outside `avoid` comes first. Then an actor with fewer tasks comes first. Without an actor on
+        another node, one on a node in `avoid` gets the task.
         """
-        for room in self._room:
-            if room:
+        for members in self._by_load:
+            if members:
                 avoid = set(avoid)
-                elsewhere = (m for r in self._room for m in r if m.node not in avoid)
-                member = (next(elsewhere, None) if avoid else None) or next(iter(room))
-                self._seat(member, task)
+                elsewhere = (m for load in self._by_load for m in load if m.node not in avoid)
+                member = (next(elsewhere, None) if avoid else None) or next(iter(members))
+                self._assign(member, task)
                 self._expect("done", member, task, member.actor.run.remote(task, store))
                 return True
         return False
 
-    def _seat(self, member: Member, task: Work) -> None:
-        del self._room[len(member.tasks)][member]
+    def _assign(self, member: Member, task: Work) -> None:
+        del self._by_load[len(member.tasks)][member]
         member.tasks.append(task)
         self.tasks += 1
         if len(member.tasks) < IN_FLIGHT:
-            self._room[len(member.tasks)][member] = None
+            self._by_load[len(member.tasks)][member] = None
 
-    def _unseat(self, member: Member, task: Work) -> None:
+    def _unassign(self, member: Member, task: Work) -> None:
         if len(member.tasks) < IN_FLIGHT:
-            del self._room[len(member.tasks)][member]
+            del self._by_load[len(member.tasks)][member]
         member.tasks.remove(task)
         self.tasks -= 1
-        self._room[len(member.tasks)][member] = None
+        self._by_load[len(member.tasks)][member] = None
 
     def events(self) -> Iterator[tuple[Member, Work, TaskResult | Exception]]:
-        """Tasks that ended, with their result or error, as they come; waits for one but not for long.
+        """Tasks that have ended, each with its result or its error, in the order in which they ended.
 
-        An actor that died ends all its tasks, first the one that was under way.
+        Waits at most `POLL_SECONDS` for the first. The death of an actor ends all its tasks; the task that was under
+        way comes first. Raises `UserError` if no actor can start.
         """
         timeout = POLL_SECONDS
         while True:
@@ -167,58 +178,62 @@ class Pool:
                 return
             timeout = 0.0
             if member not in self._members:
-                continue  # what a dead actor still had to say
+                continue  # an answer of an actor that was replaced
             error = answer.exception()
-            if isinstance(error, Died):
-                for lost in self._bury(member, error):
+            if isinstance(error, ActorDiedError):
+                for lost in self._replace(member, error):
                     yield member, lost, error
             elif task is not None:
-                self._unseat(member, task)
+                self._unassign(member, task)
                 yield member, task, error if isinstance(error, Exception) else answer.result()
             elif error is not None:
                 raise error
             elif kind == "started":
-                member.node, self._stillborn, self._news = answer.result(), 0, time.monotonic()
-                self._room[0][member] = None
+                member.node, self._failed_starts, self._last_start = answer.result(), 0, time.monotonic()
+                self._by_load[0][member] = None
             else:
                 member.progress, member.asked = answer.result(), False
 
-    def _bury(self, member: Member, error: Exception) -> list[Work]:
-        """Put a fresh actor in the place of a dead one; returns the tasks it had."""
+    def _replace(self, member: Member, error: Exception) -> list[Work]:
+        """Replace a dead actor by a new one and return the tasks of the dead one."""
         self._members.remove(member)
         self.tasks -= len(member.tasks)
-        for room in self._room:
-            room.pop(member, None)
-        self._stillborn += not member.node
-        if self._stillborn > MOST_STILLBORN * (len(self._members) + 1):
+        for members in self._by_load:
+            members.pop(member, None)
+        self._failed_starts += not member.node
+        if self._failed_starts > MAX_FAILED_STARTS * (len(self._members) + 1):
             raise UserError(f"actors die before they have started: {error}")
-        self._dismiss(member.actor)  # it may only be out of reach, and would hold its GPU
+        self._kill(member.actor)  # an actor that is only out of reach would keep its GPU
         self._start()
         return member.tasks
 
     def progress(self) -> tuple[int, int]:
-        """Images counted and skipped, by the last answers; asks again now and then."""
+        """Images counted and skipped, by each actor's last answer. Asks the actors again from time to time."""
         now = time.monotonic()
-        if now - self._polled > max(POLL_SECONDS, len(self._members) / 100):
-            self._polled = now
+        if now - self._last_poll > max(POLL_SECONDS, len(self._members) / 100):
+            self._last_poll = now
             for member in self._members:
                 if member.node and not member.asked:
                     member.asked = True
                     self._expect("progress", member, None, member.actor.progress.remote())
-            if not self.alive and now - self._news > PATIENCE_SECONDS:
-                self._news = now
+            if not self.alive and now - self._last_start > PATIENCE_SECONDS:
+                self._last_start = now
                 log.warning("no actor runs: is there a node with the processors and GPUs it asks for?")
         answers = [member.progress for member in self._members]
         return sum(c for c, _ in answers), sum(s for _, s in answers)
 
     def close(self) -> None:
+        """End all actors."""
         for member in self._members:
-            self._dismiss(member.actor)
+            self._kill(member.actor)
 
 
 @contextmanager
 def pool(arguments: Sequence[Any], size: int, cpus: int, gpus: float) -> Iterator[Pool]:
-    """Actors, each of which calls its first argument with the others to make its worker."""
+    """A pool of `size` actors, each with `cpus` processors and `gpus` GPUs, ended when the block is left.
+
+    `arguments` are the class of the worker and the arguments of that class.
+    """
     make = ray.remote(  # type: ignore[call-overload]  # concurrency_groups is missing there
         num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"work": IN_FLIGHT, "talk": 1}
     )(_Actor)

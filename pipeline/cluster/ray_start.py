@@ -1,9 +1,9 @@
-"""Ray, joined or started, or one line that says why not and what to do, within half a minute.
+"""Join or start Ray. A failure is one line with the cause and the remedy, within half a minute.
 
     start_ray(PoolConfig(address="auto"))     # UserError names cluster.address or RAY_ADDRESS
 
-By default Ray is started on this machine, for this command. Where RAY_ADDRESS is set, as it is inside a Ray job, the
-cluster there is joined, and the log says so.
+By default Ray is started on this machine, for this command. If RAY_ADDRESS is set, as it is inside a Ray job, the
+command joins the cluster at that address and logs it.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from pipeline.storage.urls import redact
 
 log = logging.getLogger(__name__)
 
-LONGEST_TMPDIR = 36
-"""Characters: Ray adds up to 71 to it, and the name of a socket has at most 107."""
+MAX_TMPDIR_CHARACTERS = 36
+"""Length of the folder's path: Ray adds up to 71 characters, and the name of a socket has at most 107."""
 GPU_THREADS = 4
-"""Processor threads of an actor on a GPU: there the network needs few."""
-SHARED = Path("/dev/shm")
-"""Where Ray holds its objects; elsewhere where there is little room, but it does not see that it cannot write."""
-ANSWER = 10.0
-"""Seconds in which whoever listens at a cluster's address has to answer."""
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
-"""A program that says, by what it fails with, why a head refuses. Ray itself would ask again for a minute."""
-ASKED = 15.0
-"""Seconds for that program; a head that is merely slow is left to Ray."""
-SETTINGS = 4
-"""What a client of HTTP/2, which gRPC is, begins with; and the type of the frame that its server begins with."""
+"""Processor threads of an actor on a GPU, where the network itself needs few."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Ray's default place for its objects. Ray notices when there is little room, but not when it cannot write there."""
+ANSWER_SECONDS = 10.0
+"""Time limit for an answer from a cluster's address."""
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+HEAD_PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+"""A program whose error tells why a head refuses the connection. Ray itself would retry for a minute."""
+PROBE_SECONDS = 15.0
+"""Time limit for that program. A head that is merely slow is left to Ray."""
+SETTINGS_FRAME = 4
+"""The first bytes of an HTTP/2 client (gRPC is HTTP/2), and the type of the server's first frame."""
 
 
 def start_ray(config: PoolConfig) -> None:
     """Join the cluster at `config.address`, or the one this job runs in, or start one on this machine.
 
-    Raises `UserError`.
+    Returns at once if this process has joined a cluster already. Raises `UserError` if Ray cannot be joined or started.
     """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # or lines of different actors are lost
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # otherwise equal lines of different actors are lost
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     asked = str(config.address or "").strip()
@@ -63,19 +63,19 @@ def start_ray(config: PoolConfig) -> None:
     address = inherited if asked in ("", "auto") and inherited else asked
     key = "cluster.address" if address == asked else "RAY_ADDRESS"
     if address in ("", "local"):
-        _init("Ray cannot be started on this machine", address="local", **_alone(config))
+        _init("Ray cannot be started on this machine", address="local", **_local_options(config))
         return
     if key == "RAY_ADDRESS":
         log.info("joining the Ray cluster at RAY_ADDRESS=%s; unset RAY_ADDRESS to start Ray on this machine", address)
     what = f"{key}={address}" if address != "auto" else "cluster=ray"
     if address != "auto":
-        _look(what, address)
-    _ask(what, address)
+        _check_address(what, address)
+    _check_head(what, address)
     _init(f"{what}: there is no Ray cluster to join", address=address)
 
 
-def _look(what: str, address: str) -> None:
-    """Raise `UserError` where nothing that could be a Ray cluster answers: Ray itself would try for many minutes."""
+def _check_address(what: str, address: str) -> None:
+    """Raise `UserError` if no Ray cluster answers at an address. Ray itself would try for many minutes."""
     protocol, sign, place = address.rpartition("://")
     host, colon, port = place.partition("/")[0].rpartition(":")
     if protocol not in ("", "ray") or not (host and colon and port.isdecimal() and int(port) < 1 << 16):
@@ -86,37 +86,37 @@ def _look(what: str, address: str) -> None:
     if sign and importlib.util.find_spec("grpc") is None:
         raise UserError(f"{what}: Ray's client is not installed: pip install 'ray[client]'")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), ANSWER) as connection:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-                return  # whoever listens would not understand
-            connection.settimeout(ANSWER)
-            connection.sendall(GREETING)
-            said = connection.recv(9)
+                return  # the server expects TLS, not this greeting
+            connection.settimeout(ANSWER_SECONDS)
+            connection.sendall(HTTP2_PREFACE)
+            answer = connection.recv(9)
     except (OSError, UnicodeError) as error:
         raise UserError(f"{what}: no Ray cluster answers there ({error}); {_remedy()}") from None
-    if len(said) < 4 or said[3] != SETTINGS:
+    if len(answer) < 4 or answer[3] != SETTINGS_FRAME:
         raise UserError(f"{what}: what answers there is no Ray cluster; {_remedy()}")
 
 
-def _ask(what: str, address: str) -> None:
-    """Raise `UserError` where a cluster answers but refuses this user, or at a port that is not its head's."""
+def _check_head(what: str, address: str) -> None:
+    """Raise `UserError` if the cluster refuses this user, or if the port is not that of its head."""
     if "://" in address:
         return
-    with suppress(ConnectionError):  # of "auto", where there is none: Ray says so at once
+    with suppress(ConnectionError):  # address is "auto" and there is no cluster: ray.init reports that at once
         address = services.canonicalize_bootstrap_address(address) or "auto"
     if address == "auto":
         return
-    command = [sys.executable, "-c", ASK, address]
+    command = [sys.executable, "-c", HEAD_PROBE, address]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=ASKED, check=False).stderr
+        errors = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False).stderr
     except subprocess.TimeoutExpired:
         return
-    if "InvalidAuthToken" in said:
+    if "InvalidAuthToken" in errors:
         raise UserError(
             f"{what}: the Ray cluster there refuses the token of this user: put the cluster's own (ray get-auth-token, "
             "on its head) into RAY_AUTH_TOKEN, or its file into RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         )
-    if "rpc_code: 12" in said:
+    if "rpc_code: 12" in errors:
         raise UserError(f"{what}: this is a port of a Ray cluster, but not its head's (usually 6379); {_remedy()}")
 
 
@@ -127,37 +127,37 @@ def _remedy() -> str:
     )
 
 
-def _alone(config: PoolConfig) -> dict[str, Any]:
-    """How Ray is started on this machine."""
-    # Waiting threads that spin take the cores from the decoders; measured, a tenth of the speed.
+def _local_options(config: PoolConfig) -> dict[str, Any]:
+    """Options of `ray.init` to start Ray on this machine."""
+    # Threads that spin while they wait take the cores from the decoders, which costs a tenth of the speed (measured).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Actors that share a laptop's cores are the user's choice: they must not wait for each other.
+    # Actors may share a laptop's cores: with enough nominal processors they do not wait for each other.
     wanted = (config.actors or 1) * (config.threads or max(cores(), GPU_THREADS))
-    _give_token()
-    sessions = _sessions()
+    _ensure_token()
+    sessions = _session_folder()
     options = {"num_cpus": max(wanted, os.cpu_count() or 1), "include_dashboard": False, "_temp_dir": str(sessions)}
-    if sys.platform == "linux" and not _writable(SHARED):
-        log.warning("%s cannot be written: Ray's objects lie in %s, which is slower", SHARED, sessions.parent)
+    if sys.platform == "linux" and not _writable(SHARED_MEMORY):
+        log.warning("%s cannot be written: Ray's objects lie in %s, which is slower", SHARED_MEMORY, sessions.parent)
         options["_plasma_directory"] = str(sessions.parent)
     return options
 
 
-def _sessions() -> Path:
-    """The folder of Ray's sessions, where Ray would have it. Raises `UserError` where it cannot write."""
+def _session_folder() -> Path:
+    """The folder of Ray's sessions, as Ray chooses it. Raises `UserError` if Ray cannot write there."""
     linux = sys.platform == "linux"
     key = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ or not linux else "TMPDIR"
     named = os.environ.get(key)
-    where = Path(named or "/tmp")
-    said = f"{key}={named}" if named else str(where)
+    parent = Path(named or "/tmp")
+    setting = f"{key}={named}" if named else str(parent)
     remedy = "set RAY_TMPDIR to a short folder of this machine"
-    if len(str(where)) > LONGEST_TMPDIR:
+    if len(str(parent)) > MAX_TMPDIR_CHARACTERS:
         raise UserError(
-            f"{said} is too long for the names of Ray's sockets, of at most {LONGEST_TMPDIR} characters: {remedy}, "
-            "for instance RAY_TMPDIR=/tmp"
+            f"{setting} is too long for the names of Ray's sockets, of at most {MAX_TMPDIR_CHARACTERS} characters: "
+            f"{remedy}, for instance RAY_TMPDIR=/tmp"
         )
-    sessions = where / "ray"
-    if not where.is_absolute() or not where.is_dir() or not _writable(sessions if sessions.exists() else where):
-        raise UserError(f"{said}: Ray cannot write its sessions in {sessions}: {remedy} that this user can write to")
+    sessions = parent / "ray"
+    if not parent.is_absolute() or not parent.is_dir() or not _writable(sessions if sessions.exists() else parent):
+        raise UserError(f"{setting}: Ray cannot write its sessions in {sessions}: {remedy} that this user can write to")
     return sessions
 
 
@@ -165,31 +165,32 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _give_token() -> None:
-    """Ray keeps the token of its own cluster in ~/.ray; where that cannot be, the environment has one for this run."""
+def _ensure_token() -> None:
+    """Make sure that Ray has a token for its own cluster: in ~/.ray, or else in this process's environment."""
     if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         return
     try:
-        kept = Path("~/.ray/auth_token").expanduser()
-        if os.access(kept, os.R_OK):
+        path = Path("~/.ray/auth_token").expanduser()
+        if os.access(path, os.R_OK):
             return
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        if not kept.exists() and _writable(kept.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and _writable(path.parent):
             return
-    except (OSError, RuntimeError):  # a HOME that cannot be written, or none
+    except (OSError, RuntimeError):  # no home folder, or one that cannot be written
         pass
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def _init(failing: str, address: str, **options: Any) -> None:
-    on_notice = signal.getsignal(signal.SIGTERM)
+def _init(failure: str, address: str, **options: Any) -> None:
+    """Call `ray.init`; `UserError` begins with the text `failure`."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=True, **options)
-    except Exception as error:  # Ray's own, and those of whatever it starts
+    except Exception as error:  # Ray's own errors, and those of the programs it starts
         ray.shutdown()
         cause = " ".join(str(error).split()) or type(error).__name__
         hint = "; is there room in /dev/shm and in RAY_TMPDIR?" if address == "local" else f"; {_remedy()}"
-        raise UserError(redact(f"{failing} ({cause}){hint}")) from None
+        raise UserError(redact(f"{failure} ({cause}){hint}")) from None
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_notice)  # Ray's own ends the process where it stands
+            signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end the process at once

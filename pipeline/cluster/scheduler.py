@@ -1,12 +1,12 @@
-"""A pool of Ray actors that work through tasks.
+"""The scheduler makes sure that every task of a spec has its partial in the store.
 
     scheduler = Scheduler(settings.pool, store, max_bad_fraction=0.05)
-    scheduler.run(spec, plan.tasks, "extracting", lambda share: (Worker, job, state))     # every task has its partial
+    scheduler.run(spec, plan.tasks, "extracting", lambda resources: (Worker, job, state))
 
-Each actor has at most two tasks: one in the network, one being read ahead or stored. It gets them once it has
-said that it runs, so one that waits for a node holds nothing up. One that dies is replaced and its tasks go to
-others; so does a task that failed, after a pause and on another node where there is one. A task that
-keeps failing is recorded without stopping the others. Only results reach the driver.
+Each actor has at most two tasks: one in the network, one being read ahead or stored. When an actor dies, a new actor
+replaces it and its tasks go to other actors. A task that failed is tried again after a pause, on another node where
+there is one. A task that keeps failing is recorded and does not stop the others. Only counts reach the driver; partials
+go from the actors to the store.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 import ray
 
 from distributions import Spec
-from pipeline.catalogue.writer import Store
-from pipeline.cluster.actors import Died, Pool, pool
+from pipeline.catalogue.writer import CatalogueWriter
+from pipeline.cluster.actors import ActorDiedError, Pool, pool
 from pipeline.cluster.ray_start import GPU_THREADS, start_ray
 from pipeline.config.settings import PoolConfig
 from pipeline.data.shards import Work
@@ -35,14 +35,14 @@ from pipeline.terminal import Tracker
 
 log = logging.getLogger(__name__)
 
-MOST_DEATHS = 10
-"""Actors that may die over one task: machines vanish more often than tasks kill."""
-LONGEST_PAUSE = 30.0
+MAX_DEATHS_PER_TASK = 10
+"""Deaths of actors after which their task is given up. Machines vanish more often than a task kills its actor."""
+MAX_PAUSE_SECONDS = 30.0
 
 
 @dataclass
 class Report:
-    """What became of the tasks: totals over the finished ones, and the reason for each that failed."""
+    """The outcome of the tasks: totals over the finished tasks, and the reason of each failed task by its index."""
 
     counted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -59,9 +59,9 @@ class Report:
         self.done += 1
 
     def judge(self, limit: float, plan_bytes: int) -> None:
-        """Raise `UserError` if more bytes of a plan lie behind damage than allowed, were all the rest of it good.
+        """Raise `UserError` if more than the fraction `limit` of a plan's bytes is lost behind damaged places.
 
-        Spares the rest of a hopeless run; the exact verdict, on images too, is the reduce stage's, from the ledger.
+        The check ends a hopeless run early. The reduce stage decides exactly, with the skipped images, from the ledger.
         """
         if self.lost_bytes > limit * plan_bytes:
             raise UserError(
@@ -72,8 +72,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What every actor gets, and how many there are."""
+class Resources:
+    """How many actors there are, and the device, processor threads and GPUs of each."""
 
     actors: int
     device: str
@@ -81,11 +81,11 @@ class Share:
     gpus: float
 
     @classmethod
-    def of(cls, config: PoolConfig, cluster_gpus: float, cores: int) -> Share:
-        """The configuration with its open choices made: one actor per GPU of the cluster, or one on processors.
+    def of(cls, config: PoolConfig, cluster_gpus: float, cores: int) -> Resources:
+        """The configuration with its open choices made: one actor per GPU of the cluster, or one actor without a GPU.
 
-        Threads never follow from the number of actors, or the last bits of the results would. A cluster
-        that grows on demand may have no GPU yet; then the number of actors has to be given.
+        The number of threads does not depend on the number of actors; otherwise the last bits of the results would. A
+        cluster that grows on demand may have no GPU yet: then `UserError` is raised unless `config.actors` is given.
         """
         device = config.device if config.device != "auto" else ("cuda" if cluster_gpus else "cpu")
         if device == "cuda" and not cluster_gpus and not (config.address and config.actors):
@@ -98,34 +98,39 @@ class Share:
         return cls(actors, device, config.threads or (GPU_THREADS if device == "cuda" else cores), gpus)
 
 
-WorkerOf = Callable[[Share], tuple[Any, ...]]
-"""From what every actor gets to the class of its worker and that class's arguments."""
+WorkerFactory = Callable[[Resources], tuple[Any, ...]]
+"""A function from the actors' resources to the class of their worker and that class's arguments."""
 
 
 class Scheduler:
-    """Sees to it that every task has its partial in the store.
+    """Runs tasks on actors, configured by `config`, until each has its partial in `store`.
 
-    Raises `UserError` once more than `max_bad_fraction` of the data cannot be used, and stops there.
+    A run stops with `UserError` once more than `max_bad_fraction` of the data cannot be used.
     """
 
-    def __init__(self, config: PoolConfig, store: Store, max_bad_fraction: float) -> None:
+    def __init__(self, config: PoolConfig, store: CatalogueWriter, max_bad_fraction: float) -> None:
         self._config, self._store, self._limit = config, store, max_bad_fraction
 
-    def share(self) -> Share:
-        """What the configuration means on the cluster, which is joined or started first."""
+    def resources(self) -> Resources:
+        """The actors' resources on the cluster. Joins or starts the cluster first."""
         start_ray(self._config)
         gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-        return Share.of(self._config, gpus, cores())
+        return Resources.of(self._config, gpus, cores())
 
-    def run(self, spec: Spec, tasks: Sequence[Work], title: str, worker: WorkerOf, cpus: int | None = None) -> None:
-        """See to it that every task has its partial of that spec; those that are there are not made again.
+    def run(
+        self, spec: Spec, tasks: Sequence[Work], title: str, worker: WorkerFactory, cpus: int | None = None
+    ) -> None:
+        """Make the partials of a spec that tasks still lack, and show the progress under `title`.
 
-        `cpus`: processors of an actor, which then gets no GPU; None: what the configuration says.
-        Raises `UserError` when too much of the data is bad or tasks failed for good; finished partials stay.
+        Args:
+            worker: gives the class of the worker and its arguments.
+            cpus: processors of each actor, which then has no GPU; None: as configured.
+
+        Raises `UserError` if too much of the data is bad or tasks failed for good. Finished partials stay.
         """
-        there = self._store.partials(spec.id)
-        self._store.forget_failures(spec.id, there)
-        missing = [task for task in tasks if task.id not in there]
+        finished = self._store.partials(spec.id)
+        self._store.forget_failures(spec.id, finished)
+        missing = [task for task in tasks if task.id not in finished]
         if not missing:
             return
         log.info("%s: %d of %d task(s) to do", title, len(missing), len(tasks))
@@ -139,14 +144,14 @@ class Scheduler:
             )
 
     def work(
-        self, spec: Spec, tasks: Sequence[Work], title: str, plan_bytes: int, worker: WorkerOf, cpus: int | None
+        self, spec: Spec, tasks: Sequence[Work], title: str, plan_bytes: int, worker: WorkerFactory, cpus: int | None
     ) -> Report:
-        """Work through the tasks that a plan still lacks."""
-        share, report = self.share(), Report()
-        make, *arguments = worker(share)
-        resources = (cpus, 0.0) if cpus else (share.threads, share.gpus)
+        """Run these tasks on actors; `plan_bytes` is the size of the whole plan, finished tasks included."""
+        resources, report = self.resources(), Report()
+        make, *arguments = worker(resources)
+        per_actor = (cpus, 0.0) if cpus else (resources.threads, resources.gpus)
         with (
-            pool((make, *map(ray.put, arguments)), min(share.actors, len(tasks)), *resources) as actors,
+            pool((make, *map(ray.put, arguments)), min(resources.actors, len(tasks)), *per_actor) as actors,
             Tracker(title, len(tasks)) as tracker,
         ):
             try:
@@ -159,11 +164,14 @@ class Scheduler:
 
 
 def dispatch(
-    actors: Pool, tasks: Sequence[Work], store: Store, attempts: int, report: Report
+    actors: Pool, tasks: Sequence[Work], store: CatalogueWriter, attempts: int, report: Report
 ) -> Iterator[tuple[int, int]]:
-    """Bring every task to its end, into the report; yields images counted and skipped so far, now and then."""
+    """Run every task until it succeeds or fails for good, and enter the outcome into the report.
+
+    Yields the number of images counted and skipped so far, at least once in `POLL_SECONDS`.
+    """
     waiting = deque(tasks)
-    later: list[tuple[float, int, Work]] = []  # tasks that failed, by the time from which on they may be tried again
+    later: list[tuple[float, int, Work]] = []  # failed tasks, by the time of their next try
     faults, deaths = Counter[int](), Counter[int]()
     failed_on: dict[int, set[str]] = {}
     while waiting or later or actors.tasks:
@@ -171,19 +179,19 @@ def dispatch(
             waiting.appendleft(heapq.heappop(later)[2])
         while waiting and actors.give(waiting[0], store, failed_on.get(waiting[0].index, ())):
             waiting.popleft()
-        buried = None
+        dead = None
         for member, task, outcome in actors.events():
             if isinstance(outcome, TaskResult):
                 report.add(outcome)
                 continue
-            if isinstance(outcome, Died):
-                if member is buried:  # it waited behind the task that was under way, and is not to blame
+            if isinstance(outcome, ActorDiedError):
+                if member is dead:  # this task waited behind the task that was under way: it is not the cause
                     waiting.appendleft(task)
                     continue
-                buried = member
+                dead = member
                 deaths[task.index] += 1
                 fault = f"its actor died ({str(outcome).splitlines()[0]})"
-                last = deaths[task.index] >= MOST_DEATHS
+                last = deaths[task.index] >= MAX_DEATHS_PER_TASK
             else:
                 cause = getattr(outcome, "cause", outcome)
                 faults[task.index] += 1
@@ -195,7 +203,7 @@ def dispatch(
                 continue
             log.warning("task %d failed and is tried again: %s", task.index, fault)
             tries = faults[task.index] + deaths[task.index]
-            pause = random.uniform(0, min(0.5 * 2**tries, LONGEST_PAUSE)) if faults[task.index] else 0
+            pause = random.uniform(0, min(0.5 * 2**tries, MAX_PAUSE_SECONDS)) if faults[task.index] else 0
             heapq.heappush(later, (time.monotonic() + pause, task.index, task))
         counted, skipped = actors.progress()
         yield max(counted, report.counted), max(skipped, report.skipped.total())

@@ -20,7 +20,7 @@ import torch
 
 from distributions import VDNA, Ledger, Spec
 from extractors import Extractor, ExtractorConfig, build
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.data.plan import network_spec
 from pipeline.data.shards import Task
 from pipeline.errors import DamagedError
@@ -81,7 +81,7 @@ class Worker:
         passes = [Pass(self.extractor, [partial(VDNASink, job.spec)])]
         self._walk = Walk(passes, job.batch_size, job.threads, job.decode_threads, job.patience, on_image=on_image)
 
-    def run(self, task: Task, store: Store) -> TaskResult:
+    def run(self, task: Task, store: CatalogueWriter) -> TaskResult:
         """Make the task's partial and put it into the store, whole; or find it there.
 
         Another driver may have made it, or an actor that died before its result arrived.
@@ -93,7 +93,7 @@ class Worker:
         store.put_partial(vdna, task.id, self.provenance())
         return TaskResult.of(vdna.ledger)
 
-    def _found(self, task: Task, store: Store) -> VDNA | None:
+    def _found(self, task: Task, store: CatalogueWriter) -> VDNA | None:
         try:
             there = store.get_partial(self.job.spec, task.id)
         except DamagedError:  # and removed

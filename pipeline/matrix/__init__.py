@@ -1,1 +1,1 @@
-"""The distances between all datasets of a catalogue, computed in tiles."""
+"""Compute the distances between all datasets of a catalogue in tiles."""

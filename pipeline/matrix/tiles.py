@@ -1,10 +1,10 @@
-"""A matrix in tiles: some datasets against some others, in a few layers, small enough for an actor's memory.
+"""Compute a matrix of distances in tiles. A tile compares two groups of datasets in a few layers.
 
     for tile in tiles(spec, members, new):               # only pairs with a new dataset
         distances = Tiler(spec, members).distances(tile, store)     # {metric: (layers, rows, columns)}
 
-A tile reads its layers' rows of every VDNA once; one after another, those with the same rows read them once together.
-The number of a pair does not depend on the tile it is in, nor on who computes it.
+A tile fits into the memory of an actor, and reads its layers of each VDNA once. Consecutive tiles with the same rows
+read the rows once. The distance of a pair depends neither on its tile nor on the actor that computes it.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ from distributions.kernels import pairwise_emd
 from distributions.kernels.factors import one_thread_each
 from distributions.moments import LayerMoments, layer_moments, neuron_moments
 from distributions.spec import ARRAYS, bins_of, layer_slices
-from pipeline.catalogue.writer import TILE, Store
+from pipeline.catalogue.writer import TILE, CatalogueWriter
 from pipeline.extraction.worker import TaskResult
 from pipeline.formats.groups import CHUNK_BYTES
 from pipeline.formats.rows import Rows
 from pipeline.storage.folder import AT_ONCE
 
 MEMORY = 2 << 30
-"""Bytes that a tile may take while it is computed: its rows, its columns, and the columns as they are stored."""
+"""Bytes that a tile may take while it is computed: its rows, its columns, and the stored chunks of its columns."""
 READ_SECONDS, EMD_SECONDS, FD_SECONDS = 1.5e-9, 5e-11, 1e-10
-"""Of one core, about: reading takes so long for each byte; a pair for each neuron's bin, and each layer's neurons³."""
+"""Rough cost on one core: of reading a byte; of EMD per pair, neuron and bin; of FD per pair and neurons³ of a
+layer."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The datasets `rows` against `columns`, places among the members, in some consecutive `layers`.
+    """The datasets `rows` against the datasets `columns` (indices of members) in consecutive `layers`.
 
-    Its `id` hashes the contents of the VDNAs, so what was computed is found again whatever else has been added.
+    `id` is a hash of the contents of the VDNAs: the stored tile is found again after other datasets have been added.
+    `seconds` is a rough cost on one core. `diagonal`: the rows are the columns.
     """
 
     index: int
@@ -63,37 +65,41 @@ class Tile:
 
 
 def tiles(spec: Spec, members: Sequence[Mapping[str, Any]], new: Sequence[int]) -> list[Tile]:
-    """Tiles that hold every pair of a new member and any, each pair once."""
-    known = sorted(set(range(len(members))) - set(new))
-    found: list[Tile] = []
+    """Tiles with every pair of a new member and any member, each pair once. `new` are the indices of new members."""
+    old = sorted(set(range(len(members))) - set(new))
+    result: list[Tile] = []
     for layers in _bands(spec):
-        most = max(MEMORY // (3 * _bytes(spec, layers)), 1)
-        news, others = (
-            [tuple(those[i : i + most]) for i in range(0, len(those), most)] for those in (sorted(new), known)
+        limit = max(MEMORY // (3 * _bytes(spec, layers)), 1)
+        new_groups, old_groups = (
+            [tuple(places[i : i + limit]) for i in range(0, len(places), limit)] for places in (sorted(new), old)
         )
         reading, comparing = READ_SECONDS * _bytes(spec, layers), _seconds(spec, layers)
-        for number, rows in enumerate(news):
-            for columns in (*news[number:], *others):
+        for number, rows in enumerate(new_groups):
+            for columns in (*new_groups[number:], *old_groups):
                 digests = [[members[i]["digest"] for i in side] for side in (rows, columns)]
                 content = json.dumps([spec.id, layers, *digests]).encode()
                 name = f"{TILE}{hashlib.sha256(content).hexdigest()[:16]}"
                 pairs = len(rows) * (len(rows) - 1) // 2 if rows == columns else len(rows) * len(columns)
-                cost = pairs * comparing + len(columns) * reading  # the rows are most often in memory
-                found.append(Tile(len(found), layers, rows, columns, name, cost))
-    return found
+                cost = pairs * comparing + len(columns) * reading  # the rows are usually in memory already
+                result.append(Tile(len(result), layers, rows, columns, name, cost))
+    return result
 
 
 class Tiler:
-    """Computes tiles; made an actor by the pool. Remembers the rows of the last tile: the next often has them too."""
+    """Computes tiles, in this process or as the worker of an actor. Keeps the last tile's rows for the next tile.
+
+    `members` are the manifests of all datasets of the matrix.
+    """
 
     def __init__(self, spec: Spec, members: Sequence[Mapping[str, Any]], device: torch.device | str = "cpu") -> None:
         self._spec, self._members, self.device = spec, members, torch.device(device)
-        self._turn = threading.Lock()
-        self._memory = {side: np.empty(0) for side in ("rows", "columns")}  # memory that is new costs more than filling
+        self._lock = threading.Lock()
+        self._memory = {side: np.empty(0) for side in ("rows", "columns")}  # reused: allocating costs more than filling
         self._readers: dict[int, Rows] = {}
         self._last: tuple[tuple[str, ...], tuple[int, ...], _Side] | None = None
 
-    def run(self, tile: Tile, store: Store) -> TaskResult:
+    def run(self, tile: Tile, store: CatalogueWriter) -> TaskResult:
+        """Compute a tile and store it."""
         values = {metric: (("layer", "row", "column"), v) for metric, v in self.distances(tile, store).items()}
         store.put_tile(self._spec.id, tile.id, xr.Dataset(values))
         return TaskResult(counted=0, skipped={}, damaged=0, lost_bytes=0)
@@ -101,56 +107,62 @@ class Tiler:
     def progress(self) -> tuple[int, int]:
         return 0, 0
 
-    def distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
-        """By metric, (layers, rows, columns) float64. One tile at a time: each takes all the memory that it may."""
-        with self._turn:
+    def distances(self, tile: Tile, store: CatalogueWriter) -> dict[str, np.ndarray]:
+        """Distances of a tile, `{metric: (layers, rows, columns)}` float64.
+
+        Computes one tile at a time, because each may take all of `MEMORY`. `IncompatibleError` names a dataset that
+        cannot be compared.
+        """
+        with self._lock:
             return self._distances(tile, store)
 
-    def _distances(self, tile: Tile, store: Store) -> dict[str, np.ndarray]:
+    def _distances(self, tile: Tile, store: CatalogueWriter) -> dict[str, np.ndarray]:
         if self._last is None or self._last[:2] != (tile.layers, tile.rows):
-            self._last = None  # before the next is read, or both would be in memory
+            self._last = None  # freed first, or the rows of both tiles would be in memory
             self._last = tile.layers, tile.rows, self._side("rows", tile.layers, tile.rows, store)
         rows = self._last[2]
         columns = rows if tile.diagonal else self._side("columns", tile.layers, tile.columns, store)
-        found = {
+        result = {
             metric: np.zeros((len(tile.layers), len(tile.rows), len(tile.columns)))
             for metric in metrics_of(self._spec.distributions)
         }
         for i, layer in enumerate(tile.layers):
             neurons = self._spec.layers[layer]
-            if "emd" in found:
+            if "emd" in result:
                 other = None if tile.diagonal else columns.shares[layer]
-                found["emd"][i] = pairwise_emd(rows.shares[layer], other) / neurons
-            if "nfd" in found:
-                found["nfd"][i] = cdist(rows.moments[layer], columns.moments[layer], "sqeuclidean") / neurons
-            if "fd" in found:
-                found["fd"][i] = _all_frechet(rows.factors[layer], columns.factors[layer], tile.diagonal)
-        return found
+                result["emd"][i] = pairwise_emd(rows.shares[layer], other) / neurons
+            if "nfd" in result:
+                result["nfd"][i] = cdist(rows.moments[layer], columns.moments[layer], "sqeuclidean") / neurons
+            if "fd" in result:
+                result["fd"][i] = _all_frechet(rows.factors[layer], columns.factors[layer], tile.diagonal)
+        return result
 
-    def _side(self, side: str, layers: Sequence[str], members: Sequence[int], store: Store) -> _Side:
-        """Rows of some layers of some VDNAs: all of a store's answers at once, then a core for each VDNA. Those that
-        were the same side of the last tile are overwritten."""
+    def _side(self, side: str, layers: Sequence[str], members: Sequence[int], store: CatalogueWriter) -> _Side:
+        """One side of a tile: some layers of some VDNAs, fetched in parallel and prepared with one core for each VDNA.
+
+        Overwrites the memory of the same side of the last tile.
+        """
         whole = layer_slices(self._spec.layers)
         part = slice(whole[layers[0]].start, whole[layers[-1]].stop)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             read = partial(self._fetch, part=part, store=store)
             fetched = list(threads.map(read, members))
-        found = _Side(self._spec, layers, len(members), self.device, self._memory[side])
-        self._memory[side] = found.memory
+        result = _Side(self._spec, layers, len(members), self.device, self._memory[side])
+        self._memory[side] = result.memory
 
         def fill(place: int) -> None:
-            objects, fetched[place] = fetched[place], {}  # not kept beside what they become
+            objects, fetched[place] = fetched[place], {}  # freed as soon as they are unpacked
             rows = self._readers[members[place]]
             arrays = {name: rows.read(name, part, objects) for name in _arrays(self._spec)}
             try:
-                found.fill(place, arrays)
+                result.fill(place, arrays)
             except IncompatibleError as error:
                 raise IncompatibleError(f"dataset {self._members[members[place]]['dataset']}: {error}") from error
 
         one_thread_each(fill, range(len(members)))
-        return found
+        return result
 
-    def _fetch(self, member: int, part: slice, store: Store) -> dict[str, bytes]:
+    def _fetch(self, member: int, part: slice, store: CatalogueWriter) -> dict[str, bytes]:
         if member not in self._readers:
             self._readers[member] = store.get_rows(self._members[member])
         rows = self._readers[member]
@@ -158,8 +170,11 @@ class Tiler:
 
 
 class _Side:
-    """Some layers of some datasets, in the form that pairs are computed from: by layer, `shares` (datasets, neurons,
-    bins), `moments` (datasets, 2 neurons; means and standard deviations), and each dataset's factor."""
+    """Some layers of some datasets, prepared for the distances of pairs.
+
+    By layer: `shares` are the cumulative histograms (datasets, neurons, bins), `moments` the means and then the
+    standard deviations (datasets, 2 * neurons), `factors` the factor of each dataset. `memory` holds the shares.
+    """
 
     def __init__(
         self, spec: Spec, layers: Sequence[str], datasets: int, device: torch.device | str, memory: np.ndarray
@@ -182,7 +197,7 @@ class _Side:
         return {layer: torch.from_numpy(shares).to(self._device) for layer, shares in self._shares.items()}
 
     def fill(self, place: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take a dataset's rows of these layers, as they are stored."""
+        """Prepare the dataset at `place` from its stored arrays."""
         parts = layer_slices(self._layers)
         for layer, shares in self._shares.items():
             cdf(arrays["histogram"][parts[layer]], shares[place])
@@ -204,7 +219,7 @@ class _Side:
 
 
 def _all_frechet(rows: Mapping[int, Factor], columns: Mapping[int, Factor], diagonal: bool) -> np.ndarray:
-    """FD between all of them, each pair on a thread of its own."""
+    """FD between all rows and columns, with a thread for each pair."""
     result = np.zeros((len(rows), len(columns)))
     pairs = [(i, j) for i in range(len(rows)) for j in range(i + 1 if diagonal else 0, len(columns))]
     values = one_thread_each(frechet, (rows[i] for i, _ in pairs), (columns[j] for _, j in pairs))
@@ -214,7 +229,7 @@ def _all_frechet(rows: Mapping[int, Factor], columns: Mapping[int, Factor], diag
 
 
 def _bands(spec: Spec) -> Iterator[tuple[str, ...]]:
-    """Consecutive layers whose rows are read together: one, or several narrow ones, which share a chunk."""
+    """Consecutive layers that are read together: one wide layer, or several narrow layers that share chunks."""
     band: list[str] = []
     for layer in spec.layers:
         band.append(layer)
@@ -226,13 +241,13 @@ def _bands(spec: Spec) -> Iterator[tuple[str, ...]]:
 
 
 def _bytes(spec: Spec, layers: Sequence[str]) -> int:
-    """What some layers of a dataset take in memory, about."""
+    """Rough size in memory of some layers of a dataset, in bytes."""
     widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics_of(spec.distributions)
     return sum(8 * n * (_bins(spec) + 2 + (n if wide else 0)) for n in widths)
 
 
 def _seconds(spec: Spec, layers: Sequence[str]) -> float:
-    """What a pair takes in some layers on one core, about."""
+    """Rough time of a pair of datasets in some layers on one core."""
     widths, wide = [spec.layers[layer] for layer in layers], "fd" in metrics_of(spec.distributions)
     return sum(EMD_SECONDS * n * _bins(spec) + (FD_SECONDS * n**3 if wide else 0) for n in widths)
 
@@ -242,7 +257,7 @@ def _bins(spec: Spec) -> int:
 
 
 def _arrays(spec: Spec) -> list[str]:
-    """Arrays of a VDNA that distances are computed from."""
+    """Arrays of a VDNA from which distances are computed."""
     names = ["histogram"] if _bins(spec) else []
     names += ARRAYS["gaussian"] if "gaussian" in spec.distributions else []
     names += ARRAYS["layer-gaussian"] if "layer-gaussian" in spec.distributions else []

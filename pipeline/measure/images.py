@@ -24,9 +24,9 @@ from distributions.distances import cdf
 from distributions.kernels import row_emd
 from distributions.spec import difference_between
 from extractors import Extractor, build
-from pipeline.catalogue.reader import Catalogue
+from pipeline.catalogue.reader import CatalogueReader
 from pipeline.catalogue.stored import StoredVDNA
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.config.networks import named_extractor
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.discovery import find
@@ -42,7 +42,7 @@ Told = Callable[[int, int | None], object]
 
 
 def measured(
-    cat: Catalogue,
+    cat: CatalogueReader,
     source: str | Path,
     extractor: str | None = None,
     beside: str | None = None,
@@ -73,7 +73,7 @@ def measured(
     """
     example = cat.example(extractor, beside)
     spec, shards = example.spec, find([str(source)], storage=dict(storage or {}))
-    kept, name = Store(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
+    kept, name = CatalogueWriter(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
     with suppress(DamagedError, UserError, OSError):
         if found := kept.get_partial(spec, name):
             known = {record.key: record.sha256 for record in found[0].ledger}
@@ -97,7 +97,7 @@ def _held(shards: Sequence[Shard], storage: Mapping[str, Any] | None, told: Told
 
 
 def against(
-    cat: Catalogue,
+    cat: CatalogueReader,
     source: str | Path,
     dataset: str,
     extractor: str | None = None,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from distributions import VDNA, ActivationRanges, HistogramAxes
 from extractors import Extractor, build, check_device
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.config.networks import named_extractor
 from pipeline.data.discovery import find
 from pipeline.data.plan import network_spec
@@ -143,7 +143,7 @@ def _axes(
         return ranges if isinstance(ranges, HistogramAxes) else read_ranges(str(ranges), network.published_ranges)
     if catalogue is None:
         return None
-    axes = Store(catalogue, storage).get_ranges(network_spec(network).network)
+    axes = CatalogueWriter(catalogue, storage).get_ranges(network_spec(network).network)
     if axes is None:
         raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
     return axes

@@ -1,4 +1,4 @@
 """The stages of a run, in order: plan, calibrate, extract, reduce, compare, publish.
 
-Each is a module with `run(context, ...)`. They meet only in the store, so any can be asked for alone.
+Each stage is a module with `run(context, ...)`. Stages exchange data only through the store, so each can run alone.
 """

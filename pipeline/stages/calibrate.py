@@ -1,7 +1,7 @@
-"""Calibrate: give a network's histograms their axes, once per catalogue.
+"""The calibrate stage: set the histogram axes of a network, once per catalogue.
 
-What every neuron spans is observed over the datasets of the command (or those that
-`calibration.datasets` names); all later datasets use the same axes, or they could not be compared.
+The activation range of every neuron is observed over the datasets of the command, or over those in
+`calibration.datasets`. All later datasets use the same axes; otherwise they could not be compared.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def run(context: RunContext, strict: bool = True) -> None:
-    """Make sure that the ranges this run's histograms need are in the catalogue.
+    """Store the histogram axes of this run's network, unless the catalogue has them.
 
-    Of several datasets each has to be readable; if not `strict`, one at least: the others are named and left out.
+    If `strict`, all datasets have to be readable; if not, one of them, and the others are left out with a warning.
+    Raises `UserError` if that is not so, or if `ranges=` gives the axes of other layers.
     """
     settings = context.settings
     if not has_histogram(settings.distributions):
@@ -48,24 +49,24 @@ def run(context: RunContext, strict: bool = True) -> None:
 
 
 def _readable(context: RunContext, spec: Spec) -> tuple[DatasetConfig, ...]:
-    """The datasets that can be observed when each is by itself; what is done of them already is not done again."""
-    found = []
+    """The datasets that can be observed, each tried by itself. Finished partials are not made again."""
+    readable = []
     for dataset in context.settings.calibration:
         try:
             _partials(context, spec, (dataset,))
-            found.append(dataset)
+            readable.append(dataset)
         except UserError as error:
             log.warning("%s", redact(f"calibrate: {dataset.name} is left out of the axes for good, it failed: {error}"))
-    return tuple(found)
+    return tuple(readable)
 
 
 def _partials(context: RunContext, spec: Spec, datasets: Sequence[DatasetConfig]) -> list[Task]:
-    """Have in the store what every neuron spans over these datasets; the tasks whose partials say it."""
+    """Observe the activation ranges over some datasets, and return the tasks whose partials have them."""
     tasks: list[Task] = []
     for dataset in datasets:
         shards = context.shards(dataset)
-        its = group(shards, context.settings.shards_per_task, dataset.storage)
-        tasks += its[:: -(-len(its) // (context.settings.calibration_max_tasks or len(its)))]
+        all_tasks = group(shards, context.settings.shards_per_task, dataset.storage)
+        tasks += all_tasks[:: -(-len(all_tasks) // (context.settings.calibration_max_tasks or len(all_tasks)))]
     tasks = [replace(task, index=index) for index, task in enumerate(tasks)]
     context.extract(spec, tasks, f"calibrating on {_names(datasets)}")
     return tasks

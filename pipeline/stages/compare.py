@@ -1,10 +1,11 @@
-"""Compare: the distances between all VDNAs of one spec, of which only new pairs are computed.
+"""The compare stage: compute the distances between all VDNAs of a spec. Only new pairs are computed.
 
-The result is one dataset per spec with `emd`, `nfd` and `fd` over (dataset, other, layer) and
-`emd_overall`, … over (dataset, other): what `distributions.emd(v, w)` and the others give.
+The result is one matrix per spec, with `emd`, `nfd` and `fd` over (dataset, other, layer), and `emd_overall`,
+`nfd_overall` and `fd_overall` over (dataset, other). The numbers are those of `distributions.emd(v, w)`, `nfd` and
+`fd`.
 
-Much work is done tile by tile (`pipeline.matrix.tiles`). Each tile is stored until the matrix is, so a run that was
-interrupted goes on with the tiles that are missing.
+Much work is done tile by tile (`pipeline.matrix.tiles`). Finished tiles are stored until the matrix is, so an
+interrupted run continues with the missing tiles.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from distributions.distances import UNITS
 from distributions.spec import DECIDING
 from pipeline.catalogue.sketches import sketches
 from pipeline.catalogue.stored import StoredVDNA
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import contents, now
 from pipeline.matrix.tiles import Tile, Tiler, tiles
@@ -32,40 +33,42 @@ from pipeline.stages.context import RunContext
 log = logging.getLogger(__name__)
 
 COUNTS = {"histogram": "histogram", "gaussian": "count", "layer-gaussian": "layer_count"}
-"""The array that says how many images, or values, a neuron's distribution is of, by the kind of distribution."""
-MUCH = 120.0
-"""Seconds of one core, about, from which on pieces of the matrix are stored, and actors compute them where there are
-several."""
+"""The array with the number of images or values of each neuron's distribution, by kind of distribution."""
+STORE_TILES_FROM = 120.0
+"""Rough seconds on one core from which tiles are stored, and computed by actors if there are several."""
 
 
 def run(context: RunContext) -> None:
-    """Bring the matrix of this run's spec up to date; datasets measured otherwise are left out and named."""
-    # Another run may add its dataset meanwhile, and the last to write must have seen them all.
+    """Bring the matrix of this run's spec up to date. Datasets with another spec are left out with a warning.
+
+    Raises `UserError` if no dataset of the spec has been reduced.
+    """
+    # Another run may add a dataset meanwhile, and the last matrix has to contain all datasets.
     while _compare(context, context.spec()):
         pass
 
 
 def _compare(context: RunContext, spec: Spec) -> bool:
-    """Compute what the matrix lacks; whether it lacked anything."""
+    """Compute what the matrix lacks. Whether it lacked anything."""
     store = context.store
-    everyone = [m for m in store.manifests() if m["extractor"] == spec.extractor]
-    members = [m for m in everyone if m["spec"] == spec.id]
+    of_extractor = [m for m in store.manifests() if m["extractor"] == spec.extractor]
+    members = [m for m in of_extractor if m["spec"] == spec.id]
     if not members:
         raise UserError(f"nothing to compare yet for {spec.extractor}: add reduce to stages=[...]")
     included = {m["dataset"] for m in members}
-    for name, other in {m["dataset"]: m for m in everyone if m["dataset"] not in included}.items():
+    for name, other in {m["dataset"]: m for m in of_extractor if m["dataset"] not in included}.items():
         log.warning(
             "compare: %s is left out, it was measured otherwise (%s); run it with the same keys to include it",
             name,
             ", ".join(k for k in (*DECIDING, "distributions", "ranges") if other[k] != members[0][k]) or "layers",
         )
-    for manifest in [m for m in members if not _counted(store, spec, m)]:
+    for manifest in [m for m in members if not _is_comparable(store, spec, m)]:
         log.warning("compare: %s is left out: a neuron had no finite activation in any image", manifest["dataset"])
         members.remove(manifest)
     matrix = _empty(members, spec)
     digest = contents(members)
-    known = store.distances_manifest(spec.extractor, spec.id)
-    if not (members and matrix.data_vars) or (known is not None and known["digest"] == digest):
+    current = store.distances_manifest(spec.extractor, spec.id)
+    if not (members and matrix.data_vars) or (current is not None and current["digest"] == digest):
         return False
     try:
         old = store.get_distances(spec.extractor, spec.id)
@@ -74,11 +77,11 @@ def _compare(context: RunContext, spec: Spec) -> bool:
         old = None
     new = _reuse(matrix, old)
     todo, tiler = tiles(spec, members, new), Tiler(spec, members, _device(context))
-    if sum(tile.seconds for tile in todo) < MUCH:
+    if sum(tile.seconds for tile in todo) < STORE_TILES_FROM:
         _fill(matrix, todo, lambda tile: tiler.distances(tile, store))
     else:
         _compute(context, spec, members, todo, tiler)
-        _fill(matrix, todo, lambda tile: _stored(tiler, tile, store, spec))
+        _fill(matrix, todo, lambda tile: _stored_or_computed(tiler, tile, store, spec))
     matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
@@ -87,10 +90,10 @@ def _compare(context: RunContext, spec: Spec) -> bool:
     return True
 
 
-def _counted(store: Store, spec: Spec, manifest: Mapping[str, Any]) -> bool:
-    """Whether every neuron of a dataset had a finite activation, without which there is nothing to compare."""
-    tallied = spec.has("histogram") or spec.has("activation-ranges")  # Gaussians alone only leave out
-    if tallied and not manifest.get("not_finite"):
+def _is_comparable(store: CatalogueWriter, spec: Spec, manifest: Mapping[str, Any]) -> bool:
+    """Whether every neuron of a dataset had a finite activation in some image."""
+    counts_not_finite = spec.has("histogram") or spec.has("activation-ranges")  # Gaussians alone do not count them
+    if counts_not_finite and not manifest.get("not_finite"):
         return True
     view = StoredVDNA(store, manifest)
     names = [name for kind, name in COUNTS.items() if spec.has(kind)]
@@ -105,27 +108,28 @@ def _device(context: RunContext) -> torch.device:
 def _compute(
     context: RunContext, spec: Spec, members: Sequence[dict[str, Any]], todo: list[Tile], tiler: Tiler
 ) -> None:
-    """Have every tile in the store; those that are there, of a run that was interrupted, are not computed again."""
-    if tiler.device.type == "cpu" and context.scheduler.share().actors > 1:
+    """Compute and store every tile that is not stored yet, on actors if there are several."""
+    if tiler.device.type == "cpu" and context.scheduler.resources().actors > 1:
         title = f"comparing {len(members)} datasets"
         context.scheduler.run(spec, todo, title, lambda _: (Tiler, spec, members), cpus=1)
         return
-    there = context.store.partials(spec.id)
+    stored = context.store.partials(spec.id)
     for number, tile in enumerate(todo, start=1):
-        if tile.id not in there:
+        if tile.id not in stored:
             tiler.run(tile, context.store)
             log.info("compare: tile %d of %d", number, len(todo))
 
 
-def _stored(tiler: Tiler, tile: Tile, store: Store, spec: Spec) -> Mapping[str, np.ndarray]:
-    """A tile's distances; computed now if another run, done with the same tile, has removed it."""
-    found = store.get_tile(spec.id, tile.id)
-    if found is None:
+def _stored_or_computed(tiler: Tiler, tile: Tile, store: CatalogueWriter, spec: Spec) -> Mapping[str, np.ndarray]:
+    """The distances of a stored tile. They are computed again if another run has removed the tile meanwhile."""
+    stored = store.get_tile(spec.id, tile.id)
+    if stored is None:
         return tiler.distances(tile, store)
-    return {str(name): variable.to_numpy() for name, variable in found.data_vars.items()}
+    return {str(name): variable.to_numpy() for name, variable in stored.data_vars.items()}
 
 
 def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
+    """A matrix of the members in which every distance is NaN."""
     names, layers = [m["dataset"] for m in members], list(spec.layers)
     wanted = {metric: UNITS[metric] for metric in metrics_of(spec.distributions)}
     shape = (len(names), len(names), len(layers))
@@ -144,26 +148,27 @@ def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
 
 
 def _reuse(matrix: xr.Dataset, old: xr.Dataset | None) -> list[int]:
-    """Copy the distances of pairs whose VDNAs are both still the same; the places of those that are new."""
+    """Copy the distances of pairs that the old matrix has. Returns the indices of the datasets that it does not
+    have."""
     digests = [str(digest) for digest in matrix["digest"].to_numpy()]
     if old is None:
         return list(range(len(digests)))
-    before = {str(digest): i for i, digest in enumerate(old["digest"].to_numpy())}
-    pairs = [(i, before[digest]) for i, digest in enumerate(digests) if digest in before]
+    old_places = {str(digest): i for i, digest in enumerate(old["digest"].to_numpy())}
+    pairs = [(i, old_places[digest]) for i, digest in enumerate(digests) if digest in old_places]
     if pairs:
         new, kept = (np.array(index) for index in zip(*pairs, strict=True))
         for name in matrix.data_vars:
             matrix[name].data[np.ix_(new, new)] = old[name].to_numpy()[np.ix_(kept, kept)]
-    return [i for i, digest in enumerate(digests) if digest not in before]
+    return [i for i, digest in enumerate(digests) if digest not in old_places]
 
 
-def _fill(matrix: xr.Dataset, todo: Sequence[Tile], found: Callable[[Tile], Mapping[str, np.ndarray]]) -> None:
-    """Put what was found into its places, and the means over all layers."""
+def _fill(matrix: xr.Dataset, todo: Sequence[Tile], compute: Callable[[Tile], Mapping[str, np.ndarray]]) -> None:
+    """Enter the distances of every tile into the matrix, and then the distances over all layers."""
     layers = matrix["layer"].to_numpy().tolist()
     neurons = matrix["neurons"].to_numpy()
     for tile in todo:
         rows, columns = np.array(tile.rows), np.array(tile.columns)
-        for metric, values in found(tile).items():
+        for metric, values in compute(tile).items():
             for layer, between in zip(tile.layers, values, strict=True):
                 matrix[metric].data[np.ix_(rows, columns, [layers.index(layer)])] = between[..., None]
                 matrix[metric].data[np.ix_(columns, rows, [layers.index(layer)])] = between.T[..., None]

@@ -1,7 +1,7 @@
-"""One run: its settings, and what its stages share.
+"""Hold the settings of a run, and the objects that its stages share.
 
 context = RunContext(settings)
-context.store, context.network, context.plan      # each made, or read, when it is first asked for
+context.store, context.network, context.plan      # each is made, or read, on first use
 context.extract(context.spec(), context.plan.tasks, "extracting demo_digits")
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from distributions import HistogramAxes, Spec
 from distributions.spec import difference_between, has_histogram
 from extractors import FrozenNetwork, build, check_device
-from pipeline.catalogue.writer import Store
-from pipeline.cluster.scheduler import Scheduler, Share
+from pipeline.catalogue.writer import CatalogueWriter
+from pipeline.cluster.scheduler import Resources, Scheduler
 from pipeline.config.settings import DatasetConfig, Settings
 from pipeline.data.discovery import find
 from pipeline.data.plan import OBSERVE, Plan, network_spec
@@ -31,7 +31,7 @@ from pipeline.storage.disk import named
 class RunContext:
     """One run of a dataset through an extractor into a catalogue.
 
-    `network` is one that another run of the same extractor has made; None: it is built when it is first asked for.
+    `network` is the network of another run of the same extractor; None: the network is built on first use.
     """
 
     def __init__(self, settings: Settings, network: FrozenNetwork | None = None) -> None:
@@ -40,8 +40,8 @@ class RunContext:
         self._plan: Plan | None = None
 
     @cached_property
-    def store(self) -> Store:
-        return Store(self.settings.catalogue, self.settings.storage, self.settings.patience)
+    def store(self) -> CatalogueWriter:
+        return CatalogueWriter(self.settings.catalogue, self.settings.storage, self.settings.patience)
 
     @cached_property
     def scheduler(self) -> Scheduler:
@@ -55,12 +55,12 @@ class RunContext:
         return self._network
 
     def release(self) -> None:
-        """Let go of the network, which takes memory."""
+        """Free the memory of the network."""
         self._network = None
 
     @property
     def plan(self) -> Plan:
-        """The plan of the dataset: the one that this run made, or else the stored one."""
+        """The plan that this run made, or else the stored plan of the dataset. `UserError` if there is none."""
         if self._plan is None:
             dataset = self.settings.dataset
             self._plan = self.store.get_plan(dataset.name, self.settings.extractor.name, dataset.storage)
@@ -68,11 +68,11 @@ class RunContext:
 
     @plan.setter
     def plan(self, plan: Plan) -> None:
-        """Go on with this plan, whatever another run of the same dataset may store meanwhile."""
+        """Use this plan from now on, even if another run of the same dataset stores another one."""
         self._plan = plan
 
     def shards(self, dataset: DatasetConfig) -> list[Shard]:
-        """The shards that a dataset consists of now."""
+        """The shards of a dataset, listed now."""
         return find(
             dataset.url,
             self.settings.images_per_shard,
@@ -83,20 +83,24 @@ class RunContext:
         )
 
     def ranges_of(self, network: str) -> HistogramAxes | None:
-        """The histogram axes that `ranges=` means for a network: a file, an id, "published", or those in use
-        (None: none yet)."""
+        """The histogram axes that `ranges=` selects for the network with an id.
+
+        `ranges=` is a file, a URL, an id, "published", or "auto" for the catalogue's current axes (None if it has
+        none). Raises `UserError` if there are no such axes.
+        """
         ranges = self.settings.ranges
         if ranges == "auto":
             return self.store.get_ranges(network)
         if named(ranges).is_file() or ranges.startswith(("published", "hf:", "http://", "https://")):
             return read_ranges(ranges, self.settings.extractor.ranges)
-        found = self.store.get_ranges(network, ranges) if NAME.fullmatch(ranges) else None
-        if found is None:
+        axes = self.store.get_ranges(network, ranges) if NAME.fullmatch(ranges) else None
+        if axes is None:
             raise UserError(f"ranges={ranges}: neither a file nor an id this network has in the catalogue")
-        return found
+        return axes
 
     def spec(self) -> Spec:
-        """The spec of the VDNA this run makes; `UserError` if histograms lack axes."""
+        """The spec of the VDNA that this run makes. Raises `UserError` if histograms are wanted and axes are
+        missing."""
         needed = has_histogram(self.settings.distributions)
         ranges = self.ranges_of(self.plan.network.network) if needed else None
         if needed and ranges is None:
@@ -104,14 +108,16 @@ class RunContext:
         return self.plan.spec(self.settings.distributions, ranges, self.settings.positions)
 
     def extract(self, spec: Spec, tasks: Sequence[Work], title: str) -> None:
-        """Have a partial of every task in the store, made by actors with the network (`Scheduler.run`)."""
+        """Make the missing partials of tasks on actors, each with a copy of the network (see `Scheduler.run`)."""
         self.scheduler.run(spec, tasks, title, partial(self._worker, spec))
 
-    def _worker(self, spec: Spec, share: Share) -> tuple[Any, ...]:
-        """A worker's class and arguments; `UserError` if the plan was made for another network, `ExtractorError` if
-        the device cannot do what is asked for."""
+    def _worker(self, spec: Spec, resources: Resources) -> tuple[Any, ...]:
+        """The class and the arguments of an actor's worker.
+
+        Raises `UserError` if the plan was made for another network, and `ExtractorError` if the device cannot run it.
+        """
         settings = self.settings
-        check_device(settings.extractor, share.device)
+        check_device(settings.extractor, resources.device)
         if network_spec(self.network).network != spec.network:
             planned = replace(spec, distributions=OBSERVE, ranges=None, positions={})
             difference = difference_between(planned, network_spec(self.network))
@@ -120,9 +126,9 @@ class RunContext:
             settings.extractor,
             spec,
             settings.batch_size,
-            share.threads,
+            resources.threads,
             settings.decode_threads,
-            share.device,
+            resources.device,
             settings.patience,
         )
         return Worker, job, self.network.state()

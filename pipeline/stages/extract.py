@@ -1,4 +1,4 @@
-"""Extract: every task of the plan that has no partial yet goes through the network."""
+"""The extract stage: make the partial of every task of the plan that has none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def run(context: RunContext) -> None:
-    """Make the missing partials; `UserError` names the tasks that failed for good."""
+    """Make the missing partials. `UserError` names the tasks that failed for good."""
     plan, name = context.plan, context.settings.dataset.name
     spec = context.spec()
     manifest = context.store.manifest(name, spec.extractor, spec.id)

@@ -1,6 +1,6 @@
-"""Plan: find the shards, group them into tasks, and write down which network will see them.
+"""The plan stage: find the shards, group them into tasks, and record the network.
 
-The tasks depend on the data alone, not on who will do them, so a plan made again is the same plan.
+The tasks depend only on the data and not on the cluster, so planning again gives the same plan.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 
 def run(context: RunContext) -> None:
-    """Write the plan of the dataset asked for."""
+    """Store the plan of the run's dataset."""
     dataset, network = context.settings.dataset, context.network
     shards = context.shards(dataset)
     tasks = group(shards, context.settings.shards_per_task, dataset.storage)
-    known = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": network.licence}
-    known |= {"description": dataset.description, "licence": dataset.licence}
-    plan = Plan(known, network_spec(network), tuple(tasks))
+    facts = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": network.licence}
+    facts |= {"description": dataset.description, "licence": dataset.licence}
+    plan = Plan(facts, network_spec(network), tuple(tasks))
     context.store.put_plan(plan)
     context.plan = plan
     log.info("plan: %s is %d shard(s) in %d task(s)", dataset.name, len(shards), len(tasks))

@@ -1,7 +1,4 @@
-"""Publish: an index and a site of all that is in the catalogue, for its readers.
-
-They see it at once when it is complete, and what was published before until then (`pipeline.catalogue.publishing`).
-"""
+"""The publish stage: publish the contents of the catalogue as an index and a site (`pipeline.catalogue.publishing`)."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def run(context: RunContext) -> None:
-    """Publish what is there, unless that was done already."""
-    # Another run may publish meanwhile, and the last to write must have seen everything.
+    """Publish the current contents of the catalogue, unless they are published already."""
+    # Another run may publish meanwhile, and the last publication has to contain everything.
     while publish(context.store):
         log.info("publish: %s/%s", context.settings.catalogue.rstrip("/"), PAGE)

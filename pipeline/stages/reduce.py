@@ -1,8 +1,8 @@
-"""Reduce: merge a dataset's partials, in order of the tasks and in a tree of fixed shape, and commit the result.
+"""The reduce stage: merge the partials of a dataset into its VDNA, in the order of the tasks.
 
-The tree depends on the number of tasks alone, so the bytes are the same for any number of workers. Of
-many partials the lower levels are spread over the pool; each node becomes a partial of its own, so a
-dataset that has grown merges only what is new.
+Partials are merged in a tree whose shape depends only on the number of tasks, so the bytes of the VDNA are the same for
+any number of workers. If there are many partials, actors merge the lower levels of the tree. Each merged node is stored
+as a partial, so a dataset that has grown merges only its new part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributions import VDNA, Spec
-from pipeline.catalogue.writer import Store
+from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
 from pipeline.extraction.thumbnails import thumbnails
@@ -25,12 +25,16 @@ from pipeline.stages.context import RunContext
 log = logging.getLogger(__name__)
 
 FAN_IN = 16
-SPREAD = 256
-"""Partials from which on actors merge them, where there are several."""
+"""Children of a node of the tree."""
+MERGE_ON_ACTORS_FROM = 256
+"""Number of partials above which actors merge them, if there are several actors."""
 
 
 def run(context: RunContext) -> None:
-    """Store the dataset's VDNA, unless the current one has this plan's fingerprint already."""
+    """Store the VDNA of the dataset, unless the current one has the fingerprint of this plan.
+
+    Raises `UserError` if a partial is missing, no image could be used, or too much of the data is bad.
+    """
     settings, plan, store = context.settings, context.plan, context.store
     spec = context.spec()
     name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
@@ -39,14 +43,14 @@ def run(context: RunContext) -> None:
     if manifest and manifest["fingerprint"] == fingerprint:
         if any(manifest[key] != value for key, value in facts.items()):
             store.put_facts(manifest, facts)
-        _show(context)
+        _write_thumbnails(context)
         return
     parts: Sequence[Work] = plan.tasks
-    if len(parts) > SPREAD and context.scheduler.share().actors > 1:
+    if len(parts) > MERGE_ON_ACTORS_FROM and context.scheduler.resources().actors > 1:
         while len(parts) > FAN_IN:
-            parts = nodes = level(parts)
+            parts = nodes = next_level(parts)
             _merge_on_actors(context, spec, nodes)
-    vdna, made_with = merged(store, spec, [part.id for part in parts])
+    vdna, made_with = merge_partials(store, spec, [part.id for part in parts])
     if not vdna.images:
         raise UserError(f"dataset {name}: none of {len(plan.tasks)} task(s) had a usable image: {_reasons(vdna)}")
     if vdna.ledger.bad_fraction > settings.max_bad_fraction:
@@ -56,12 +60,12 @@ def run(context: RunContext) -> None:
             "a larger max_bad_fraction accepts it"
         )
     manifest = store.put_vdna(vdna, name, {**facts, "fingerprint": fingerprint, "provenance": made_with})
-    _show(context)
+    _write_thumbnails(context)
     log.info("reduce: %s has %d images, %d skipped", name, manifest["images"], manifest["skipped"])
 
 
-def _show(context: RunContext) -> None:
-    """Have as many sample pictures as are asked for."""
+def _write_thumbnails(context: RunContext) -> None:
+    """Store the configured number of sample pictures, unless the manifest has as many."""
     settings = context.settings
     if settings.thumbnails is None:
         return
@@ -72,19 +76,20 @@ def _show(context: RunContext) -> None:
         context.store.put_facts(manifest, {"thumbnails": paths})
 
 
-def _merge_on_actors(context: RunContext, spec: Spec, nodes: Sequence[Merge]) -> None:
+def _merge_on_actors(context: RunContext, spec: Spec, nodes: Sequence[MergeTask]) -> None:
     try:
-        context.scheduler.run(spec, nodes, f"merging {context.settings.dataset.name}", lambda _: (Merger, spec), 1)
+        context.scheduler.run(spec, nodes, f"merging {context.settings.dataset.name}", lambda _: (MergeWorker, spec), 1)
     except UserError as error:
-        there = context.store.partials(spec.id)
-        if any(part not in there for node in nodes if node.id not in there for part in node.parts):
+        stored = context.store.partials(spec.id)
+        if any(part not in stored for node in nodes if node.id not in stored for part in node.parts):
             raise DamagedError(f"partials were damaged and removed: {error}") from error
         raise
 
 
 @dataclass(frozen=True)
-class Merge:
-    """A node of the tree: the partials `parts`, in that order, become one."""
+class MergeTask:
+    """A node of the tree: merges the partials `parts`, in that order. `size` is the sum of the tasks' sizes in
+    bytes."""
 
     index: int
     parts: tuple[str, ...]
@@ -95,14 +100,15 @@ class Merge:
         return hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()[:16]
 
 
-class Merger:
-    """Turns a `Merge` into a partial; made an actor by the pool."""
+class MergeWorker:
+    """The worker of an actor that merges partials."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
 
-    def run(self, merge: Merge, store: Store) -> TaskResult:
-        vdna, made_with = merged(store, self._spec, merge.parts)
+    def run(self, merge: MergeTask, store: CatalogueWriter) -> TaskResult:
+        """Merge the partials of a node and store the result as a partial."""
+        vdna, made_with = merge_partials(store, self._spec, merge.parts)
         store.put_partial(vdna, merge.id, made_with)
         return TaskResult.of(vdna.ledger)
 
@@ -110,17 +116,19 @@ class Merger:
         return 0, 0
 
 
-def level(parts: Sequence[Work]) -> list[Merge]:
-    """The nodes above these."""
+def next_level(parts: Sequence[Work]) -> list[MergeTask]:
+    """The nodes of the next level of the tree, above these tasks or nodes."""
     groups = [parts[start : start + FAN_IN] for start in range(0, len(parts), FAN_IN)]
-    return [Merge(i, tuple(p.id for p in its), sum(p.size for p in its)) for i, its in enumerate(groups)]
+    return [
+        MergeTask(i, tuple(p.id for p in children), sum(p.size for p in children)) for i, children in enumerate(groups)
+    ]
 
 
-def merged(store: Store, spec: Spec, parts: Sequence[str]) -> tuple[VDNA, dict[str, list[Any]]]:
-    """The merge of partials by their ids, and what they were made with.
+def merge_partials(store: CatalogueWriter, spec: Spec, parts: Sequence[str]) -> tuple[VDNA, dict[str, list[Any]]]:
+    """Merge partials in the order of their ids. Returns the VDNA and the provenance of the partials.
 
-    Of many it is a tree, and no more of them are in memory than it is deep. All are read before
-    `DamagedError` names those that are not as they were written, so they can be made again together.
+    Partials are merged in a tree, of which only one path is in memory. Raises `UserError` if a partial is missing.
+    Raises `DamagedError` after all partials were read; it names every damaged one, so they can be made again together.
     """
     total, made_with, damaged = VDNA(spec), dict[str, set[Any]](), list[str]()
     _merge(store, spec, parts, total, made_with, damaged)
@@ -130,7 +138,12 @@ def merged(store: Store, spec: Spec, parts: Sequence[str]) -> tuple[VDNA, dict[s
 
 
 def _merge(
-    store: Store, spec: Spec, parts: Sequence[str], total: VDNA, made_with: dict[str, set[Any]], damaged: list[str]
+    store: CatalogueWriter,
+    spec: Spec,
+    parts: Sequence[str],
+    total: VDNA,
+    made_with: dict[str, set[Any]],
+    damaged: list[str],
 ) -> None:
     width = 1
     while width * FAN_IN < len(parts):
@@ -142,14 +155,14 @@ def _merge(
             total.merge(node)
             continue
         try:
-            found = store.get_partial(spec, parts[start])
+            partial = store.get_partial(spec, parts[start])
         except DamagedError as error:
             damaged.append(str(error))
             continue
-        if found is None:
+        if partial is None:
             raise UserError(f"partial {parts[start]} is not there yet: add extract to stages=[...]")
-        total.merge(found[0])
-        for key, value in found[1].items():
+        total.merge(partial[0])
+        for key, value in partial[1].items():
             made_with.setdefault(key, set()).update(value if isinstance(value, list) else [value])
 
 

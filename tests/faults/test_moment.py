@@ -19,7 +19,7 @@ import pytest
 
 from distributions import VDNA
 from pipeline.catalogue import index as published
-from pipeline.catalogue.copies import Lost, copy, verify
+from pipeline.catalogue.copies import LostVersionsError, copy, verify
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.targets import target
 from pipeline.catalogue.writer import Store
@@ -293,7 +293,7 @@ def publish_elsewhere(number: int, barrier: Barrier, sources: list[str], there: 
         barrier.wait(60)
         try:
             copy(Manifests(sources[number]), target(*where), Manifests(*where))
-        except Lost:
+        except LostVersionsError:
             continue
         (Path(said) / f"{turn}-{number}").touch()
 

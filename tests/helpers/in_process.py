@@ -21,7 +21,7 @@ import ray.cloudpickle as cloudpickle
 
 from pipeline.cluster import actors, scheduler
 from pipeline.cluster.actors import IN_FLIGHT, Pool
-from pipeline.cluster.scheduler import Scheduler, Share
+from pipeline.cluster.scheduler import Resources, Scheduler
 from pipeline.extraction.worker import cores
 
 
@@ -63,15 +63,15 @@ class _Here:
 
 @contextmanager
 def _pool(arguments: Sequence[Any], size: int, cpus: int, gpus: float) -> Iterator[Pool]:
-    pool = Pool(lambda: _Here(*arguments), size, dismiss=_Here.end)
+    pool = Pool(lambda: _Here(*arguments), size, kill=_Here.end)
     try:
         yield pool
     finally:
         pool.close()
 
 
-def _share(its: Scheduler) -> Share:
-    return Share.of(its._config, 0, cores())
+def _resources(its: Scheduler) -> Resources:
+    return Resources.of(its._config, 0, cores())
 
 
 @contextmanager
@@ -79,6 +79,6 @@ def in_process() -> Iterator[None]:
     """Until its end, runs in this process have their actors here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "pool", _pool)
-        patch.setattr(Scheduler, "share", _share)
+        patch.setattr(Scheduler, "resources", _resources)
         patch.setattr(ray, "put", lambda value: value)
         yield

@@ -103,7 +103,7 @@ class TestCompare:
         """Any size of tile, computed here or by actors; nothing of them is left behind."""
         whole = three.store.get_distances("test_vit", three.spec().id)
         partials = three.store.partials(three.spec().id)
-        monkeypatch.setattr(compare, "MUCH", 0.0)
+        monkeypatch.setattr(compare, "STORE_TILES_FROM", 0.0)
         for memory, actors in ((1, 1), (1 << 22, 2)):
             monkeypatch.setattr(tiles_module, "MEMORY", memory)
             again = tmp_path / f"again{actors}"
@@ -115,7 +115,7 @@ class TestCompare:
 
     def test_what_was_interrupted_goes_on(self, three: RunContext, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.rmtree(Path(three.settings.catalogue) / "distances")
-        monkeypatch.setattr(compare, "MUCH", 0.0)
+        monkeypatch.setattr(compare, "STORE_TILES_FROM", 0.0)
         monkeypatch.setattr(tiles_module, "MEMORY", 1)
         really, done = Tiler.run, 0
 

@@ -198,12 +198,12 @@ def test_many_partials_merge_as_in_one_pass(quiet: RunContext, tars: Path) -> No
     ],
 )
 def test_open_choices_are_made_for_the_cluster(config: PoolConfig, gpus: int, share: tuple[object, ...]) -> None:
-    assert scheduler.Share.of(config, gpus, 2) == scheduler.Share(*share)
+    assert scheduler.Resources.of(config, gpus, 2) == scheduler.Resources(*share)
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device=cuda: there is no GPU here"):
-        scheduler.Share.of(PoolConfig(device="cuda"), 0, 2)
+        scheduler.Resources.of(PoolConfig(device="cuda"), 0, 2)
 
 
 class TestTree:
@@ -220,18 +220,18 @@ class TestTree:
             vdna.ledger.add(ShardRecord(f"{task.index:04d}", counted=1))
             store.put_partial(vdna, task.id, {"batch_size": task.index % 2})
             straight.merge(vdna)
-        tree, made = reduce.merged(store, its, [task.id for task in tasks])
+        tree, made = reduce.merge_partials(store, its, [task.id for task in tasks])
         assert [record.url for record in tree.ledger] == [f"{i:04d}" for i in range(partials)]
         np.testing.assert_allclose(tree.gaussian().variance, straight.gaussian().variance, rtol=1e-12)
         assert made == {"batch_size": [0, 1] if partials > 1 else [0]}
 
-        parts: list[Task | reduce.Merge] = list(tasks)
+        parts: list[Task | reduce.MergeTask] = list(tasks)
         while len(parts) > reduce.FAN_IN:
-            parts = reduce.level(parts)
+            parts = reduce.next_level(parts)
             for merge in parts:
-                receipt = reduce.Merger(its).run(merge, store)
+                receipt = reduce.MergeWorker(its).run(merge, store)
                 assert receipt.counted <= merge.size
-        spread, made_then = reduce.merged(store, its, [part.id for part in parts])
+        spread, made_then = reduce.merge_partials(store, its, [part.id for part in parts])
         assert (spread.digest(), spread.ledger, made_then) == (tree.digest(), tree.ledger, made)
 
     def test_all_damaged_partials_are_named_at_once(self, filled: Callable[..., VDNA], tmp_path: Path) -> None:
@@ -242,6 +242,6 @@ class TestTree:
         for name in ("03", "17"):
             store.put(f"partials/{its.id}/{name}.zip", b"x")
         with pytest.raises(DamagedError, match=r"03\.zip.*17\.zip"):
-            reduce.merged(store, its, [f"{i:02d}" for i in range(20)])
+            reduce.merge_partials(store, its, [f"{i:02d}" for i in range(20)])
         with pytest.raises(UserError, match="partial 03 is not there yet"):
-            reduce.merged(store, its, [f"{i:02d}" for i in range(20)])
+            reduce.merge_partials(store, its, [f"{i:02d}" for i in range(20)])

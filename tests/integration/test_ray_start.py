@@ -38,9 +38,9 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(ray_start.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_start.ray, "init", lambda **options: calls.append(options))
     monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(ray_start, "ANSWER", 0.5)
+    monkeypatch.setattr(ray_start, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(ray_start.services, "canonicalize_bootstrap_address", lambda address: address)
-    monkeypatch.setattr(ray_start, "ASKED", ASKED)
+    monkeypatch.setattr(ray_start, "PROBE_SECONDS", ASKED)
     for name in [*os.environ]:
         if name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "RAY_USE_TLS") or name.startswith("RAY_AUTH"):
             monkeypatch.delenv(name)
@@ -214,7 +214,7 @@ def _deep(folder: Path) -> Path:
 def test_a_folder_where_ray_cannot_write(
     make: Callable[[Path], Path], key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ray_start, "LONGEST_TMPDIR", len(str(tmp_path)) + 10)
+    monkeypatch.setattr(ray_start, "MAX_TMPDIR_CHARACTERS", len(str(tmp_path)) + 10)
     monkeypatch.setenv(key, str(make(tmp_path)))
     with pytest.raises(UserError, match=rf"^{key}=.*: set RAY_TMPDIR to a short folder of this machine"):
         start_ray(PoolConfig())
@@ -223,7 +223,7 @@ def test_a_folder_where_ray_cannot_write(
 def test_rays_sessions_lie_where_it_would_have_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, joined: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(ray_start, "LONGEST_TMPDIR", 1000)
+    monkeypatch.setattr(ray_start, "MAX_TMPDIR_CHARACTERS", 1000)
     for environment in ({}, {"TMPDIR": ""}, {"TMPDIR": f"{tmp_path}"}, {"TMPDIR": "/x", "RAY_TMPDIR": f"{tmp_path}"}):
         for key, value in environment.items():
             monkeypatch.setenv(key, value)
@@ -235,7 +235,7 @@ def test_shared_memory_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, joined: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     start_ray(PoolConfig())
-    monkeypatch.setattr(ray_start, "SHARED", tmp_path / "none")
+    monkeypatch.setattr(ray_start, "SHARED_MEMORY", tmp_path / "none")
     start_ray(PoolConfig())
     assert [call.get("_plasma_directory") for call in joined] == [None, "/tmp"]
     assert "none cannot be written: Ray's objects lie in /tmp" in caplog.text
@@ -316,6 +316,6 @@ def test_a_cluster_that_answers_but_refuses(monkeypatch: pytest.MonkeyPatch, tmp
             with pytest.raises(UserError, match=r"this is a port of a Ray cluster, but not its head's"):
                 start_ray(PoolConfig(address=other_port))
             assert time.monotonic() - start < 60
-            ray_start._ask("cluster.address", head_place)
+            ray_start._check_head("cluster.address", head_place)
         finally:
             head.stdin.close()

@@ -93,11 +93,11 @@ def test_equal_datasets_and_equal_distances_have_files_too() -> None:
 
 def test_large_catalogues_have_fewer_files(monkeypatch: pytest.MonkeyPatch) -> None:
     distances = matrices(np.random.default_rng(5).standard_normal((20, 2)), layers=3)
-    monkeypatch.setattr(site_data, "MOST_LAYERS", 59)
+    monkeypatch.setattr(site_data, "MAX_LAYER_ROWS", 59)
     index, objects = files(distances, ("emd",))
     assert index["metrics"]["emd"]["layers"] == {}
     assert len(objects) == 2
-    monkeypatch.setattr(site_data, "MOST_DATASETS", 19)
+    monkeypatch.setattr(site_data, "MAX_DATASETS", 19)
     index, objects = files(distances, ("emd",))
     assert index["metrics"]["emd"]["overall"]["values"] is None
     assert len(objects) == 1

@@ -95,13 +95,13 @@ def play(
     everyone: list[Played] = []
     places = itertools.cycle(nodes)
 
-    def hire() -> Played:
+    def spawn() -> Played:
         node = next(places)
         everyone.append(Played(node, None if node.isupper() else acts))
         return everyone[-1]
 
     report = Report()
-    crew = Pool(hire, len(nodes), dismiss=lambda actor: None)
+    crew = Pool(spawn, len(nodes), kill=lambda actor: None)
     for _ in dispatch(crew, tasks(count), STORE, attempts, report):
         for actor in everyone:
             actor.work()
@@ -160,7 +160,7 @@ def test_only_the_task_under_way_is_to_blame_for_a_death() -> None:
     assert report.done == 39
     assert list(report.failed) == [3]
     assert "its actor died" in report.failed[3]
-    assert sum(actor.dead for actor in everyone) == scheduler.MOST_DEATHS
+    assert sum(actor.dead for actor in everyone) == scheduler.MAX_DEATHS_PER_TASK
 
 
 def test_machines_that_vanish_fail_nothing() -> None:
@@ -176,12 +176,12 @@ def test_machines_that_vanish_fail_nothing() -> None:
 
 
 def test_actors_that_never_start_end_the_run() -> None:
-    class Stillborn(Played):
+    class NeverStarts(Played):
         def __init__(self) -> None:
             super().__init__("a", None)
             self.started.answer.set_exception(RayActorError())
 
-    crew = Pool(Stillborn, 2, dismiss=lambda actor: None)
+    crew = Pool(NeverStarts, 2, kill=lambda actor: None)
     with pytest.raises(UserError, match="actors die before they have started"):
         for _ in dispatch(crew, tasks(3), STORE, 4, Report()):
             pass
