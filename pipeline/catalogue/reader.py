@@ -16,7 +16,7 @@ from distributions.distances import check_comparable
 from pipeline.catalogue import neighbours
 from pipeline.catalogue.contents import Contents
 from pipeline.catalogue.stored import StoredVDNA, spec_of
-from pipeline.errors import UserError
+from pipeline.errors import DamagedError, UserError
 
 
 class CatalogueReader(Contents):
