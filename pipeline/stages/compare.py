@@ -11,22 +11,20 @@ interrupted run continues with the missing tiles.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from distributions import Spec
-from distributions.comparison import metrics_of
-from distributions.distances import UNITS
 from distributions.spec import DECIDING
 from pipeline.catalogue.sketches import sketches
 from pipeline.catalogue.stored import StoredVDNA
 from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import contents, now
+from pipeline.matrix.assembling import empty, fill, reuse
 from pipeline.matrix.tiles import Tile, Tiler, tiles
 from pipeline.stages.context import RunContext
 
@@ -65,7 +63,7 @@ def _compare(context: RunContext, spec: Spec) -> bool:
     for manifest in [m for m in members if not _is_comparable(store, spec, m)]:
         log.warning("compare: %s is left out: a neuron had no finite activation in any image", manifest["dataset"])
         members.remove(manifest)
-    matrix = _empty(members, spec)
+    matrix = empty(members, spec)
     digest = contents(members)
     current = store.distances_manifest(spec.extractor, spec.id)
     if not (members and matrix.data_vars) or (current is not None and current["digest"] == digest):
@@ -75,13 +73,13 @@ def _compare(context: RunContext, spec: Spec) -> bool:
     except DamagedError as error:
         log.warning("compare: %s, all distances are computed again", error)
         old = None
-    new = _reuse(matrix, old)
+    new = reuse(matrix, old)
     todo, tiler = tiles(spec, members, new), Tiler(spec, members, _device(context))
     if sum(tile.seconds for tile in todo) < STORE_TILES_FROM:
-        _fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+        fill(matrix, todo, lambda tile: tiler.distances(tile, store))
     else:
         _compute(context, spec, members, todo, tiler)
-        _fill(matrix, todo, lambda tile: _stored_or_computed(tiler, tile, store, spec))
+        fill(matrix, todo, lambda tile: _stored_or_computed(tiler, tile, store, spec))
     matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": digest, "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
@@ -126,55 +124,3 @@ def _stored_or_computed(tiler: Tiler, tile: Tile, store: CatalogueWriter, spec: 
     if stored is None:
         return tiler.distances(tile, store)
     return {str(name): variable.to_numpy() for name, variable in stored.data_vars.items()}
-
-
-def _empty(members: list[dict[str, Any]], spec: Spec) -> xr.Dataset:
-    """A matrix of the members in which every distance is NaN."""
-    names, layers = [m["dataset"] for m in members], list(spec.layers)
-    wanted = {metric: UNITS[metric] for metric in metrics_of(spec.distributions)}
-    shape = (len(names), len(names), len(layers))
-    variables: dict[str, Any] = {}
-    for metric, unit in wanted.items():
-        variables[metric] = (("dataset", "other", "layer"), np.full(shape, np.nan), {"units": unit})
-        variables[f"{metric}_overall"] = (("dataset", "other"), np.full(shape[:2], np.nan), {"units": unit})
-    coordinates = {
-        "dataset": ("dataset", np.array(names, dtype=object)),
-        "other": ("other", np.array(names, dtype=object)),
-        "layer": ("layer", np.array(layers, dtype=object)),
-        "neurons": ("layer", np.array(list(spec.layers.values()))),
-        "digest": ("dataset", np.array([m["digest"] for m in members], dtype=object)),
-    }
-    return xr.Dataset(variables, coordinates, {"extractor": spec.extractor, "spec": spec.id})
-
-
-def _reuse(matrix: xr.Dataset, old: xr.Dataset | None) -> list[int]:
-    """Copy the distances of pairs that the old matrix has. Returns the indices of the datasets that it does not
-    have."""
-    digests = [str(digest) for digest in matrix["digest"].to_numpy()]
-    if old is None:
-        return list(range(len(digests)))
-    old_places = {str(digest): i for i, digest in enumerate(old["digest"].to_numpy())}
-    pairs = [(i, old_places[digest]) for i, digest in enumerate(digests) if digest in old_places]
-    if pairs:
-        new, kept = (np.array(index) for index in zip(*pairs, strict=True))
-        for name in matrix.data_vars:
-            matrix[name].data[np.ix_(new, new)] = old[name].to_numpy()[np.ix_(kept, kept)]
-    return [i for i, digest in enumerate(digests) if digest not in old_places]
-
-
-def _fill(matrix: xr.Dataset, todo: Sequence[Tile], compute: Callable[[Tile], Mapping[str, np.ndarray]]) -> None:
-    """Enter the distances of every tile into the matrix, and then the distances over all layers."""
-    layers = matrix["layer"].to_numpy().tolist()
-    neurons = matrix["neurons"].to_numpy()
-    for tile in todo:
-        rows, columns = np.array(tile.rows), np.array(tile.columns)
-        for metric, values in compute(tile).items():
-            for layer, between in zip(tile.layers, values, strict=True):
-                matrix[metric].data[np.ix_(rows, columns, [layers.index(layer)])] = between[..., None]
-                matrix[metric].data[np.ix_(columns, rows, [layers.index(layer)])] = between.T[..., None]
-    for metric in UNITS:
-        if metric in matrix:
-            overall, values = matrix[f"{metric}_overall"].data, matrix[metric].data
-            # EMD and NFD are means over neurons, FD over layers.
-            mean = values.mean(axis=2) if metric == "fd" else (values * neurons).sum(axis=2) / neurons.sum()
-            np.copyto(overall, mean, where=np.isnan(overall))
