@@ -1,1 +1,1 @@
-"""The interfaces of libraries that people come from: change one import."""
+"""Interfaces of other libraries on this engine. A script changes one import and runs."""

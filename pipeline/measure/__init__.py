@@ -1,1 +1,1 @@
-"""Images of one's own, measured in this process: `make_vdna`, and single images ranked beside a dataset."""
+"""Measure images in this process, without Ray: `make.make_vdna`, and `images` with the network of a catalogue."""

@@ -1,10 +1,11 @@
-"""Images of one's own beside a catalogue: measured by its network and on its axes, as a set or one by one.
+"""Measure your own images with the network and the histogram axes of a catalogue, as a set or one by one.
 
-    v = measured(cat, "photos/")                        # a VDNA that the catalogue's can be compared with
+    v = measure_images(cat, "photos/")                  # a VDNA that can be compared with those of the catalogue
     cat.nearest(v, k=3)
-    against(cat, "photos/", "demo_faces")               # a row per image: how unlike the dataset it is, and where
+    rank_images(cat, "photos/", "demo_faces")           # one row per image: how far it is from the dataset
 
-Needs torch and the network's weights; neither Ray nor Hydra.
+Measuring needs torch and the weights of the network, but neither Ray nor Hydra. `measured` and `against` are the former
+names of the two functions.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from pipeline.measure.make import make_vdna
 from pipeline.storage import cache
 
 Told = Callable[[int, int | None], object]
-"""Hears how many images were read, and of how many, or None where only reading them tells."""
+"""Called with the number of images read, and the number of all images (None while it is unknown)."""
 
 
-def measured(
+def measure_images(
     cat: CatalogueReader,
     source: str | Path,
     extractor: str | None = None,
@@ -59,7 +60,7 @@ def measured(
     Args:
         cat: An open catalogue.
         source: A folder, tar, zip, Parquet file, image or URL.
-        extractor: Which extractor of the catalogue is used. None: that of `beside`, or else the one with most datasets.
+        extractor: An extractor of the catalogue. None: that of `beside`, or else the one with the most datasets.
         beside: The dataset of the catalogue that the VDNA is to be compared with.
         storage: fsspec options for reading the source.
         told: Called after each image with the number of images read, and the number of all images or None: first while
@@ -73,22 +74,27 @@ def measured(
     """
     example = cat.example(extractor, beside)
     spec, shards = example.spec, find([str(source)], storage=dict(storage or {}))
-    kept, name = CatalogueWriter(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
+    cached, name = CatalogueWriter(str(cache.folder() / "measured")), Task(0, tuple(shards)).id
     with suppress(DamagedError, UserError, OSError):
-        if found := kept.get_partial(spec, name):
-            known = {record.key: record.sha256 for record in found[0].ledger}
-            if _held(shards, storage, told) == known:
-                return found[0]
-    how: dict[str, Any] = {"ranges": spec.ranges, "positions": spec.positions, "storage": storage, "told": told}
-    vdna = make_vdna(source, _network(example), spec.distributions, **how)
-    with suppress(UserError, OSError):  # a cache that cannot be written is none
-        kept.put_partial(vdna, name, {})
+        if partial := cached.get_partial(spec, name):
+            hashes = {record.key: record.sha256 for record in partial[0].ledger}
+            if _hash_shards(shards, storage, told) == hashes:
+                return partial[0]
+    options: dict[str, Any] = {"ranges": spec.ranges, "positions": spec.positions, "storage": storage, "told": told}
+    vdna = make_vdna(source, _network(example), spec.distributions, **options)
+    with suppress(UserError, OSError):  # works without a cache if it cannot be written
+        cached.put_partial(vdna, name, {})
         cache.tidy()
     return vdna
 
 
-def _held(shards: Sequence[Shard], storage: Mapping[str, Any] | None, told: Told | None) -> dict[tuple[str, str], str]:
-    """SHA-256 of what shards hold now, as a ledger has it. A tenth of measuring it; times and sizes can deceive."""
+def _hash_shards(
+    shards: Sequence[Shard], storage: Mapping[str, Any] | None, told: Told | None
+) -> dict[tuple[str, str], str]:
+    """SHA-256 of the shards' present contents, as in a ledger.
+
+    Hashing takes a tenth of the time of measuring. Times and sizes of files alone could be the same for other images.
+    """
     readers, number = [ShardReader(shard, dict(storage or {})) for shard in shards], images_in(shards)
     for done, _ in enumerate(in_turn(readers), start=1):
         if told:
@@ -96,7 +102,7 @@ def _held(shards: Sequence[Shard], storage: Mapping[str, Any] | None, told: Told
     return {(reader.shard.url, reader.shard.part): reader.sha256 for reader in readers}
 
 
-def against(
+def rank_images(
     cat: CatalogueReader,
     source: str | Path,
     dataset: str,
@@ -104,7 +110,7 @@ def against(
     storage: Mapping[str, Any] | None = None,
     told: Told | None = None,
 ) -> pd.DataFrame:
-    """Rank single images by how unlike a dataset they are.
+    """Rank single images by their distance from a dataset.
 
     Args:
         cat: An open catalogue, whose VDNA of the dataset has a histogram.
@@ -115,9 +121,9 @@ def against(
         told: Called after each image with the number of images read, and the number of all images or None.
 
     Returns:
-        A row for each image, the least like the dataset first: `image` is its name, `emd` the EMD in bins between its
-            histograms and the dataset's, over all neurons, and `differs most in` the layer where that is largest. An
-            image that cannot be read has NaN, and the reason in place of the layer.
+        A row for each image, the farthest image first. `image` is its name, `emd` the EMD in bins between the histograms
+            of the image and of the dataset, averaged over all neurons, and `differs most in` the layer with the largest
+            EMD. An image that cannot be read has NaN, and the reason in place of the layer.
 
     Raises:
         UserError: There is nothing at `source`, no such dataset, or the network cannot be made from its name.
@@ -136,7 +142,7 @@ def against(
         """EMD of each neuron, by layer."""
         alone = VDNA(spec)
         network(image[None].to(network.device), lambda layer, values: alone.update(layer, values.cpu()))
-        return {layer: row_emd(cdf(alone.histogram(layer)), its) for layer, its in shares.items()}
+        return {layer: row_emd(cdf(alone.histogram(layer)), of_dataset) for layer, of_dataset in shares.items()}
 
     for _, key, data in in_turn([ShardReader(shard, dict(storage or {})) for shard in shards]):
         if told:
@@ -144,26 +150,30 @@ def against(
         try:
             if isinstance(data, BadImage):
                 raise data
-            each = distances(network.preprocess(decode(data, **network.preprocess.decoding), key))
+            by_layer = distances(network.preprocess(decode(data, **network.preprocess.decoding), key))
         except BadImage as bad:
             rows.append((key, np.nan, bad.reason))
             continue
-        most = max(each, key=lambda layer: float(each[layer].mean()))
-        rows.append((key, float(np.concatenate(list(each.values())).mean()), most))
-    found = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
-    return found.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
+        farthest = max(by_layer, key=lambda layer: float(by_layer[layer].mean()))
+        rows.append((key, float(np.concatenate(list(by_layer.values())).mean()), farthest))
+    table = pd.DataFrame(rows, columns=["image", "emd", "differs most in"])
+    return table.sort_values(["emd", "image"], ascending=[False, True], na_position="last", ignore_index=True)
+
+
+measured = measure_images
+against = rank_images
 
 
 def _network(example: StoredVDNA) -> Extractor:
-    """The network that a VDNA was made with, made from its extractor's name and found to be the same."""
+    """The network of a VDNA, built from the name of its extractor. Raises `UserError` if it is not the same network."""
     spec = example.spec
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build(named_extractor(spec.extractor, spec.precision), device)
-    its = network_spec(network)
-    if its.network != spec.network:
+    built = network_spec(network)
+    if built.network != spec.network:
         raise UserError(
             f"extractor {spec.extractor}: this catalogue was made with another network of that name "
-            f"({difference_between(its, replace(spec, distributions=its.distributions, ranges=None))}); "
+            f"({difference_between(built, replace(spec, distributions=built.distributions, ranges=None))}); "
             "build that one, and pass make_vdna(…, extractor=…, ranges=cat.vdna(…).spec.ranges) to cat.nearest"
         )
     return network

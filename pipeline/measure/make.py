@@ -1,4 +1,4 @@
-"""One VDNA from Python, in this process: no Ray, no catalogue needed.
+"""Make a VDNA in this process, without Ray and without a catalogue.
 
 v = make_vdna("photos/")
 w = make_vdna([array, array], ranges=v.spec.ranges)     # (height, width, 3) uint8
@@ -116,14 +116,14 @@ def make_vdna(
         config = replace(named_extractor(extractor, precision, **options), compile=compile)
         check_device(config, device)
         network = build(config, device)
-    urls, before = _sources(source), torch.get_num_threads()
+    urls, old_threads = _sources(source), torch.get_num_threads()
     try:
         shards = find(urls, storage=dict(storage or {}), image_key=image_key, image_column=image_column)
         task = Task(0, tuple(shards), storage or {})
         axes = _axes(network, distributions, ranges, catalogue, catalogue_storage)
         return _make(task, network, distributions, positions or {}, axes, batch_size, threads or cores(), told)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(old_threads)
         for url in urls:
             if url.startswith(MEMORY):
                 fsspec.filesystem("memory").rm_file(url)
@@ -136,7 +136,7 @@ def _axes(
     catalogue: str | None,
     storage: Mapping[str, Any] | None,
 ) -> HistogramAxes | None:
-    """The histogram axes that are asked for, if there are any before the source itself is looked at."""
+    """The histogram axes that the arguments select. None: no histogram is wanted, or the axes are to be calibrated."""
     if not any(name.startswith("histogram") for name in distributions):
         return None
     if ranges is not None:
@@ -160,13 +160,13 @@ def _make(
     told: Callable[[int, int | None], object] | None,
 ) -> VDNA:
     number = images_in(task.shards)
-    tell: Callable[[int], object] = (lambda _: None) if told is None else (lambda done: told(done, number))
+    report: Callable[[int], object] = (lambda _: None) if told is None else (lambda done: told(done, number))
     spec = network_spec(network)
     job = Job(None, spec, batch_size, threads, max(cores() - 1, 1), network.device.type)
     if any(name.startswith("histogram") for name in distributions):
         if axes is None:
             try:
-                axes = HistogramAxes.calibrated(Worker(job, network, tell).vdna(task).find(ActivationRanges))
+                axes = HistogramAxes.calibrated(Worker(job, network, report).vdna(task).find(ActivationRanges))
             except ValueError as error:
                 raise UserError(f"cannot calibrate on this source: {error}") from None
         spec = replace(spec, ranges=axes)
@@ -174,17 +174,18 @@ def _make(
         spec = replace(spec, distributions=tuple(distributions), positions=positions)
     except ValueError as error:
         raise UserError(f"distributions: {error}") from None
-    vdna = Worker(replace(job, spec=spec), network, tell).vdna(task)
+    vdna = Worker(replace(job, spec=spec), network, report).vdna(task)
     if not vdna.images:
         raise UserError(f"no image of this source could be used: {vdna.ledger.skipped or 'the archives hold none'}")
     return vdna
 
 
 def _sources(source: Any) -> list[str]:
+    """URLs of a source. Arrays are written to a tar in memory."""
     if isinstance(source, str | Path):
         return [str(source)]
     source = listed(source)
-    if _is_image(source) and getattr(source, "ndim", 3) != 4:  # a batch is its images
+    if _is_image(source) and getattr(source, "ndim", 3) != 4:  # an array with four dimensions is a list of images
         raise UserError(f"source is one {shown(source)}: give a list of arrays; {remedy(source)}")
     items = list(source) if isinstance(source, Iterable) else [source]
     if any(map(_is_image, items)) and not any(isinstance(item, str | Path) for item in items):
@@ -195,19 +196,19 @@ def _sources(source: Any) -> list[str]:
 
 
 def listed(source: Any) -> Any:
-    """Paths in an array of NumPy's as a list; anything else as it is."""
+    """A NumPy array of paths as a list. Other sources are returned unchanged."""
     texts = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype.kind in "UO" and len(source)
     if texts and all(isinstance(item, str | Path) for item in source):
         return source.tolist()
     return source
 
 
-def _is_image(thing: object) -> bool:
-    return isinstance(thing, np.ndarray | torch.Tensor | Image.Image)
+def _is_image(item: object) -> bool:
+    return isinstance(item, np.ndarray | torch.Tensor | Image.Image)
 
 
 def shown(image: Any) -> str:
-    """Type and shape of an array, a tensor, a PIL image or whatever else was given, for an error."""
+    """The type and the shape of an image or another object, for error messages."""
     if isinstance(image, Image.Image):
         return f"PIL image {image.mode}{(image.height, image.width)}"
     if isinstance(image, np.ndarray):
@@ -218,7 +219,7 @@ def shown(image: Any) -> str:
 
 
 def remedy(image: Any) -> str:
-    """How an image in another form becomes a (height, width, 3) uint8 array."""
+    """How to turn an image of another form into a (height, width, 3) uint8 array, for error messages."""
     if isinstance(image, Image.Image):
         return "np.asarray(image.convert('RGB')) is one"
     if not _is_image(image) or not math.prod(image.shape):
@@ -246,7 +247,7 @@ def remedy(image: Any) -> str:
 
 
 def _to_numpy(tensor: torch.Tensor) -> str:
-    """What has to be done to a tensor before NumPy takes it."""
+    """The method calls that a tensor needs before `.numpy()`."""
     steps = {
         ".detach()": tensor.requires_grad,
         ".dequantize()": tensor.is_quantized,
@@ -258,7 +259,7 @@ def _to_numpy(tensor: torch.Tensor) -> str:
 
 
 def _as_tar(arrays: Sequence[Any]) -> str:
-    """The arrays as a tar in fsspec's memory file system: the same path through the pipeline as any shard."""
+    """Write arrays to a tar in fsspec's memory file system, to be read like any shard. Returns its URL."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index, array in enumerate(arrays):

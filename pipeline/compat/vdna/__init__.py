@@ -1,4 +1,4 @@
-"""The seed library's interface on our engine: a script written for `vdna` runs after changing one import.
+"""The interface of the `vdna` library on this engine: a script written for `vdna` runs after changing one import.
 
     from pipeline.compat.vdna import EMD, VDNAProcessor, load_vdna_from_files      # was: from vdna import …
 
@@ -6,14 +6,14 @@
     vdna.save("photos")
     EMD(vdna, load_vdna_from_files("others"))
 
-Names, arguments, defaults and files are those of vdna 0.1.1. `VDNAProcessor` also takes `ranges`, instead of the
-published ones, and the keys of an extractor. What differs:
+Names, arguments, defaults and files are those of `vdna` 0.1.1. `VDNAProcessor` also takes `ranges`, to replace the
+published ranges, and the keys of an extractor. The differences are:
 
-- `device="cuda:0"`, its default, stands for the processor where there is no GPU, with a warning.
-- A file that is no image is left out with a warning; the seed raises. A list may name a file once.
-- Endings of files count in any case. Pictures of 16 bits a channel are scaled to 8; the seed clips them.
-- A value on an interior edge of a bin counts once. Distances are float64, counts int64; in files they are int32.
-- Its modules below the top (`vdna.networks`, `vdna.utils`) have no counterpart; nor has `VDNA.fill_vdna`.
+- Without a GPU, the default `device="cuda:0"` means the CPU, with a warning.
+- A file that is no image is left out with a warning; `vdna` raises an error. A list may name a file only once.
+- File extensions match in upper and lower case. Pictures with 16 bits per channel are scaled to 8; `vdna` clips them.
+- A value on an interior edge of a bin counts once. Distances are float64 and counts int64; in files counts are int32.
+- The modules `vdna.networks` and `vdna.utils`, and `VDNA.fill_vdna`, do not exist here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distances with the seed library's arguments. What it refuses by assertions is refused by them."""
+"""Distances with the arguments of the `vdna` library. Where `vdna` fails an assertion, `AssertionError` is raised."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def FD(
 
 
 def _marginals(vdna: VDNA, layer: str) -> Moments:
-    found = {key: value.cpu().numpy().astype(np.float64) for key, value in vdna.data[layer].items()}
-    return Moments(found["mu"], found["var"] if "var" in found else np.diagonal(found["sigma"]))
+    arrays = {key: value.cpu().numpy().astype(np.float64) for key, value in vdna.data[layer].items()}
+    return Moments(arrays["mu"], arrays["var"] if "var" in arrays else np.diagonal(arrays["sigma"]))
 
 
 def _layers(vdna1: VDNA, vdna2: VDNA, layer: str | None, neuron: int | None) -> list[str]:
-    """The layers to compare; refuses, as the seed does with assertions, what cannot be."""
+    """The layers to compare. Raises `AssertionError`, as `vdna` does, if the arguments do not fit."""
     if vdna1.feature_extractor_name != vdna2.feature_extractor_name:
         raise AssertionError("Feature extractors must be the same")
     if vdna1.neurons_list != vdna2.neurons_list:
@@ -153,9 +153,9 @@ def _selected(
     if neuron_wise and neuron is not None:
         raise ValueError("Cannot return neuron-wise distance when specifying a specific neuron to use")
     names = _layers(vdna1, vdna2, layer, neuron)
-    found = {name: torch.from_numpy(rows(name)).to(vdna1.device) for name in names}
+    by_layer = {name: torch.from_numpy(rows(name)).to(vdna1.device) for name in names}
     if neuron_wise:
-        return found
+        return by_layer
     if neuron is not None:
-        return found[names[0]][neuron]
-    return torch.cat(list(found.values())).mean()
+        return by_layer[names[0]][neuron]
+    return torch.cat(list(by_layer.values())).mean()

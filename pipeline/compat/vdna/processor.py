@@ -1,4 +1,4 @@
-"""What makes VDNAs, with the seed library's arguments."""
+"""Make VDNAs with the arguments of the `vdna` library."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from pipeline.measure.make import listed, make_vdna, remedy, shown
 from pipeline.storage.disk import named
 
 EXTENSIONS = ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp")
-"""Of the files that the seed finds in a folder."""
+"""File extensions that `vdna` finds in a folder."""
 
 
 class VDNAProcessor:
-    """Makes VDNAs, and keeps the network between them.
+    """Makes VDNAs, and keeps the last network for the next VDNA.
 
     Args:
         ranges: The histogram axes, or a file of them. "published": those published with the extractor.
@@ -61,17 +61,17 @@ class VDNAProcessor:
         Args:
             source: A folder, an image, a `.txt` of paths, a list of paths, or a list of (height, width, 3) arrays with
                 values from 0 to 255.
-            num_images: How many of the files count. -1: all.
-            shuffle_files: Whether they are drawn, by `seed`, and not the first ones by name.
+            num_images: Number of files that are measured. -1: all.
+            shuffle_files: Whether these files are drawn with `seed`. Otherwise they are the first files by name.
             feat_extractor_name: A name from conf/extractor.
             distribution_name: `histogram-N`, `gaussian`, `layer-gaussian` or `activation-ranges`.
-            seed: Of the draw.
+            seed: Seed of the draw.
             batch_size: Images per batch.
             device: "cpu", "cuda" or "cuda:0". Without a GPU the processor is used, with a warning.
-            verbose: Only recorded in the VDNA's settings, as are `num_workers`.
-            num_workers: See `verbose`.
-            save_sample_images: A folder for `n_sample_images` of the pictures as the network sees them. None: none.
-            n_sample_images: See `save_sample_images`.
+            verbose: Recorded in the VDNA's settings, and not used otherwise.
+            num_workers: As `verbose`.
+            save_sample_images: A folder for sample pictures, as the network gets them. None: no pictures are written.
+            n_sample_images: Number of sample pictures.
             crop_to_square_pre_resize: "none", "center" or "random".
 
         Returns:
@@ -121,11 +121,11 @@ class VDNAProcessor:
         return vdna
 
     def _network(self, name: str, crop: str, device: str) -> Extractor:
-        asked = (name, crop, device)
-        if self._kept is None or self._kept[0] != asked:
+        key = (name, crop, device)
+        if self._kept is None or self._kept[0] != key:
             preprocess = {**self._options.get("preprocess", {}), "crop": crop}
             config = named_extractor(name, **{**self._options, "preprocess": preprocess})
-            self._kept = (asked, build(config, device))
+            self._kept = (key, build(config, device))
         return self._kept[1]
 
     def _axes(self, network: Extractor) -> HistogramAxes:
@@ -135,14 +135,14 @@ class VDNAProcessor:
 
 
 def _written(source: Any) -> Any:
-    """A source as JSON can say it; arrays stay until they are saved."""
+    """A source in a form for JSON. Arrays stay as they are until the VDNA is saved."""
     if isinstance(source, list | tuple):
         return [str(item) if isinstance(item, Path) else item for item in source]
     return str(source)
 
 
 def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
-    """The files or arrays that count: the seed takes a first part of the sorted files, or of them shuffled."""
+    """The files or arrays to measure: as in `vdna`, the first of the sorted files, or of the shuffled files."""
     files: list[str]
     source = _at_home(source) if isinstance(source, str | Path) else source
     if isinstance(source, list | tuple):
@@ -154,9 +154,9 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
     elif not isinstance(source, str | Path):
         raise UserError(f"source is {shown(source)}: give a path, or a list of paths or of arrays; {remedy(source)}")
     elif Path(source).is_dir():
-        # As in the seed: links to folders are followed, which Path.glob does not, and nothing hidden is taken.
-        found = glob.glob(f"{glob.escape(str(source))}/**/*", recursive=True)  # noqa: PTH207
-        files = sorted(path for path in found if path.rpartition(".")[2].lower() in EXTENSIONS and Path(path).is_file())
+        # As in `vdna`: links to folders are followed, which Path.glob does not do, and hidden files are left out.
+        paths = glob.glob(f"{glob.escape(str(source))}/**/*", recursive=True)  # noqa: PTH207
+        files = sorted(path for path in paths if path.rpartition(".")[2].lower() in EXTENSIONS and Path(path).is_file())
     elif str(source).endswith(".txt"):
         base = Path(source).absolute().parent
         files = sorted(
@@ -177,27 +177,27 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
 
 
 def _at_home(path: str | Path) -> str:
-    """A path, or a URL as it is, with the user's home for `~`."""
+    """A path with `~` replaced by the user's home folder. A URL is returned unchanged."""
     return str(named(path)) if str(path).startswith("~") else str(path)
 
 
 def _pixels(index: int, image: Any) -> np.ndarray:
-    """An array's (height, width, 3) uint8 pixels as the seed takes them: whole parts of numbers from 0 to 255, without
-    a fourth channel. What the seed refuses, or would misread (values that wrap around, from 0 to 1), is refused."""
+    """The (height, width, 3) uint8 pixels of an array, as `vdna` reads them: values cut to whole numbers, a fourth
+    channel dropped. Raises `UserError` for values that `vdna` refuses or misreads: outside 0 to 255, or from 0 to 1."""
     what = f"image {index} is {shown(image)}"
     fits = isinstance(image, np.ndarray) and image.dtype.kind in "uif" and image.ndim == 3 and image.shape[2] in (3, 4)
     if not fits or not image.size:
         raise UserError(f"{what}: give (height, width, 3) arrays of values from 0 to 255; {remedy(image)}")
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
-        unlike = not (low >= 0 and high <= 255)  # NaN too
-        if unlike or (high <= 1 and (image != image.astype(np.uint8)).any()):
+        outside = not (low >= 0 and high <= 255)  # true for NaN
+        if outside or (high <= 1 and (image != image.astype(np.uint8)).any()):
             raise UserError(f"{what} with values from {low:g} to {high:g}: give values from 0 to 255; {remedy(image)}")
     return np.asarray(image).astype(np.uint8)[..., :3]
 
 
 def _save_samples(network: Extractor, images: Sequence[Any], folder: Path, count: int) -> None:
-    """Some of the images, cropped and resized: `0.png`, `1.png`, … What is no image is left out."""
+    """Write some images, cropped and resized, as `0.png`, `1.png`, … Files that are no image are left out."""
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = (np.array(values).reshape(3, 1, 1) for values in (network.preprocess.mean, network.preprocess.std))
     for number, index in enumerate(random.sample(range(len(images)), min(count, len(images)))):
@@ -207,7 +207,7 @@ def _save_samples(network: Extractor, images: Sequence[Any], folder: Path, count
             picture = image if isinstance(image, np.ndarray) else decode(Path(image).read_bytes(), **decoding)
         except BadImage:
             continue
-        seen = network.preprocess(picture, str(index)).numpy() * std + mean
-        Image.fromarray((seen.clip(0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)).save(
+        pixels = network.preprocess(picture, str(index)).numpy() * std + mean
+        Image.fromarray((pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)).save(
             folder / f"{number}.png"
         )

@@ -1,4 +1,4 @@
-"""A VDNA as the seed library has it: one distribution, by layer, as tensors; and its files."""
+"""A VDNA in the form of the `vdna` library: one distribution as tensors by layer, with its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Distribution = torch.Tensor | dict[str, torch.Tensor]
 
 @dataclass
 class DataSettings:
-    """Which images a VDNA is of, as the seed's files say it."""
+    """The images of a VDNA, as in the files of `vdna`."""
 
     source: Any = "NotFilled"
     crop_to_square_pre_resize: str = "none"
@@ -36,7 +36,7 @@ class DataSettings:
 
 @dataclass
 class ExtractionSettings:
-    """How they were measured, as the seed's files say it."""
+    """How the images were measured, as in the files of `vdna`."""
 
     average_feats_spatially: bool = False
     accumulate_spatial_feats_in_hist: bool = False
@@ -59,8 +59,11 @@ class ExtractionSettings:
 
 
 class VDNA:
-    """One distribution of a set of images. `data` is by layer: counts (neurons, bins) int64 of a histogram; else
-    `{"mu", "var"}` float32, `{"mu", "sigma"}` float64 or `{"min", "max"}` float32."""
+    """One distribution of a set of images.
+
+    `data` has, by layer, the counts of a histogram, (neurons, bins) int64; or `{"mu", "var"}` float32,
+    `{"mu", "sigma"}` float64 or `{"min", "max"}` float32.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class VDNA:
         self.loaded_from_path = "NotLoaded"
 
     def save(self, file_path: str | Path) -> None:
-        """Write `file_path.json` and `file_path.npz`, without what follows a last dot in the name."""
+        """Write `file_path.json` and `file_path.npz`. The part after the last dot of the name is dropped."""
         data = dict(vars(self.data_settings_used))
         if isinstance(data["source"], list) and any(isinstance(item, np.ndarray) for item in data["source"]):
             data["source"] = "Provided NumPy Arrays - not saved in metadata"
@@ -104,27 +107,27 @@ class VDNA:
             "neurons_list": self.neurons_list,
         }
         arrays: dict[str, np.ndarray] = {}
-        for layer, found in self.data.items():
-            if isinstance(found, torch.Tensor):
-                arrays[layer] = vdna_files.as_int32(layer, found.cpu().numpy())
+        for layer, values in self.data.items():
+            if isinstance(values, torch.Tensor):
+                arrays[layer] = vdna_files.as_int32(layer, values.cpu().numpy())
             else:
-                arrays |= {f"{key}-{layer}": value.cpu().numpy() for key, value in found.items()}
+                arrays |= {f"{key}-{layer}": value.cpu().numpy() for key, value in values.items()}
         vdna_files.store(Path(file_path).with_suffix(""), metadata, arrays)
 
     def get_neuron_dist(self, layer_name: str, neuron_idx: int) -> Distribution:
-        """One neuron's histogram (1, bins), or its parameters."""
-        found = self.data[layer_name]
-        if isinstance(found, torch.Tensor):
-            return found[neuron_idx].reshape(1, -1)
-        return {k: v[neuron_idx, neuron_idx] if k == "sigma" else v[neuron_idx] for k, v in found.items()}
+        """The histogram of a neuron, (1, bins), or its parameters by name."""
+        values = self.data[layer_name]
+        if isinstance(values, torch.Tensor):
+            return values[neuron_idx].reshape(1, -1)
+        return {k: v[neuron_idx, neuron_idx] if k == "sigma" else v[neuron_idx] for k, v in values.items()}
 
     def get_all_neurons_in_layer_dist(self, layer_name: str) -> Distribution:
-        """A layer's histograms (neurons, bins), or its parameters."""
-        found = self.data[layer_name]
-        return found if isinstance(found, torch.Tensor) else dict(found)
+        """The histograms of a layer, (neurons, bins), or its parameters by name."""
+        values = self.data[layer_name]
+        return values if isinstance(values, torch.Tensor) else dict(values)
 
     def get_all_neurons_dists(self) -> Any:
-        """All neurons' histograms or parameters in network order; of layer Gaussians, those of each layer."""
+        """The histograms or parameters of all neurons in network order. Layer Gaussians are returned by layer."""
         layers = list(self.data.values())
         if self.type == "histogram":
             return torch.cat(layers)
@@ -163,7 +166,7 @@ def load_vdna_from_files(file_path: str | Path, device: str = "cpu") -> VDNA:
         vdna.data_settings_used = DataSettings(**meta["data_settings"])
         vdna.extraction_settings_used = ExtractionSettings(**meta["extraction_settings"])
     except TypeError as error:
-        raise UserError(f"{file_path}: not settings of the seed library ({error})") from None
+        raise UserError(f"{file_path}: not settings of the vdna library ({error})") from None
     vdna.loaded_from_path = str(file_path)
     return vdna
 
@@ -185,7 +188,7 @@ def load_vdna_from_hub(repo_id: str, file_path: str, device: str = "cpu", repo_t
 
 
 def at(device: str) -> str:
-    """The device that a name stands for on this machine."""
+    """The device of a name on this machine: "cpu", with a warning, if there is no GPU."""
     try:
         kind = torch.device(device).type
     except RuntimeError:
