@@ -1,23 +1,23 @@
-"""What is shown to a person as one line without a traceback."""
+"""Errors of the pipeline. Commands show them as one line without a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in the command, configuration or data; the message names the key and the remedy."""
+    """A mistake in the command, the configuration or the data. The message names the key and the remedy."""
 
 
 class Terminated(SystemExit):
-    """This process was told to end by a signal; no code that it ran meanwhile asked for that."""
+    """A signal has ended this process. No code of the process asked for the end."""
 
 
 class ShortReadError(OSError):
-    """A store gave another number of bytes than the object has. Another try may help."""
+    """A store returned another number of bytes than the object has. Another try may succeed."""
 
 
 class SourceChangedError(UserError):
-    """A shard is not the one that was planned. Another try does not help; planning again does."""
+    """A shard has changed since it was planned. Another try fails too; run the plan stage again."""
 
 
 class DamagedError(Exception):
-    """A stored object is not what was written: its contents do not have the digest they were stored with."""
+    """A stored object is damaged: its contents differ from what was written."""

@@ -1,4 +1,4 @@
-"""Modules that have moved are found under their former names as well: scripts and notebooks go on.
+"""Let modules that have moved be imported by their former names, so that scripts and notebooks keep working.
 
 import pipeline.store                     # is pipeline.catalogue.writer
 """
@@ -61,11 +61,11 @@ MOVED = {
     "pipeline.tiles": "pipeline.matrix.tiles",
     "pipeline.worker": "pipeline.extraction.worker",
 }
-"""Where each module is now, by its former name."""
+"""The present name of each module, by its former name."""
 
 
 class Mover(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds a module by its former name: the module itself, not a copy of it."""
+    """Imports a module by its former name. The result is the module itself, and not a copy."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -78,7 +78,7 @@ class Mover(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has given the module the spec of its former name.
+        # The import system has replaced the spec of the module by that of its former name: put it back.
         module.__spec__ = module.__spec__.loader_state if module.__spec__ else None
 
     def is_package(self, fullname: str) -> bool:
@@ -88,13 +88,13 @@ class Mover(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return None
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """For `python -m FORMER.NAME`."""
+        """The module's code, for `python -m FORMER.NAME`."""
         spec = importlib.util.find_spec(MOVED[fullname])
         loader = spec.loader if spec else None
         return loader.get_code(MOVED[fullname]) if isinstance(loader, importlib.abc.InspectLoader) else None
 
 
 def find_former_names() -> None:
-    """Let `import` know them."""
+    """Make `import` find modules by their former names."""
     if not any(isinstance(finder, Mover) for finder in sys.meta_path):
         sys.meta_path.append(Mover())

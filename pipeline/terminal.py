@@ -1,8 +1,8 @@
-"""What people are shown: texts are never markup, and a terminal that lacks a letter shows its number instead.
+"""Print to a terminal: consoles that print any text unchanged, and progress bars.
 
-lenient()                                 # first in every command
-console = plain()                         # a rich console for which `old [/b]` and `:smile:` are what they are
-with Tracker("extracting", tasks=4) as tracker: ...     # a bar on a terminal, a line now and then elsewhere
+lenient()                                 # first in every command: characters that the terminal lacks are escaped
+console = plain()                         # a rich console that prints `old [/b]` and `:smile:` unchanged
+with Tracker("extracting", tasks=4) as tracker: ...     # a bar on a terminal; elsewhere a line every 15 s
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger(__name__)
 LINE_EVERY = 15.0
-"""Seconds between two lines about progress where there is no terminal."""
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def plain(**options: Any) -> Console:
-    """A console that takes no text for markup or for the name of an emoji."""
+    """A console that reads no text as markup or as the name of an emoji. `options` are those of rich's `Console`."""
     return Console(markup=False, emoji=False, **options)
 
 
 def lenient(*streams: object) -> None:
-    """Let streams, by default the standard ones, show letters that their encoding lacks as `\\u2013`.
+    """Let streams write characters that their encoding lacks as escapes such as `\\u2013`.
 
-    A standard stream that is closed becomes one that nobody reads.
+    Without arguments, this applies to the standard streams. A standard stream that is closed is replaced by
+    `os.devnull`.
     """
     if not streams:
         for name in ("stdout", "stderr"):
@@ -49,7 +50,9 @@ console = plain()
 
 
 class Tracker:
-    """Counts tasks, images, skipped images and actors alive while a pool works; or the images of one's own.
+    """Shows the progress of tasks on actors, or of images: a bar on a terminal, elsewhere a line from time to time.
+
+    `tasks` is the number of all tasks or images, None while it is unknown. `say` writes a line.
 
     with Tracker("extracting demo_digits", tasks=4) as tracker:
         tracker.show(done=1, counted=100, skipped=2, actors=1)
@@ -89,13 +92,14 @@ class Tracker:
         self._bar.stop()
 
     def show(self, done: int, counted: int, skipped: int, actors: int) -> None:
-        """Bring the bar up to date, or log a line if the last one is some seconds old."""
+        """Show the progress of tasks, with the number of images counted and skipped and of running actors."""
         rate = f"{counted / self._seconds():.0f}/s"
         self._show(done, f"{counted} images, {rate}, {skipped} skipped, {actors} actor(s)")
 
-    def images(self, done: int, of: int | None) -> None:
-        """As `show`, where images are what is counted; nothing says of how many where they lie in tars."""
-        self.tasks = of
+    def images(self, done: int, total: int | None) -> None:
+        """Show the progress of images. `total` is None while it is unknown: tars do not say how many images they
+        have."""
+        self.tasks = total
         self._show(done, f"{done / self._seconds():.3g}/s")
 
     def _seconds(self) -> float:
@@ -105,9 +109,9 @@ class Tracker:
         self._bar.update(self._id, completed=done, total=self.tasks, state=state)
         if self._bar.disable and (time.monotonic() - self._last_line > LINE_EVERY or done == self.tasks):
             self._last_line = time.monotonic()
-            left, of = "", ""
+            left, total = "", ""
             if self.tasks is not None:
-                of = f" of {self.tasks}"
+                total = f" of {self.tasks}"
                 if 0 < done < self.tasks:
                     left = f", about {self._seconds() / done * (self.tasks - done):.0f} s left"
-            self._say(f"{self.title}: {done}{of} {self.unit}, {state}{left}")
+            self._say(f"{self.title}: {done}{total} {self.unit}, {state}{left}")

@@ -1,1 +1,1 @@
-"""What the commands `python -m pipeline.run`, `… pipeline.catalogue` and `… pipeline.extractors` do."""
+"""The commands `python -m pipeline.run`, `python -m pipeline.catalogue` and `python -m pipeline.extractors`."""

@@ -1,6 +1,6 @@
-"""The command line of consumers and publishers: `python -m pipeline.catalogue --help`.
+"""The command that queries, publishes, imports and exports catalogues: `python -m pipeline.catalogue --help`.
 
-What reads and compares needs neither Ray nor torch; images of one's own, imports and exports need the network's part.
+Reading and comparing need neither Ray nor torch. Measuring images, importing and exporting need the extra `images`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from distributions.comparison import KINDS, Comparison
 from distributions.plots import check_ending
 from pipeline.catalogue.reader import CatalogueReader, open_catalogue
 from pipeline.catalogue.targets import address
-from pipeline.cli.options import Command, add, typed
+from pipeline.cli.options import Command, add, parse_storage
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests
 from pipeline.storage.disk import named
@@ -31,22 +31,22 @@ from pipeline.terminal import Tracker, lenient, plain
 
 console = plain()
 MAX_ANSWERS = 10_000
-"""Answers that can be asked for."""
+"""Largest value of `-k`, the number of answers."""
 DAMAGED = 1
-"""Exit code of `verify` when something is damaged; 2 is that of a mistake."""
+"""Exit code of `verify` if an object is damaged. The exit code of a mistake is 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command and return the exit code. `arguments` are by default those of the process."""
     lenient()
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        typed(given)
-        code = int(given.run(given) or 0)
+        parse_storage(options)
+        code = int(options.run(options) or 0)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever reads has seen enough; what is left unsaid must not fail at the end
+    except BrokenPipeError:  # the reader has closed the pipe; the flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, IncompatibleError, DamagedError, OSError, ValueError) as error:
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--repair", action="store_true", help="read what is there, and write anew what is damaged")
     command.set_defaults(run=_publish)
 
-    command = commands.add_parser("export", help="write a VDNA as files of the seed library, or as FID statistics")
+    command = commands.add_parser("export", help="write a VDNA as files of the vdna library, or as FID statistics")
     command.add_argument("dataset")
     command.add_argument("extractor")
     command.add_argument("out", help="path and name of the files, without an ending; or hf:[datasets/]OWNER/NAME/FILE")
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layer", default="block_3", help="of format fid")
     command.set_defaults(run=_export)
 
-    command = commands.add_parser("import", help="add a VDNA from files of the seed library, or from FID statistics")
+    command = commands.add_parser("import", help="add a VDNA from files of the vdna library, or from FID statistics")
     command.add_argument("file", help="NAME.json beside NAME.npz, or an .npz with mu and sigma; or hf:…")
     command.add_argument("--name", required=True, help="the dataset's name in the catalogue")
     command.add_argument("--format", default="vdna", choices=("vdna", "fid"))
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layer", default="block_3", help="of format fid")
     command.set_defaults(run=_import)
 
-    command = commands.add_parser("ranges", help="write an extractor's activation ranges, as the seed library has them")
+    command = commands.add_parser("ranges", help="write an extractor's activation ranges as a file of the vdna library")
     command.add_argument("dataset", help="any dataset that was measured on them")
     command.add_argument("extractor")
     command.add_argument("out")
@@ -151,105 +151,110 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _opened(given: argparse.Namespace) -> CatalogueReader:
-    return open_catalogue(given.catalogue, **given.storage)
+def _opened(options: argparse.Namespace) -> CatalogueReader:
+    return open_catalogue(options.catalogue, **options.storage)
 
 
 @contextmanager
-def _told(title: str) -> Iterator[Tracker]:
-    """What shows how far a measurement is: on stderr, live on a terminal, else in a few lines."""
+def _progress(title: str) -> Iterator[Tracker]:
+    """Show the progress of a measurement on stderr: a bar on a terminal, elsewhere a few lines."""
     with Tracker(title, None, "images", plain(stderr=True), lambda line: sys.stderr.write(f"{line}\n")) as tracker:
         yield tracker
 
 
-def _list(given: argparse.Namespace) -> None:
-    frame = _opened(given).index()[["dataset", "extractor", "images", "skipped", "version", "created"]]
+def _list(options: argparse.Namespace) -> None:
+    frame = _opened(options).index()[["dataset", "extractor", "images", "skipped", "version", "created"]]
     _print(frame.assign(created=frame["created"].str[:10]))
 
 
-def _show(given: argparse.Namespace) -> None:
-    cat = _opened(given)
-    said = cat.manifest(given.dataset, given.extractor or cat.extractor_of(given.dataset), version=given.version)
-    console.print_json(json.dumps({key: value for key, value in said.items() if key != "objects"}))
+def _show(options: argparse.Namespace) -> None:
+    cat = _opened(options)
+    manifest = cat.manifest(
+        options.dataset, options.extractor or cat.extractor_of(options.dataset), version=options.version
+    )
+    console.print_json(json.dumps({key: value for key, value in manifest.items() if key != "objects"}))
 
 
-def _nearest(given: argparse.Namespace) -> None:
-    cat = _opened(given)
-    options = {"metric": given.metric, "k": given.k, "layers": given.layers}
-    near = cat.nearest(_of(cat, given.dataset, given), given.extractor, **options)
+def _nearest(options: argparse.Namespace) -> None:
+    cat = _opened(options)
+    source = _measured(cat, options.dataset, options)
+    near = cat.nearest(source, options.extractor, options.metric, options.k, layers=options.layers)
     _print(near.rename("distance").reset_index())
 
 
-def _of(cat: CatalogueReader, named: str, given: argparse.Namespace, beside: str | None = None) -> str | View:
-    """A dataset's name as it is; images of one's own are measured, to be compared with the dataset beside them."""
-    if cat.has(named):
-        return named
-    _look(cat, named)
-    from pipeline.measure.images import measured
+def _measured(cat: CatalogueReader, source: str, options: argparse.Namespace, beside: str | None = None) -> str | View:
+    """The name of a dataset unchanged, or the VDNA of images. Images are measured like the dataset `beside`."""
+    if cat.has(source):
+        return source
+    _check_source(cat, source)
+    from pipeline.measure.images import measure_images
 
-    shown = redact(named)
+    shown = redact(source)
     sys.stderr.write(f"measuring the images of {shown}, unless they were before\n")
     beside = beside if beside and cat.has(beside) else None
-    with _told(shown) as tracker:
-        found = measured(cat, named, given.extractor, beside, given.source_storage, tracker.images)
-    if skipped := found.ledger.skipped:
+    with _progress(shown) as tracker:
+        vdna = measure_images(cat, source, options.extractor, beside, options.source_storage, tracker.images)
+    if skipped := vdna.ledger.skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-        sys.stderr.write(f"{shown}: {found.images} images; left out: {reasons}\n")
-    return found
+        sys.stderr.write(f"{shown}: {vdna.images} images; left out: {reasons}\n")
+    return vdna
 
 
-def _compare(given: argparse.Namespace) -> None:
-    cat = _opened(given)
-    if given.save:
-        _check_picture(given.save)
-    a, b = (_of(cat, it, given, other) for it, other in ((given.a, given.b), (given.b, given.a)))
-    found = cat.compare(a, b, given.extractor, given.layers, given.metrics)
-    _say(found, given.k)
-    if given.save:
-        found.save(given.save)
-        console.print(given.save, soft_wrap=True)
+def _compare(options: argparse.Namespace) -> None:
+    cat = _opened(options)
+    if options.save:
+        _check_picture(options.save)
+    a, b = (_measured(cat, x, options, y) for x, y in ((options.a, options.b), (options.b, options.a)))
+    comparison = cat.compare(a, b, options.extractor, options.layers, options.metrics)
+    _print_comparison(comparison, options.k)
+    if options.save:
+        comparison.save(options.save)
+        console.print(options.save, soft_wrap=True)
 
 
 def _check_picture(path: str) -> None:
-    """Refuse a picture that could not be written before its numbers are computed."""
+    """Raise an error before the comparison is computed if its picture could not be written."""
     check_ending(path)
     if not (folder := named(path).parent).is_dir():
         raise UserError(f"--save {path}: there is no folder {folder}")
 
 
-def _say(found: Comparison, k: int) -> None:
-    """The layers and the neurons that differ most."""
-    order = sorted(found.layers[found.metric], key=lambda layer: -found.layers[found.metric][layer])
-    rows = [[layer, *(found.layers[metric][layer] for metric in found.metrics)] for layer in order]
-    rows.append(["all layers", *(found.overall[metric] for metric in found.metrics)])
-    _print(pd.DataFrame(rows, columns=["layer", *found.metrics]))
-    if found.neurons:
-        _print(pd.DataFrame(found.most(k), columns=["layer", "neuron", next(iter(found.neurons))]))
+def _print_comparison(comparison: Comparison, k: int) -> None:
+    """Print the distances of all layers, the farthest layer first, and of the `k` neurons that differ most."""
+    by_layer = comparison.layers
+    order = sorted(by_layer[comparison.metric], key=lambda layer: -by_layer[comparison.metric][layer])
+    rows = [[layer, *(by_layer[metric][layer] for metric in comparison.metrics)] for layer in order]
+    rows.append(["all layers", *(comparison.overall[metric] for metric in comparison.metrics)])
+    _print(pd.DataFrame(rows, columns=["layer", *comparison.metrics]))
+    if comparison.neurons:
+        _print(pd.DataFrame(comparison.most(k), columns=["layer", "neuron", next(iter(comparison.neurons))]))
 
 
-def _look(cat: CatalogueReader, given: str) -> None:
-    """Say of a mistyped name that it is one, before the network's part is asked for."""
-    if "://" in given or any(sign in given for sign in "*{") or named(given).exists():
+def _check_source(cat: CatalogueReader, source: str) -> None:
+    """Raise `UserError` for a mistyped name before the extra `images` is imported."""
+    if "://" in source or any(sign in source for sign in "*{") or named(source).exists():
         return
-    close = difflib.get_close_matches(given, cat.index()["dataset"], 1)
+    close = difflib.get_close_matches(source, cat.index()["dataset"], 1)
     hint = f"did you mean {close[0]}?" if close else f"there are {cat.describe()}"
-    raise UserError(f"{given}: neither a dataset of this catalogue nor a path; {hint}")
+    raise UserError(f"{source}: neither a dataset of this catalogue nor a path; {hint}")
 
 
-def _images(given: argparse.Namespace) -> None:
-    cat = _opened(given)
-    _look(cat, given.images)
-    from pipeline.measure.images import against
+def _images(options: argparse.Namespace) -> None:
+    cat = _opened(options)
+    _check_source(cat, options.images)
+    from pipeline.measure.images import rank_images
 
-    with _told(redact(given.images)) as tracker:
-        found = against(cat, given.images, given.dataset, given.extractor, given.source_storage, tracker.images)
-    _print(found.head(given.k))
+    with _progress(redact(options.images)) as tracker:
+        table = rank_images(
+            cat, options.images, options.dataset, options.extractor, options.source_storage, tracker.images
+        )
+    _print(table.head(options.k))
 
 
-def _verify(given: argparse.Namespace) -> int:
+def _verify(options: argparse.Namespace) -> int:
     from pipeline.catalogue.copies import verify
 
-    folder = Manifests(*address(given.url or given.catalogue, given.storage))
+    folder = Manifests(*address(options.url or options.catalogue, options.storage))
     objects, size, damaged = verify(folder, lambda number: console.print(f"{number} objects read"))
     for words in damaged:
         sys.stderr.write(f"{words}\n")
@@ -258,39 +263,39 @@ def _verify(given: argparse.Namespace) -> int:
     return DAMAGED if damaged else 0
 
 
-def _publish(given: argparse.Namespace) -> None:
+def _publish(options: argparse.Namespace) -> None:
     from pipeline.catalogue.copies import copy
     from pipeline.catalogue.targets import target
 
-    there = target(given.target, given.target_storage)
-    source = Manifests(*address(given.catalogue, given.storage))
-    readers = Manifests(*address(given.target, given.target_storage))
-    objects, size = copy(source, there, None if given.replace else readers, readers if given.repair else None)
-    console.print(f"{given.target}: {objects} objects and {size / 2**20:.1f} MiB were new", soft_wrap=True)
+    destination = target(options.target, options.target_storage)
+    source = Manifests(*address(options.catalogue, options.storage))
+    readers = Manifests(*address(options.target, options.target_storage))
+    objects, size = copy(source, destination, None if options.replace else readers, readers if options.repair else None)
+    console.print(f"{options.target}: {objects} objects and {size / 2**20:.1f} MiB were new", soft_wrap=True)
 
 
-def _export(given: argparse.Namespace) -> None:
-    from pipeline.cli.exchange import export
+def _export(options: argparse.Namespace) -> None:
+    from pipeline.cli.exchange import export_vdna
 
-    vdna = _opened(given).vdna(given.dataset, given.extractor).load()
-    for written in export(vdna, given.out, given.format, given.distribution, given.layer):
-        console.print(written, soft_wrap=True)
-
-
-def _import(given: argparse.Namespace) -> None:
-    from pipeline.cli.exchange import bring
-
-    bring(given)
+    vdna = _opened(options).vdna(options.dataset, options.extractor).load()
+    for path in export_vdna(vdna, options.out, options.format, options.distribution, options.layer):
+        console.print(path, soft_wrap=True)
 
 
-def _ranges(given: argparse.Namespace) -> None:
+def _import(options: argparse.Namespace) -> None:
+    from pipeline.cli.exchange import import_vdna
+
+    import_vdna(options)
+
+
+def _ranges(options: argparse.Namespace) -> None:
     from pipeline.cli.exchange import write_ranges
 
-    write_ranges(_opened(given).vdna(given.dataset, given.extractor), given.out)
+    write_ranges(_opened(options).vdna(options.dataset, options.extractor), options.out)
 
 
 def _print(frame: pd.DataFrame) -> None:
-    """A table on a terminal; elsewhere lines with tabs, for other programs."""
+    """Print a table on a terminal, and tab-separated lines elsewhere."""
     shown = frame.map(lambda value: f"{value:.6g}" if isinstance(value, float) else str(value))
     if not console.is_terminal:
         sys.stdout.write(shown.to_csv(sep="\t", index=False, lineterminator="\n"))

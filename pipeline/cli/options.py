@@ -1,4 +1,4 @@
-"""Options of stores on the catalogue's command line: `--storage KEY=VALUE`, one by one."""
+"""Parse the fsspec options on the catalogue's command line: `--storage KEY=VALUE`, given one by one."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from pipeline.storage.urls import is_text
 
 
 class Command(argparse.ArgumentParser):
-    """A command, which takes `--catalogue` and `--storage` as well: people write them behind."""
+    """The parser of a command. It accepts `--catalogue` and `--storage` after the command's name, too."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.add_argument("--catalogue", default=argparse.SUPPRESS, help="folder or URL (default: ./catalogue)")
-        add(self, "storage", "its store", "storage_behind")  # apart, or it would replace those before
+        add(self, "storage", "its store", "storage_behind")  # a name of its own, or it would replace the earlier ones
 
 
-def add(parser: argparse.ArgumentParser, name: str, whose: str, kept: str | None = None) -> None:
-    """Let a parser take options of a store."""
+def add(parser: argparse.ArgumentParser, name: str, whose: str, dest: str | None = None) -> None:
+    """Add the argument `--NAME KEY=VALUE` to a parser, for the fsspec options of `whose` store."""
     words = (
         f"an option of {whose}, as fsspec has it: anon=true, client_kwargs.region_name=…; may be given several times"
     )
-    parser.add_argument(f"--{name}", dest=kept, action="append", default=[], metavar="KEY=VALUE", help=words)
+    parser.add_argument(f"--{name}", dest=dest, action="append", default=[], metavar="KEY=VALUE", help=words)
 
 
-def typed(given: argparse.Namespace) -> None:
-    """Make the options of stores what they are typed to mean."""
+def parse_storage(options: argparse.Namespace) -> None:
+    """Replace the lists of KEY=VALUE in the parsed arguments by mappings of fsspec options."""
     for name in ("storage", "source_storage", "target_storage"):
-        pairs = [*getattr(given, name, []), *getattr(given, f"{name}_behind", [])]
-        setattr(given, name, storage(f"--{name.replace('_', '-')}", pairs))
+        pairs = [*getattr(options, name, []), *getattr(options, f"{name}_behind", [])]
+        setattr(options, name, storage(f"--{name.replace('_', '-')}", pairs))
 
 
 def storage(flag: str, pairs: Iterable[str]) -> dict[str, Any]:
-    """fsspec's options: a key with dots leads into one that holds others; true, false, null, numbers and JSON are what
-    they say, everything else is text. Of a key that is given twice, the last counts. Values are in no error: they may
-    be secret."""
-    found: dict[str, Any] = {}
+    """fsspec options from KEY=VALUE pairs of an argument such as "--storage".
+
+    The dots of a key are levels of nested mappings. Values that are true, false, null, a number or JSON are parsed;
+    others are texts. The last value of a key counts. Raises `UserError`, without values, which may be secret.
+    """
+    result: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         *above, name = key.split(".")
@@ -47,13 +49,13 @@ def storage(flag: str, pairs: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{flag}: give KEY=VALUE, for instance {flag} anon=true")
         if key in ("url", "self", "fo"):
             raise UserError(f"{flag} {key}: this is no option of a store")
-        into = found
+        into = result
         for part in above:
             into = into.setdefault(part, {})
             if not isinstance(into, dict):
                 raise UserError(f"{flag} {key}: {part} has a value already; give either that or what is in it")
         into[name] = value if is_text(key) else _typed(value)
-    return found
+    return result
 
 
 def _typed(text: str) -> Any:

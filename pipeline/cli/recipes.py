@@ -1,21 +1,21 @@
-"""Recipes: a batch of datasets and extractors by one name, each a file of `conf/catalogue_recipe`.
+"""Read recipes. A recipe is a file of `conf/catalogue_recipe` with a batch of datasets and extractors.
 
     recipe = read("reference", choices("catalogue_recipe"))     # UserError names the file and the key
     for jobs in settings_of(recipe, ["catalogue=s3://bucket/catalogue", "actors=8"]):
-        ...                                                     # an extractor's: Settings for each dataset
+        ...                                                     # the Settings of an extractor's datasets
 
-A file looks like this; all but `extractors` and `datasets` may be left out:
+An example of a file, in which only `extractors` and `datasets` are required:
 
     description: What it is for
     extractors: [dino_vit_base, {extractor: timm, extractor.model: resnet50, batch_size: 64}]
-    calibration: {datasets: [mine, wds_cars], max_tasks: 2}     # which give the histogram axes: all by default
+    calibration: {datasets: [mine, wds_cars], max_tasks: 2}     # for the histogram axes; default: all
     datasets:
       - demo_digits                                             # of conf/dataset
       - {name: mine, url: 's3://bucket/{00..12}.tar', licence: CC0-1.0}
       - {each: [cars, mnist], name: 'wds_{each}', url: 'hf://datasets/clip-benchmark/wds_{each}/test/*.tar'}
-    settings: {max_bad_fraction: 0.1}                           # of conf/config.yaml; the command line goes before
+    settings: {max_bad_fraction: 0.1}                           # of conf/config.yaml; the command line overrides them
 
-A dataset whose url is `???` is measured once `catalogue_recipe.datasets.NAME.url=URL` is given, and left out till then.
+A dataset with the url `???` is left out unless the command line has `catalogue_recipe.datasets.NAME.url=URL`.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ log = logging.getLogger(__name__)
 
 KEYS = ("description", "extractors", "calibration", "datasets", "settings")
 DATASET = ("name", "url", "description", "licence", "storage", "image_key", "image_column")
-OF_AN_EXTRACTOR = ("layers", "precision", "compile", "positions", "batch_size")
-"""Keys beside `extractor.…` that an extractor of a recipe may set."""
-ELSEWHERE = ("dataset", "extractor", "cluster", "calibration", "catalogue_recipe", "defaults", "hydra")
-"""Keys of conf/config.yaml that are no settings of a recipe: other parts of it say them, or the command line does."""
+EXTRACTOR_KEYS = ("layers", "precision", "compile", "positions", "batch_size")
+"""Keys that an extractor of a recipe may set, besides `extractor.…`."""
+NO_SETTINGS = ("dataset", "extractor", "cluster", "calibration", "catalogue_recipe", "defaults", "hydra")
+"""Keys of conf/config.yaml that are not allowed in a recipe's `settings`. Other parts of the recipe or the command line
+set them."""
 EACH = "{each}"
-OPEN = (None, "", "???")
+NO_URL = (None, "", "???")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A file, checked. Of a dataset the url may be open."""
+    """A checked recipe. A dataset may have no url yet."""
 
     path: Path
     extractors: tuple[Mapping[str, Any], ...]
@@ -62,13 +63,13 @@ class Recipe:
 
 
 def read(name: str, files: Mapping[str, Path]) -> Recipe:
-    """A recipe by its name among these files, or by the path of one more."""
+    """Read a recipe by its name in `files`, or by a path. `UserError` names the file and the key of a mistake."""
     path = files.get(name) or named(name)
     if name not in files and not (path.suffix in (".yaml", ".yml") and path.is_file()):
         raise UserError(f"catalogue_recipe={name}: no such recipe; there are {', '.join(sorted(files)) or 'none'}")
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # YAML's and OmegaConf's own, and those of a disk
+    except Exception as error:  # errors of YAML, OmegaConf or the disk
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     _keys(path, "", content, KEYS)
     for key in ("extractors", "datasets"):
@@ -82,8 +83,8 @@ def read(name: str, files: Mapping[str, Path]) -> Recipe:
             path, "datasets", f"{twice[0]} is there twice; a name is one folder of the catalogue, so change one"
         )
     settings = content.get("settings") or {}
-    known = [str(key) for key in OmegaConf.load(CONF / "config.yaml") if key not in ELSEWHERE]
-    _keys(path, "settings", settings, known)
+    allowed = [str(key) for key in OmegaConf.load(CONF / "config.yaml") if key not in NO_SETTINGS]
+    _keys(path, "settings", settings, allowed)
     calibration = content.get("calibration") or {}
     _keys(path, "calibration", calibration, ("datasets", "max_tasks"))
     axes = calibration.get("datasets", names)
@@ -96,18 +97,21 @@ def read(name: str, files: Mapping[str, Path]) -> Recipe:
     return Recipe(path, extractors, {d["name"]: d for d in datasets}, tuple(map(str, axes)), settings)
 
 
-def settings_of(recipe: Recipe, given: Sequence[str]) -> list[list[Settings]]:
-    """For each extractor the settings of every dataset, when the command line says `given`; all is checked before
-    anything runs. Datasets without a url are named and left out."""
-    asked: Any = OmegaConf.to_container(composed(given).catalogue_recipe, resolve=True)
-    urls = dict(str(url).partition("=")[::2] for url in asked["urls"])
-    only = _list(asked["only"])
+def settings_of(recipe: Recipe, overrides: Sequence[str]) -> list[list[Settings]]:
+    """The settings of every dataset, one list for each extractor.
+
+    `overrides` are those of the command line. Everything is checked before anything runs: `UserError` names the
+    mistake. Datasets without a url are left out with a warning.
+    """
+    choice: Any = OmegaConf.to_container(composed(overrides).catalogue_recipe, resolve=True)
+    urls = dict(str(url).partition("=")[::2] for url in choice["urls"])
+    only = _list(choice["only"])
     for key, names in (("catalogue_recipe.datasets", urls), ("catalogue_recipe.only", only)):
         if unknown := [name for name in names if name not in recipe.datasets]:
             raise UserError(f"{key}: no dataset {unknown[0]} in {recipe.path}; there are {', '.join(recipe.datasets)}")
     datasets = {}
     for name, entry in recipe.datasets.items():
-        if entry["url"] not in OPEN or name in urls:
+        if entry["url"] not in NO_URL or name in urls:
             datasets[name] = _checked(recipe.path, {**entry, "url": urls.get(name, entry["url"])})
             continue
         hint = f"it has no url in {recipe.path.name}; give 'catalogue_recipe.datasets.{name}.url=URL'"
@@ -118,7 +122,7 @@ def settings_of(recipe: Recipe, given: Sequence[str]) -> list[list[Settings]]:
     chosen = [datasets[name] for name in dict.fromkeys(only)] if only else list(datasets.values())
     if not chosen:
         raise _wrong(recipe.path, "datasets", "none has a url; give 'catalogue_recipe.datasets.NAME.url=URL'")
-    result = [list(_jobs(recipe, entry, given, chosen, datasets)) for entry in recipe.extractors]
+    result = [list(_jobs(recipe, entry, overrides, chosen, datasets)) for entry in recipe.extractors]
     names = [jobs[0].extractor.name for jobs in result]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise _wrong(recipe.path, "extractors", f"two are called {twice[0]}; give one another extractor.name")
@@ -128,27 +132,28 @@ def settings_of(recipe: Recipe, given: Sequence[str]) -> list[list[Settings]]:
 def _jobs(
     recipe: Recipe,
     entry: Mapping[str, Any],
-    given: Sequence[str],
+    overrides: Sequence[str],
     chosen: Sequence[DatasetConfig],
     datasets: Mapping[str, DatasetConfig],
 ) -> Iterator[Settings]:
-    """An extractor's. The file's settings go over the configuration, then the extractor's, last the command line's."""
-    said = composed([*given, f"extractor={entry['extractor']}"])
-    cfg = copy.deepcopy(said)
-    keys = [argument.partition("=")[0].lstrip("+") for argument in given]
-    last = {key: OmegaConf.select(said, key) for key in keys if not key.startswith(("~", "hydra"))}
+    """The settings of an extractor's datasets. The recipe's settings override the configuration, those of its extractor
+    override the recipe's, and the command line overrides both."""
+    composed_cfg = composed([*overrides, f"extractor={entry['extractor']}"])
+    cfg = copy.deepcopy(composed_cfg)
+    keys = [argument.partition("=")[0].lstrip("+") for argument in overrides]
+    last = {key: OmegaConf.select(composed_cfg, key) for key in keys if not key.startswith(("~", "hydra"))}
     own = {key: value for key, value in entry.items() if key != "extractor"}
     for key, value in (*recipe.settings.items(), *own.items(), *last.items()):
         OmegaConf.update(cfg, key, value, force_add=True)
     axes = _list(cfg.calibration.datasets) or list(recipe.calibration)
     if unknown := [name for name in axes if name not in recipe.datasets]:
         raise UserError(f"calibration.datasets: no dataset {unknown[0]} in {recipe.path}")
-    # All of the recipe's, not only those that are asked for now: the axes stay, and must not depend on who was first.
+    # All of the recipe's datasets, not only those of this command: the axes stay for all later commands.
     calibration = tuple(datasets[name] for name in axes if name in datasets)
     if not calibration:
         raise UserError(f"calibration.datasets: {', '.join(axes)} of {recipe.path} has no url")
     cfg.calibration.datasets = None
-    cfg.dataset = {"name": "each", "url": "each"}  # each job gets its own below
+    cfg.dataset = {"name": "each", "url": "each"}  # each job gets its own dataset below
     try:
         settings = read_settings(cfg)
     except UserError as error:
@@ -163,22 +168,22 @@ def _extractor(path: Path, index: int, entry: Any) -> Mapping[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get("extractor"), str):
         raise _wrong(path, place, "give a name of conf/extractor, or {extractor: NAME, extractor.KEY: VALUE}")
     if entry["extractor"] not in choices("extractor"):
-        known = ", ".join(sorted(choices("extractor")))
-        raise _wrong(path, place, f"no extractor {entry['extractor']}; there are {known}")
+        names = ", ".join(sorted(choices("extractor")))
+        raise _wrong(path, place, f"no extractor {entry['extractor']}; there are {names}")
     own = [key for key in map(str, entry) if not key.startswith("extractor.")]
-    _keys(path, place, dict.fromkeys(own), ("extractor", *OF_AN_EXTRACTOR))
+    _keys(path, place, dict.fromkeys(own), ("extractor", *EXTRACTOR_KEYS))
     return entry
 
 
 def _datasets(path: Path, place: str, entry: Any) -> list[dict[str, Any]]:
-    """What an entry stands for: one dataset, or one for each name of `each`. Their urls may be open."""
+    """The datasets of an entry: one dataset, or one for each name in `each`. A dataset may have no url yet."""
     if isinstance(entry, str):
-        known = choices("dataset")
-        if entry not in known or entry == "images":
-            names = ", ".join(sorted(set(known) - {"images"}))
+        files = choices("dataset")
+        if entry not in files or entry == "images":
+            names = ", ".join(sorted(set(files) - {"images"}))
             raise _wrong(path, place, f"no dataset {entry} in conf/dataset; give {{name: , url: }}, or one of {names}")
-        found: Any = OmegaConf.to_container(OmegaConf.load(known[entry]), resolve=True)
-        entry = {key: found.get(key) for key in DATASET}
+        content: Any = OmegaConf.to_container(OmegaConf.load(files[entry]), resolve=True)
+        entry = {key: content.get(key) for key in DATASET}
     _keys(path, place, entry, (*DATASET, "each"))
     texts = {key: entry.get(key, "") for key in ("name", "description", "licence")}
     if wrong := [key for key, value in texts.items() if not isinstance(value, str | int | None)]:
@@ -192,11 +197,11 @@ def _datasets(path: Path, place: str, entry: Any) -> list[dict[str, Any]]:
     if each is not None and EACH not in str(texts["name"]):
         raise _wrong(path, f"{place}.name", f"{EACH} has to be part of it, or all of them would have one name")
     plain = {**texts, "url": url, "storage": entry.get("storage")}
-    made = [{key: _filled(value, str(name)) for key, value in plain.items()} for name in each or [EACH]]
-    for dataset in made:
-        # An open url is checked when it is given; the rest now.
-        _checked(path, {**dataset, "url": "open"} if dataset["url"] in OPEN else dataset, place)
-    return made
+    datasets = [{key: _filled(value, str(name)) for key, value in plain.items()} for name in each or [EACH]]
+    for dataset in datasets:
+        # A missing url is checked once it is given; everything else is checked now.
+        _checked(path, {**dataset, "url": "open"} if dataset["url"] in NO_URL else dataset, place)
+    return datasets
 
 
 def _list(names: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run ends with on the terminal: what was counted, the matrix, and where the site is."""
+"""Print the report at the end of a run: the counts, the matrices, the place of the site, and what failed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.storage.urls import redact
 from pipeline.terminal import lenient
 
 MAX_SHOWN = 12
-"""Datasets shown of a matrix; the site has them all."""
+"""Datasets of a matrix that are printed. The site shows all."""
 
 
-def counted(runs: Sequence[RunContext], console: Console) -> None:
-    """Every dataset of the command: images counted and skipped, with the reasons."""
+def print_counts(runs: Sequence[RunContext], console: Console) -> None:
+    """Print the images counted and skipped of every dataset of the command, with the reasons."""
     lenient(console.file)
     several = len({run.settings.extractor.name for run in runs}) > 1
     table = Table(box=None, pad_edge=False)
@@ -35,7 +35,7 @@ def counted(runs: Sequence[RunContext], console: Console) -> None:
             names = (m["dataset"], *[m["extractor"]] * several)
             cells = (*names, m["images"], m["skipped"], reasons or "-", m["damaged_shards"], m["fingerprint"])
             table.add_row(*(Text(redact(str(cell))) for cell in cells))
-            if (said := m.get("noticed")) and (words := noticed(said, settings.extractor.preprocess)):
+            if (counts := m.get("noticed")) and (words := noticed(counts, settings.extractor.preprocess)):
                 remarks.append(f"{', '.join(names)}: {words}")
     if table.row_count:
         console.print(table)
@@ -43,26 +43,27 @@ def counted(runs: Sequence[RunContext], console: Console) -> None:
         console.print(remark, highlight=False, soft_wrap=True)
 
 
-def noticed(said: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
-    """How many images had transparency, an EXIF rotation or a neighbour in their sample, and what became of it."""
+def noticed(counts: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
+    """Describe how many images had transparency, an EXIF rotation or another image in their sample, and what was
+    done."""
     alpha, exif = preprocess.get("alpha") or "drop", preprocess.get("exif") or "ignore"
     words = []
-    if count := said.get("transparent"):
+    if count := counts.get("transparent"):
         shown = "dropped; extractor.preprocess.alpha=white shows them on white"
         done = shown if alpha == "drop" else f"shown on {alpha}"
         words.append(f"{count} with transparency ({done})")
-    if count := said.get("rotated"):
+    if count := counts.get("rotated"):
         done = "applied" if exif == "apply" else "ignored; extractor.preprocess.exif=apply turns them"
         words.append(f"{count} with an EXIF rotation ({done})")
-    if count := said.get("several"):
+    if count := counts.get("several"):
         words.append(f"{count} with another image in the same sample (both count; dataset.image_key=KEY names one)")
-    if count := said.get("archives"):
+    if count := counts.get("archives"):
         words.append(f"{count} archive(s) inside archives (not read; unpack them)")
     return ", ".join(words)
 
 
-def compared(run: RunContext, console: Console) -> None:
-    """All datasets of the extractor: the matrices."""
+def print_matrices(run: RunContext, console: Console) -> None:
+    """Print the matrices of the run's extractor."""
     settings = run.settings
     distances = run.store.get_distances(settings.extractor.name, run.spec().id)
     if distances is not None and "compare" in settings.stages:
@@ -73,14 +74,14 @@ def compared(run: RunContext, console: Console) -> None:
                 console.print(matrix(distances, metric, settings.dataset.name))
 
 
-def published(run: RunContext, console: Console) -> None:
-    """Where the site is."""
+def print_site(run: RunContext, console: Console) -> None:
+    """Print the place of the site."""
     if "publish" in run.settings.stages:
         console.print(f"\nsite: {run.settings.catalogue.rstrip('/')}/site/index.html", soft_wrap=True)
 
 
-def failed(failures: Sequence[tuple[str, str]], console: Console) -> None:
-    """What failed of a batch, and why."""
+def print_failures(failures: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print what failed, and the reasons."""
     if failures:
         table = Table(box=None, pad_edge=False, title=f"{len(failures)} failed", title_justify="left")
         for column in ("failed", "reason"):
@@ -92,9 +93,9 @@ def failed(failures: Sequence[tuple[str, str]], console: Console) -> None:
 
 
 def matrix(distances: xr.Dataset, metric: str, reference: str) -> Table:
-    """A metric's overall distances as a table: all datasets, or the nearest to one of them.
+    """The distances over all layers as a table, of all datasets or of those nearest to `reference`.
 
-    Columns are numbered like the rows, so that long names fit a narrow terminal.
+    Columns have the numbers of the rows instead of names, so that the table fits a narrow terminal.
     """
     values = distances[f"{metric}_overall"]
     names = [str(name) for name in values["dataset"].to_numpy()]

@@ -1,11 +1,11 @@
-"""The runs of one command: each dataset's stages, what failed, and the report at the end.
+"""Run the stages of a command's datasets, record what failed, and print the report.
 
     runs = Runs()
-    runs.one(settings)                        # a dataset through an extractor
-    runs.batch(recipe)                        # or a recipe: a list of settings for each extractor
+    runs.run_dataset(settings)                # one dataset
+    runs.run_recipe(recipe)                   # or a recipe: a list of settings for each extractor
     runs.report(console)
 
-A mistake is one line on standard error. With several datasets the others go on, and what is done is kept.
+A mistake gives one line on standard error. If there are several datasets, the others are still measured.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from pipeline.storage.urls import redact
 log = logging.getLogger(__name__)
 
 REPORTED = {"reduce", "compare"}
-"""Stages after which there is something to tell of a dataset."""
+"""Stages after which a dataset is part of the report."""
 SITE = "site"
 
 
 def run_stages(context: RunContext, stages: Collection[str] = STAGES) -> None:
-    """Every stage that the settings ask for, in order, or those of them that are among `stages`. Partials that reduce
-    finds damaged are made again."""
-    asked = context.settings.stages
-    for stage in (stage for stage in asked if stage in stages):
+    """Run the configured stages that are among `stages`, in order. Partials that reduce finds damaged are made
+    again."""
+    configured = context.settings.stages
+    for stage in (stage for stage in configured if stage in stages):
         try:
             _stage(stage).run(context)
         except DamagedError as error:
-            if stage != "reduce" or "extract" not in asked:
+            if stage != "reduce" or "extract" not in configured:
                 raise
             log.warning("%s", redact(str(error)))
             _stage("extract").run(context)
@@ -55,71 +55,75 @@ def _stage(name: str) -> Any:
 
 
 class Runs:
-    """`finished`: the runs that came to their end. `failures`: what failed, and why; what is empty where only one thing
-    could have failed."""
+    """The runs of a command.
+
+    `finished` are the contexts of the runs that succeeded. `failures` are pairs of what failed and the reason; what
+    failed is "" in a command with a single run.
+    """
 
     def __init__(self) -> None:
         self.finished: list[RunContext] = []
         self.failures: list[tuple[str, str]] = []
 
-    def one(self, settings: Settings) -> None:
-        """A dataset through an extractor. Raises what goes wrong (`noting` takes it)."""
+    def run_dataset(self, settings: Settings) -> None:
+        """Run one dataset. Raises its errors; call it inside `recording`."""
         context = RunContext(settings)
         run_stages(context)
         self.finished.append(context)
 
-    def batch(self, recipe: Sequence[Sequence[Settings]]) -> None:
-        """An extractor after the other, and the site at the end. What fails is noted and stops nothing else."""
+    def run_recipe(self, recipe: Sequence[Sequence[Settings]]) -> None:
+        """Run a recipe, one extractor after the other, and publish once at the end. A failure is recorded and stops no
+        other dataset or extractor."""
         for jobs in recipe:
-            with self.noting(jobs[0].extractor.name):
-                # The plan needs the network even where nothing else has to be done: it says which weights are measured.
+            with self.recording(jobs[0].extractor.name):
+                # The plan stage needs the network even if nothing is left to do: the plan names the weights.
                 needed = {"plan", "calibrate", "extract"} & set(jobs[0].stages)
-                done = self._measured(jobs, RunContext(jobs[0]).network if needed else None)
-                self.finished.extend(done)
-                if done:
-                    run_stages(done[-1], ("compare",))
+                measured = self._measure(jobs, RunContext(jobs[0]).network if needed else None)
+                self.finished.extend(measured)
+                if measured:
+                    run_stages(measured[-1], ("compare",))
         if self.finished:
-            with self.noting(SITE):
+            with self.recording(SITE):
                 run_stages(self.finished[-1], ("publish",))
 
-    def _measured(self, jobs: Sequence[Settings], network: FrozenNetwork | None) -> list[RunContext]:
-        """Bring the VDNAs of an extractor up to date; those that are."""
-        done = []
+    def _measure(self, jobs: Sequence[Settings], network: FrozenNetwork | None) -> list[RunContext]:
+        """Bring the VDNAs of an extractor up to date, and return the contexts of the datasets that succeeded."""
+        measured = []
         for number, job in enumerate(jobs, start=1):
             name = f"{job.dataset.name}, {job.extractor.name}"
             log.info("%s: %d of %d", name, number, len(jobs))
             context = RunContext(job, network)
-            with self.noting(name):
+            with self.recording(name):
                 run_stages(context, ("plan",))
                 if "calibrate" in job.stages:
                     _stage("calibrate").run(context, strict=False)
                 run_stages(context, ("extract", "reduce"))
                 if REPORTED & set(job.stages):
-                    context.spec()  # raises what is missing, where the stages before were not asked for
-                done.append(context)
-            context.release()  # or the report at the end would hold the networks of all extractors in memory
-        return done
+                    context.spec()  # raises an error if an earlier stage is missing
+                measured.append(context)
+            context.release()  # otherwise the networks of all extractors would stay in memory until the report
+        return measured
 
     @contextmanager
-    def noting(self, what: str = "") -> Iterator[None]:
-        """A mistake or a fault is written to standard error and noted, and goes no further."""
+    def recording(self, what: str = "") -> Iterator[None]:
+        """Catch an error of the block, write it to standard error, and add it to `failures`."""
         where = f"{what}: " if what else ""
         try:
             yield
         except (UserError, IncompatibleError, ExtractorError, DamagedError) as error:
             self.failures.append((what, redact(str(error))))
             sys.stderr.write(redact(f"error: {where}{error}\n"))
-        except Exception as error:  # a fault of ours; Hydra would print the command with the secrets in it
+        except Exception as error:  # a fault of this program; Hydra would print the command with its secrets
             self.failures.append((what, redact(f"{type(error).__name__}: {error}")))
             sys.stderr.write(redact(f"{traceback.format_exc()}error: {where}{type(error).__name__}: {error}\n"))
 
     def report(self, console: Console) -> None:
-        """What was counted, the matrices, where the site is, and what failed."""
+        """Print the counts, the matrices, the place of the site, and what failed."""
         reduced = [run for run in self.finished if REPORTED & set(run.settings.stages)]
         if reduced:
-            report.counted(reduced, console)
+            report.print_counts(reduced, console)
             for run in {run.settings.extractor.name: run for run in reduced}.values():
-                report.compared(run, console)
+                report.print_matrices(run, console)
         if self.finished and SITE not in dict(self.failures):
-            report.published(self.finished[-1], console)
-        report.failed([(what, why) for what, why in self.failures if what], console)
+            report.print_site(self.finished[-1], console)
+        report.print_failures([(what, why) for what, why in self.failures if what], console)

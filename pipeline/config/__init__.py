@@ -1,1 +1,4 @@
-"""From the command line and Hydra to plain, checked settings. Only this room and the command import Hydra."""
+"""Turn the command line and Hydra's configuration into plain, checked settings.
+
+Only this package and the command import Hydra.
+"""

@@ -1,4 +1,8 @@
-"""The command line before Hydra reads it: what a shell or Hydra's grammar would silently make something else of."""
+"""Check and quote the command line before Hydra reads it, so that neither a shell nor Hydra's grammar changes a value.
+
+checked = arguments(sys.argv[1:])         # UserError names the key and the remedy
+sys.argv[1:] = for_hydra(checked)
+"""
 
 from __future__ import annotations
 
@@ -28,32 +32,35 @@ TEXTS = (
         "cluster.address",
     ),
 )
-"""Keys whose values are taken from the command line as they are typed, but for quotes around the whole."""
+"""Keys whose values are texts, taken as typed. Quotes around the whole value are removed."""
 LISTS = ("dataset.url",)
-"""Those of them that may also be a list, in brackets."""
+"""Keys of `TEXTS` whose value may also be a list in brackets."""
 PROSE = ("dataset.description", "dataset.licence", "extractor.licence")
-"""Those whose commas never part several values."""
+"""Keys in whose values a comma never separates several values."""
 OPTIONS = re.compile(r"(dataset\.)?storage\.(.+)")
-"""Keys of a store's options: texts as they are typed, but for numbers and switches, what is in brackets, and what Hydra
-looks up."""
+"""Keys of fsspec options. Their values are texts, taken as typed, except numbers, switches, values in brackets, and
+references that Hydra looks up."""
 TYPED = re.compile(r"(?i)true|false|null|[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|\{.*\}|\[.*\]")
 LOOKED_UP = re.compile(r"\$\{[^{}]+\}")
 QUOTED = re.compile(r"'([^'\\]|\\.)*'|\"([^\"\\]|\\.)*\"")
 LIST = re.compile(r"\[([^]['\"]|'[^']*'|\"[^\"]*\")*\]")
 FREE = ("storage", "hydra")
-"""Keys below which anything may be named, or something else checks it."""
+"""Keys below which any key is allowed, or is checked elsewhere."""
 DATASET = ("name", "url", "description", "licence", "storage", "image_key", "image_column")
-PLACED = re.compile(r"\+?(?=(dataset|storage)[^/@=]*=)(?!dataset=)")
-"""Keys that are set whether a file of the configuration has them or not: a `+` says nothing of them."""
+ADDED = re.compile(r"\+?(?=(dataset|storage)[^/@=]*=)(?!dataset=)")
+"""Keys that may be set with or without a `+`, whether a configuration file has them or not."""
 EXPERIMENT = re.compile(r"\+(?=experiment=)")
-"""The group that the defaults leave empty: it is chosen with a `+` before it or without."""
+"""The group `experiment`, which the defaults leave empty. It is chosen with or without a `+`."""
 DELETED = re.compile(r"~(dataset|storage|positions)\.|~hydra")
 RECIPE = "catalogue_recipe"
-ALONE = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
+FLAGS = ("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
 FOLDER = ("--config-dir", "-cd")
-VALUED = (*FOLDER, "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c", "--info", "-i")
-"""Hydra's flags: by themselves, or with a word behind them."""
-REFUSED = {
+FLAGS_WITH_VALUE = (
+    *FOLDER,
+    *("--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c", "--info", "-i"),
+)
+"""Hydra's flags, without a value and with one."""
+HYDRA_ERRORS = {
     "could not append": "it is set already: leave the + out",
     "could not delete": "there is nothing of that name and value to delete",
     "requires --multirun": "several values need -m; a text with a comma goes in two kinds of quotes: 'KEY=\"TEXT\"'",
@@ -62,37 +69,38 @@ REFUSED = {
     "could not override": "unknown key",
     "not in struct": "unknown key",
 }
-"""What Hydra says, in lower case, and what is said of it here: Hydra's own texts hold values."""
+"""Parts of Hydra's messages, in lower case, and the messages shown instead. Hydra's messages contain values, which may
+be secret."""
 
 
-def arguments(given: Sequence[str]) -> list[str]:
-    """The command line as Hydra has to see it: free texts quoted, so that braces, `=`, `?` and `$` stay what they are.
+def arguments(words: Sequence[str]) -> list[str]:
+    """The words of a command line with texts quoted, so that Hydra keeps their braces, `=`, `?` and `$`.
 
-    Raises `UserError` for an unknown key, and if the shell has split a brace range already: Hydra would
-    silently keep the last part.
+    Raises `UserError` for an unknown key, and if the shell has already expanded a brace range: Hydra would silently
+    keep only its last part.
     """
-    known = [str(key) for key in OmegaConf.load(CONF / "config.yaml") if key not in ("defaults", "hydra")]
-    known += [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"]
-    several = {"-m", "--multirun"} & set(given)
-    keys = Counter(argument.partition("=")[0] for argument in given if "=" in argument)
+    keys_of_config = [str(key) for key in OmegaConf.load(CONF / "config.yaml") if key not in ("defaults", "hydra")]
+    keys_of_config += [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    several = {"-m", "--multirun"} & set(words)
+    keys = Counter(word.partition("=")[0] for word in words if "=" in word)
     if keys["dataset.url"] > 1:
         raise UserError(
             f"dataset.url is given {keys['dataset.url']} times; if the shell expanded a brace range, "
             "put it in quotes: 'dataset.url=s3://bucket/{00000..00127}.tar'"
         )
-    datasets = [argument for argument in given if re.fullmatch(r"dataset=[^\"'\[]*,.*", argument)]
-    if datasets and (of_one := [key for key in keys if key.lstrip("+~").startswith("dataset.")]):
-        raise UserError(f"{of_one[0]}: of which dataset? {datasets[0]} names several; run them one by one")
-    flags, settings = _apart(given)
+    datasets = [word for word in words if re.fullmatch(r"dataset=[^\"'\[]*,.*", word)]
+    if datasets and (of_one_dataset := [key for key in keys if key.lstrip("+~").startswith("dataset.")]):
+        raise UserError(f"{of_one_dataset[0]}: of which dataset? {datasets[0]} names several; run them one by one")
+    flags, settings = _split(words)
     result = []
     for argument in _recipe(settings, several):
         key, equals, value = argument.partition("=")
         top = re.split(r"[./@]", key.lstrip("+~"))[0]
         delete = key.startswith("~")
-        if (equals or delete) and top not in (*known, "hydra"):
-            close = difflib.get_close_matches(top, known, 1)
+        if (equals or delete) and top not in (*keys_of_config, "hydra"):
+            close = difflib.get_close_matches(top, keys_of_config, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(set(known)))}")
+            raise UserError(f"{key}: unknown key{hint or ';'} there are {', '.join(sorted(set(keys_of_config)))}")
         if equals or delete:
             _check_nested(key)
         if delete and not DELETED.match(key):
@@ -101,21 +109,21 @@ def arguments(given: Sequence[str]) -> list[str]:
             raise UserError(f"{name}: give options one by one, for instance {name}.anon=true")
         text = _is_text(name, value, bool(several))
         result.append(f'{key}="{_escaped(value)}"' if text else argument)
-    if (RECIPE in keys or "--help" in given) and "dataset" not in keys:
-        result.append("dataset=images")  # Hydra composes the configuration in any case, and would ask for one
+    if (RECIPE in keys or "--help" in words) and "dataset" not in keys:
+        result.append("dataset=images")  # Hydra composes the configuration in any case, which needs a dataset
     return [*flags, *result]
 
 
-def placed(checked: Sequence[str]) -> list[str]:
-    """Arguments as Hydra wants them: `++` before what a file of the configuration may or may not have, and no `+`
-    before the group `experiment`, which is in the defaults."""
-    chosen = [argument[found.end() :] if (found := EXPERIMENT.match(argument)) else argument for argument in checked]
-    return [f"++{argument[found.end() :]}" if (found := PLACED.match(argument)) else argument for argument in chosen]
+def for_hydra(checked: Sequence[str]) -> list[str]:
+    """Checked arguments with the prefixes that Hydra wants: `++` for a key that a configuration file may or may not
+    have, and no `+` for the group `experiment`, which is in the defaults."""
+    words = [word[match.end() :] if (match := EXPERIMENT.match(word)) else word for word in checked]
+    return [f"++{word[match.end() :]}" if (match := ADDED.match(word)) else word for word in words]
 
 
-def refused(error: Exception, given: Sequence[str]) -> UserError:
-    """What Hydra cannot compose of these arguments, in one line and without their values: they may be secret."""
-    said = " ".join(f"{error} {error.__cause__ or ''}".split())
+def composition_error(error: Exception, words: Sequence[str]) -> UserError:
+    """An error of Hydra as a `UserError` of one line, without the arguments' values: they may be secret."""
+    message = " ".join(f"{error} {error.__cause__ or ''}".split())
     if options := getattr(error, "options", None):
         group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
         close = difflib.get_close_matches(name, options, 1)
@@ -123,21 +131,22 @@ def refused(error: Exception, given: Sequence[str]) -> UserError:
         return UserError(f"Could not find '{group}/{name}'{hint} there are {', '.join(options)}")
     if isinstance(key := getattr(error.__cause__, "full_key", None), str) and key:
         _check_nested(key)
-    pairs = [argument.partition("=")[::2] for argument in given if "=" in argument]
+    pairs = [argument.partition("=")[::2] for argument in words if "=" in argument]
     for key, value in pairs:
-        if f"{key}={value}" in said or f"'{key.lstrip('+~')}'" in said:
-            why = [here for theirs, here in REFUSED.items() if theirs in said.lower()]
-            return UserError(f"{key}: {why[0] if why else 'Hydra cannot set this; see python -m pipeline.run --help'}")
+        if f"{key}={value}" in message or f"'{key.lstrip('+~')}'" in message:
+            reasons = [reason for part, reason in HYDRA_ERRORS.items() if part in message.lower()]
+            reason = reasons[0] if reasons else "Hydra cannot set this; see python -m pipeline.run --help"
+            return UserError(f"{key}: {reason}")
     for _, value in pairs:
-        said = said.partition(value)[0] if value else said
-    return UserError(said or "Hydra cannot compose the configuration")
+        message = message.partition(value)[0] if value else message
+    return UserError(message or "Hydra cannot compose the configuration")
 
 
-def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags, which it wants first, and the settings. No error has a value: it may be part of a secret."""
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, which it expects first, and the settings. Errors do not contain values, which may be secret."""
     flags, settings, last = [], [], ""
-    words = iter(given)
-    for word in words:
+    remaining = iter(words)
+    for word in remaining:
         name, equals, value = word.partition("=")
         if not word.startswith("-"):
             if not equals and not word.startswith("~"):
@@ -146,19 +155,20 @@ def _apart(given: Sequence[str]) -> tuple[list[str], list[str]]:
                     "has spaces in quotes: 'KEY=VALUE'"
                 )
             settings.append(word)
-        elif name in VALUED:
-            value = value if equals else next(words, "")
+        elif name in FLAGS_WITH_VALUE:
+            value = value if equals else next(remaining, "")
             flags += [name, str(named(value)) if name in FOLDER else value]
-        elif word in ALONE:
+        elif word in FLAGS:
             flags.append(word)
         else:
-            raise UserError(f"{name}: unknown flag; give settings as KEY=VALUE, and one of {', '.join(ALONE + VALUED)}")
+            flag_names = ", ".join(FLAGS + FLAGS_WITH_VALUE)
+            raise UserError(f"{name}: unknown flag; give settings as KEY=VALUE, and one of {flag_names}")
         last = name
     return flags, settings
 
 
 def _is_text(key: str, value: str, several: bool) -> bool:
-    """Whether Hydra would have to be told that a value is a text."""
+    """Whether a value is a text that has to be quoted for Hydra."""
     if not value or QUOTED.fullmatch(value):
         return False
     if option := OPTIONS.fullmatch(key):
@@ -171,11 +181,11 @@ def _is_text(key: str, value: str, several: bool) -> bool:
 
 
 def _check_nested(key: str) -> None:
-    """Raise `UserError` for a key below one of conf/config.yaml's that is not there."""
-    known: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    known |= {"dataset": dict.fromkeys(DATASET), "cluster": {"address": None}}
-    known["extractor"]["model"] = None
-    below = known
+    """Raise `UserError` for an unknown key below a key of conf/config.yaml."""
+    tree: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    tree |= {"dataset": dict.fromkeys(DATASET), "cluster": {"address": None}}
+    tree["extractor"]["model"] = None
+    below = tree
     parts = key.lstrip("+~").split(".")
     for i, part in enumerate(parts):
         if i and part not in below:
@@ -188,14 +198,14 @@ def _check_nested(key: str) -> None:
             return
 
 
-def _recipe(given: Sequence[str], several: Collection[str]) -> Iterator[str]:
-    """What is said of a recipe, as keys of conf/config.yaml; the rest as it is.
+def _recipe(settings: Sequence[str], several: Collection[str]) -> Iterator[str]:
+    """The settings, with those of a recipe rewritten to the keys of conf/config.yaml.
 
-    Raises `UserError` if something beside the recipe says what to measure.
+    Raises `UserError` if a setting beside the recipe selects what is measured.
     """
-    names = [argument.partition("=")[2] for argument in given if argument.startswith(f"{RECIPE}=")]
+    names = [argument.partition("=")[2] for argument in settings if argument.startswith(f"{RECIPE}=")]
     urls = []
-    for argument in (*several, *given):
+    for argument in (*several, *settings):
         key, _, value = argument.partition("=")
         parts = key.lstrip("+~").split(".")
         if parts[0] == RECIPE and not names:
@@ -220,6 +230,6 @@ def _recipe(given: Sequence[str], several: Collection[str]) -> Iterator[str]:
 
 
 def _escaped(value: str) -> str:
-    """For Hydra's double quotes: a backslash is doubled only before a quote or the end, and `${` is no reference."""
+    """A value for Hydra's double quotes. Backslashes are doubled only before a quote or the end; `${` is escaped."""
     escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), value)
     return escaped.replace("${", "\\${")

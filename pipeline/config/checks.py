@@ -1,5 +1,5 @@
-"""Values of the configuration, checked one at a time: each is given back as what it should be, or `UserError` names
-its key and what is allowed.
+"""Check single values of the configuration. Each check returns the value, or raises `UserError` with the key and the
+allowed values.
 
 one_of("device", value, ("auto", "cpu", "cuda"))
 whole(settings, "batch_size")                 # at least 1
@@ -15,12 +15,14 @@ from pipeline.storage.urls import is_text
 
 
 def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """One of the allowed texts."""
     if value not in allowed:
         raise UserError(f"{key}={value}: allowed are {', '.join(allowed)}")
     return str(value)
 
 
 def several(c: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """A list of at least one text."""
     value = c[key]
     if not isinstance(value, list) or not value:
         raise UserError(f"{key}={value}: give a list, for instance {key}=[{'plan' if key == 'stages' else 'gaussian'}]")
@@ -28,6 +30,7 @@ def several(c: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def whole(c: Mapping[str, Any], key: str) -> int:
+    """A whole number, at least 1."""
     value = c[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{key}={value}: must be a whole number, at least 1")
@@ -35,6 +38,7 @@ def whole(c: Mapping[str, Any], key: str) -> int:
 
 
 def number(c: Mapping[str, Any], key: str, low: float, high: float = float("inf")) -> float:
+    """A number from `low` to `high`."""
     value = c[key]
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"{key}={value}: must be a number from {low:g}" + (f" to {high:g}" if high < 1e9 else ""))
@@ -42,19 +46,21 @@ def number(c: Mapping[str, Any], key: str, low: float, high: float = float("inf"
 
 
 def switch(key: str, value: Any) -> bool:
+    """True or false."""
     if not isinstance(value, bool):
         raise UserError(f"{key}={value}: allowed are true, false")
     return value
 
 
 def text(key: str, value: Any) -> str:
-    """A text, or a number that stands for one; nothing for None."""
+    """A text; "" for None. A number is accepted as a text."""
     if isinstance(value, bool | list | tuple | dict):
         raise UserError(f"{key}={value}: give a text; in a file put it in quotes")
     return "" if value is None else str(value)
 
 
 def options(key: str, value: Any) -> dict[str, Any]:
+    """fsspec options; an empty mapping for None."""
     if value is not None and not isinstance(value, dict):
         raise UserError(f"{key}={value}: give options one by one, for instance +{key}.anon=true")
     _check_texts(key, "", value or {})
@@ -62,7 +68,7 @@ def options(key: str, value: Any) -> dict[str, Any]:
 
 
 def _check_texts(key: str, above: str, options: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a text that a file has as a number: YAML has changed it, and may have lost digits."""
+    """Raise `UserError` for an option that must be a text and is a number: YAML may have lost digits of it."""
     for name, value in options.items():
         option = f"{above}{name}"
         if isinstance(value, dict):

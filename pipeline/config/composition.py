@@ -1,4 +1,4 @@
-"""From Hydra's configuration to plain, checked settings.
+"""Turn Hydra's configuration into plain, checked settings.
 
     settings = read(cfg)                      # UserError names the key and the allowed values
 
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distributions.spec import POSITIONS, bins_of
-from pipeline.config.arguments import placed, refused
+from pipeline.config.arguments import composition_error, for_hydra
 from pipeline.config.checks import number, one_of, options, several, text, whole
 from pipeline.config.networks import CONF, extractor_config
 from pipeline.config.settings import STAGES, DatasetConfig, PoolConfig, Settings
@@ -30,7 +30,7 @@ from pipeline.formats.manifests import NAME
 
 
 def read(cfg: DictConfig) -> Settings:
-    """Check every key; raise `UserError` at the first that cannot be."""
+    """Check every key and return the settings of a run. Raises `UserError` for the first wrong value."""
     c = plain(cfg)
     dataset = dataset_config(c["dataset"])
     distributions = several(c, "distributions")
@@ -81,24 +81,25 @@ def read(cfg: DictConfig) -> Settings:
 
 
 def dataset_named(name: str) -> DatasetConfig:
-    """A dataset of `conf/dataset`, or of `--config-dir`, by its file name."""
-    known = choices("dataset")
-    if name not in known:
-        raise UserError(f"calibration.datasets: no dataset {name}; there are {', '.join(sorted(known))}")
-    return dataset_config(plain(OmegaConf.load(known[name])))
+    """A dataset of `conf/dataset`, or of `--config-dir`, by the name of its file. `UserError` if there is none."""
+    files = choices("dataset")
+    if name not in files:
+        raise UserError(f"calibration.datasets: no dataset {name}; there are {', '.join(sorted(files))}")
+    return dataset_config(plain(OmegaConf.load(files[name])))
 
 
-def _positions(given: Any) -> dict[str, str]:
-    if not isinstance(given, dict):
-        raise UserError(f"positions={given}: give them one by one, for instance positions.gaussian=all")
-    for kind, samples in given.items():
+def _positions(positions: Any) -> dict[str, str]:
+    """The positions that differ from the defaults, by kind of distribution."""
+    if not isinstance(positions, dict):
+        raise UserError(f"positions={positions}: give them one by one, for instance positions.gaussian=all")
+    for kind, samples in positions.items():
         one_of("positions", kind, tuple(POSITIONS))
         one_of(f"positions.{kind}", samples, ("all", "mean"))
-    return {kind: str(samples) for kind, samples in given.items() if samples != POSITIONS[kind]}
+    return {kind: str(samples) for kind, samples in positions.items() if samples != POSITIONS[kind]}
 
 
 class SweptDatasets(Callback):
-    """Remembers which datasets a multirun names, so that one calibration covers them all."""
+    """Remembers the datasets of a multirun, so that one calibration covers all of them."""
 
     names: list[str] = []
 
@@ -111,15 +112,15 @@ class SweptDatasets(Callback):
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration of another command line, from where this command's is."""
+    """The configuration that other overrides give, with the configuration files of this command."""
     try:
-        return compose("config", overrides=placed(overrides))
+        return compose("config", overrides=for_hydra(overrides))
     except HydraException as error:
-        raise refused(error, overrides) from None
+        raise composition_error(error, overrides) from None
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """Raise `UserError` for an argument that Hydra cannot read, with its key and the remedy."""
+    """Raise `UserError`, with the key and the remedy, for an argument that Hydra cannot parse."""
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         if equals and not argument.startswith("-"):
@@ -131,23 +132,24 @@ def check_overrides(arguments: Sequence[str]) -> None:
                 ) from None
 
 
-def given() -> list[str]:
-    """What this command was given, as KEY=VALUE."""
+def command_overrides() -> list[str]:
+    """The overrides of this command, as KEY=VALUE."""
     overrides = HydraConfig.get().overrides
     return [*(key for key in overrides.hydra if key.startswith("hydra.searchpath=")), *overrides.task]
 
 
 def is_multirun() -> bool:
+    """Whether this command has several runs (`-m`)."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def choices(group: str) -> dict[str, Path]:
-    """The files of a group of the configuration, by name."""
+    """The files of a configuration group, by name."""
     return {path.stem: path for folder in _folders() for path in sorted((folder / group).glob("*.yaml"))}
 
 
 def _folders() -> list[Path]:
-    """Where this command's configuration is looked for; a later one counts before an earlier one."""
+    """The folders with this command's configuration. A file in a later folder replaces one in an earlier folder."""
     if not HydraConfig.initialized():
         return [CONF]
     sources = HydraConfig.get().runtime.config_sources
@@ -155,6 +157,7 @@ def _folders() -> list[Path]:
 
 
 def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
+    """Check the keys of a dataset. Raises `UserError` for the first wrong value."""
     hints = {
         "name": "a name for the catalogue: dataset.name=my_images",
         "url": "where the images are, a path, glob or URL: 'dataset.url=s3://bucket/{00000..00127}.tar'",
@@ -178,6 +181,7 @@ def dataset_config(d: Mapping[str, Any]) -> DatasetConfig:
 
 
 def plain(cfg: Any) -> dict[str, Any]:
+    """A configuration as plain data, with references resolved. Raises `UserError` for one that cannot be resolved."""
     try:
         content: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:

@@ -1,10 +1,10 @@
-"""Extractors by name: those of conf/extractor, and any model of the libraries.
+"""Configure extractors by name: those of conf/extractor, and any model of the supported libraries.
 
     named_extractor("dino_vit_base")
     named_extractor("torchvision:resnet50", weights="random", layers=["layer4.*"])
-    named_extractor("vit_tiny_patch16_224")   # of timm
+    named_extractor("vit_tiny_patch16_224")   # a timm model
 
-The configuration is checked here, key by key, before anything is built.
+Every key of the configuration is checked before anything is built.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ TEXTS = ("model", "weights", "pretrained", "sha256", "prefix", "ranges", "licenc
 
 
 def known_extractors() -> list[str]:
-    """Names of conf/extractor that stand for one network."""
+    """Names of the extractors in conf/extractor."""
     return sorted(path.stem for path in (CONF / "extractor").glob("*.yaml") if path.stem not in SOURCES)
 
 
 def named_extractor(name: str, /, precision: str = "fp32", **options: Any) -> ExtractorConfig:
-    """The configuration of an extractor of conf/extractor, of `SOURCE:MODEL`, or of a timm model, with some keys set
-    anew. Raises `UserError` if there is none."""
+    """The configuration of an extractor.
+
+    `name` is a name of conf/extractor, `SOURCE:MODEL`, or a timm model. `options` replace keys of the configuration.
+    Raises `UserError` if there is no such extractor or a key is wrong.
+    """
     if not isinstance(name, str):
         raise UserError(f"extractor={name!r}: give a name")
     content = OmegaConf.load(CONF / "config.yaml").extractor
@@ -66,7 +69,7 @@ def named_extractor(name: str, /, precision: str = "fp32", **options: Any) -> Ex
 def extractor_config(
     e: Mapping[str, Any], layers: Any = None, precision: str = "fp32", compile: bool = False
 ) -> ExtractorConfig:
-    """Check every key; raise `UserError` at the first that cannot be. `layers`, if given, go before `e["layers"]`."""
+    """Check every key. `layers`, unless None, replace `e["layers"]`. Raises `UserError` for the first wrong value."""
     allowed = [f.name for f in fields(ExtractorConfig) if f.name not in ("precision", "compile")]
     if unknown := sorted(set(e) - set(allowed)):
         raise UserError(f"extractor.{unknown[0]}: unknown key; allowed are {', '.join(allowed)}")
@@ -101,7 +104,7 @@ def extractor_config(
 
 
 def _layers(layers: Any, own: Any) -> Any:
-    """`own` are the extractor's, of which some may be asked for by their names."""
+    """The layers to measure. `own` are the extractor's layers, from which `layers` may select by name."""
     layers = list(layers) if isinstance(layers, tuple) else layers
     parts = (
         [*layers, *layers.values()] if isinstance(layers, dict) else layers if isinstance(layers, list) else [layers]

@@ -1,8 +1,6 @@
-"""The settings of a run: plain data, checked by `composition`.
+"""Define the settings of a run as plain data. `pipeline.config.composition.read` checks and makes them.
 
-    settings = read(cfg)                      # composition.py: UserError names the key and the allowed values
-
-Stages, the scheduler and workers see these, never Hydra.
+Stages, the scheduler and workers see these settings, and never Hydra.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ STAGES = ("plan", "calibrate", "extract", "reduce", "compare", "publish")
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What `conf/dataset/NAME.yaml` says: where a dataset is and what is known of it."""
+    """A dataset, as in `conf/dataset/NAME.yaml`: its place, its description, and how to read it."""
 
     name: str
     url: str | tuple[str, ...]
@@ -31,9 +29,9 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How many actors, what each takes, how often a task may be tried, and the Ray cluster's address.
+    """The number of actors, the resources of each, the tries of a task, and the address of the Ray cluster.
 
-    `None`, and the device "auto", leave the choice to the scheduler, which knows the cluster.
+    The scheduler, which knows the cluster, chooses where a value is `None` or the device is "auto".
     """
 
     actors: int | None = None
@@ -46,7 +44,7 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """One run: a dataset through an extractor into a catalogue."""
+    """The settings of a run, which measures a dataset with an extractor for a catalogue."""
 
     dataset: DatasetConfig
     extractor: ExtractorConfig

@@ -30,7 +30,7 @@ def partials(catalogue: Path) -> dict[str, int]:
 def do(text: str, folder: Path, *given: str) -> list[tuple[str, str]]:
     """Run a recipe in this process; what failed."""
     runs = Runs()
-    runs.batch(jobs(recipe(text, folder), f"catalogue={folder / 'catalogue'}", *SMALL, *given))
+    runs.run_recipe(jobs(recipe(text, folder), f"catalogue={folder / 'catalogue'}", *SMALL, *given))
     return runs.failures
 
 

@@ -12,7 +12,7 @@ from hydra.errors import MissingConfigException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.arguments import arguments, placed, refused
+from pipeline.config.arguments import arguments, composition_error, for_hydra
 from pipeline.config.networks import CONF
 from pipeline.errors import UserError
 
@@ -56,7 +56,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, *given: str) -> list[dict[str, Any]]:
     def main(cfg: DictConfig) -> None:
         seen.append(dict(OmegaConf.to_container(cfg)))  # type: ignore[call-overload]
 
-    monkeypatch.setattr(sys, "argv", ["run", *placed(arguments(given))])
+    monkeypatch.setattr(sys, "argv", ["run", *for_hydra(arguments(given))])
     monkeypatch.setattr(swept_datasets(), "names", [])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     main()
@@ -109,6 +109,6 @@ def test_a_name_that_is_not_there(monkeypatch: pytest.MonkeyPatch, sign: str) ->
     given = f"{sign}experiment=dmo"
     with pytest.raises(MissingConfigException) as caught:
         runs(monkeypatch, given)
-    error = refused(caught.value, [given])
+    error = composition_error(caught.value, [given])
     assert isinstance(error, UserError)
     assert "did you mean experiment=demo?" in str(error)

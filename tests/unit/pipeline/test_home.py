@@ -47,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 WRITERS: dict[str, tuple[Callable[[Any], object], str]] = {
     "a picture": (lambda vdna: paper.save(Figure(), "~/p.svg"), "p.svg"),
     "files of the seed": (lambda vdna: vdna_files.store(Path("~/v"), {}, {}), "v.npz"),
-    "an export": (lambda vdna: exchange.export(vdna, "~/out/v", "vdna", "gaussian", ""), "out/v.json"),
+    "an export": (lambda vdna: exchange.export_vdna(vdna, "~/out/v", "vdna", "gaussian", ""), "out/v.json"),
     "statistics": (lambda vdna: fid_files.write(vdna, Path("~/f"), "first"), "f.npz"),
     "axes": (lambda vdna: exchange.write_ranges(vdna, "~/deeper/axes.json"), "deeper/axes.json"),
 }
@@ -62,7 +62,7 @@ def test_what_is_written(what: str, home: Path, filled: Callable[..., Any]) -> N
 
 
 def test_what_is_read(home: Path, filled: Callable[..., Any]) -> None:
-    exchange.export(filled(1), "~/v", "vdna", "gaussian", "")
+    exchange.export_vdna(filled(1), "~/v", "vdna", "gaussian", "")
     assert vdna_files.read(Path("~/v")).images == filled(1).images
     assert hub.local("~/v", ("json", "npz")) == home / "v"
     assert recipes.read("~/recipe.yaml", {}).path == home / "recipe.yaml"

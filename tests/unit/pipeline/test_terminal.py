@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline import run
 from pipeline.cli import report
-from pipeline.config.arguments import arguments, placed
+from pipeline.config.arguments import arguments, for_hydra
 from pipeline.config.composition import SweptDatasets, check_overrides, dataset_config
 from pipeline.errors import UserError
 from pipeline.storage.urls import redact
@@ -178,7 +178,7 @@ def test_a_sweep_logs_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_a_credential_with_a_dollar_is_itself() -> None:
     given = ["dataset=images", "dataset.name=a", "dataset.url=b", "storage.password=x${y}", "storage.key=12345678"]
-    assert settings_of(*placed(arguments(given))).storage == {"password": "x${y}", "key": "12345678"}
+    assert settings_of(*for_hydra(arguments(given))).storage == {"password": "x${y}", "key": "12345678"}
 
 
 def test_flags_may_stand_behind() -> None:
@@ -238,8 +238,8 @@ def test_a_report_is_shown_in_any_encoding(name: str, encoding: str) -> None:
     )
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding)
-    report.counted([run], plain(file=file, width=200))  # type: ignore[list-item]
-    report.failed([(name, name)], plain(file=file, width=200))
+    report.print_counts([run], plain(file=file, width=200))  # type: ignore[list-item]
+    report.print_failures([(name, name)], plain(file=file, width=200))
     file.flush()
     shown = buffer.getvalue().decode(encoding)
     expected = redact(name).encode(encoding, "backslashreplace").decode(encoding)
