@@ -20,6 +20,7 @@ from pipeline.compat.vdna.processor import _images
 from pipeline.config.arguments import arguments
 from pipeline.errors import UserError
 from pipeline.formats import fid_files, vdna_files
+from pipeline.stages.context import RunContext
 from pipeline.storage import hub
 from pipeline.storage.disk import named
 from tests.helpers.commands import settings
@@ -74,7 +75,7 @@ def test_what_is_read(home: Path, filled: Callable[..., Any]) -> None:
         catalogue._check_picture("~/none/p.svg")
     its = settings(*arguments(["dataset=images", "dataset.name=a", "dataset.url=b", "ranges=~/r.json"]))
     with pytest.raises(UserError, match=r"ranges=~/r\.json: (?!neither)"):
-        its.ranges_of("network")
+        RunContext(its).ranges_of("network")
 
 
 @pytest.mark.parametrize(
