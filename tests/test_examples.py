@@ -33,7 +33,7 @@ from pipeline import make_vdna
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.writer import Store
 from pipeline.cli import catalogue, extractors, recipes
-from pipeline.config.arguments import arguments, placed
+from pipeline.config.arguments import arguments, for_hydra
 from pipeline.config.networks import CONF
 from pipeline.config.settings import Settings
 from tests.synthetic import compared
@@ -190,7 +190,7 @@ def known(command: str, given: list[str]) -> bool:
 
 def runs(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose and check the settings of each run that a command line stands for."""
-    checked = placed(arguments(given))
+    checked = for_hydra(arguments(given))
     overrides = [word for word in checked if not word.startswith("-")]
     several = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)[0]
     assert len(several) == 1 or {"-m", "--multirun"} & set(given)

@@ -1,4 +1,4 @@
-"""What an open catalogue holds: its index, manifests, VDNAs and matrices, each read when it is first used."""
+"""Read the index, manifests, VDNAs and matrices of a catalogue, each when it is first used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 30.0
 
 
 class Contents:
-    """The part of a catalogue's reader that reads; `reader.CatalogueReader` adds what is computed from it."""
+    """The part of a catalogue's reader that reads objects. `reader.CatalogueReader` adds the methods that compute."""
 
     def __init__(self, url: str, **storage: Any) -> None:
         self._folder = Manifests(*address(url, storage), PATIENCE)
@@ -56,7 +56,7 @@ class Contents:
         return card(self._folder.url, self._rows)
 
     def index(self) -> pd.DataFrame:
-        """A row for each VDNA: what it is of, how complete it is and what it was made with.
+        """A table with a row for each VDNA: its dataset, its numbers of images, and how it was made.
 
         Returns:
             A table with the columns `dataset`, `extractor`, `images`, `skipped`, `shards`, `digest`, `version`,
@@ -68,7 +68,7 @@ class Contents:
     def manifest(
         self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None
     ) -> dict[str, Any]:
-        """Everything the catalogue says of one VDNA.
+        """The manifest of a VDNA: everything that the catalogue holds about it, except its arrays.
 
         Args:
             dataset: The dataset's name.
@@ -110,7 +110,7 @@ class Contents:
         """A VDNA of the catalogue, chosen as by `manifest`.
 
         Returns:
-            A view that reads the layers it is asked for, and only those; each chunk is checked against its SHA-256.
+            A view that reads a layer when it is first used, and checks each chunk against its SHA-256.
                 `.load()` reads the whole VDNA into memory, to merge it.
 
         Raises:
@@ -124,7 +124,7 @@ class Contents:
         Args:
             extractor: The extractor's name.
             metric: "emd", "nfd" or "fd".
-            spec: The id of a spec. None: of the extractor's specs the one with most datasets, then the newest.
+            spec: The id of a spec. None: of the extractor's specs the one with the most datasets, then the newest.
 
         Returns:
             (dataset, other, layer) float64; the coordinate `overall` is (dataset, other), over all layers. The unit
@@ -188,7 +188,7 @@ class Contents:
 
         Args:
             extractor: The extractor's name. None: any.
-            dataset: The dataset's name. None: a dataset of the spec that has most datasets.
+            dataset: The dataset's name. None: a dataset of the spec that has the most datasets.
 
         Raises:
             UserError: There is none.

@@ -32,7 +32,7 @@ class CatalogueReader(Contents):
         layers: Sequence[str] | None = None,
         spec: str | None = None,
     ) -> pd.Series[float]:
-        """The datasets most like one dataset of the catalogue, or like any VDNA.
+        """The datasets nearest to a dataset of the catalogue, or to any VDNA.
 
         The nearest datasets of a dataset are read from the matrix. Another VDNA is compared with as few datasets as an
         exact answer needs.
@@ -183,7 +183,7 @@ class CatalogueReader(Contents):
 
 
 def open_catalogue(url: str, **storage: Any) -> CatalogueReader:
-    """Open a catalogue: its index is read, with two requests; everything else is read when it is asked for.
+    """Open a catalogue. This reads its index, with two requests; everything else is read when it is first used.
 
         cat = open_catalogue("catalogue")
         cat.index()

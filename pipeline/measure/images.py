@@ -121,9 +121,9 @@ def rank_images(
         told: Called after each image with the number of images read, and the number of all images or None.
 
     Returns:
-        A row for each image, the farthest image first. `image` is its name, `emd` the EMD in bins between the histograms
-            of the image and of the dataset, averaged over all neurons, and `differs most in` the layer with the largest
-            EMD. An image that cannot be read has NaN, and the reason in place of the layer.
+        A row for each image, the farthest image first. `image` is its name, `emd` the EMD in bins between its
+            histograms and those of the dataset, averaged over all neurons, and `differs most in` the layer with the
+            largest EMD. An image that cannot be read has NaN, and the reason in place of the layer.
 
     Raises:
         UserError: There is nothing at `source`, no such dataset, or the network cannot be made from its name.
