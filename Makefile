@@ -10,11 +10,16 @@ demo: .venv/demo.stamp
 	.venv/bin/python -m pipeline.data.demo demo_data
 	.venv/bin/python -m pipeline.run +experiment=demo
 
-test: .venv/dev.stamp
-	.venv/bin/python -m pytest
+# Workers of pytest: processes, each with about 3 GB. One Ray is shared by the tests of one worker.
+WORKERS ?= auto
+PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+# All that continuous integration runs.
+test: lint
+	.venv/bin/python -m pytest $(PARALLEL)
 
 test-faults: .venv/dev.stamp
-	FAULTS=full .venv/bin/python -m pytest tests/faults/test_faults.py tests/faults/test_flaky.py tests/unit/pipeline/test_pool.py tests/faults/test_dirty.py tests/faults/test_damage.py
+	FAULTS=full .venv/bin/python -m pytest tests/faults tests/unit/pipeline/test_pool.py
 
 test-zoo: .venv/dev.stamp
 	ZOO=full .venv/bin/python -m pytest tests/parity/test_zoo.py tests/integration/test_trial.py
@@ -29,7 +34,9 @@ lint: .venv/dev.stamp
 	.venv/bin/mypy k8s/submit.py
 	.venv/bin/lint-imports
 
+# The inner loop: no Ray, no network, no other process.
 check: lint
+	.venv/bin/python -m pytest tests/unit $(PARALLEL)
 
 # build/site/index.html, from docs/, the docstrings and the commands' help.
 docs: .venv/docs.stamp
@@ -40,7 +47,7 @@ docs: .venv/docs.stamp
 dist: .venv/dev.stamp
 	rm -rf dist build/lib build/bdist.* build/dist-venv
 	.venv/bin/python -m build --no-isolation
-	DIST=dist .venv/bin/python -m pytest -q tests/test_dist.py
+	DIST=dist .venv/bin/python -m pytest -q tests/integration/test_dist.py
 	$(PYTHON) -m venv build/dist-venv
 	build/dist-venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt dist/*.whl
 	cd build && dist-venv/bin/python -c "import distributions, pipeline; pipeline.open_catalogue"

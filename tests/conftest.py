@@ -23,20 +23,30 @@ from pipeline.data import demo
 from pipeline.stages.context import RunContext
 from tests.helpers.material import ALL, LAYERS, activations, spec
 
-SLOWEST = ("test_faults", "test_notebook", "test_cli", "test_fid", "test_pixels", "test_models")
-"""Modules that several workers begin with, so that none of them is left alone with one at the end."""
+SLOWEST = (
+    "tests/faults/test_vanishing_machines.py",
+    "ray",
+    "tests/integration/test_notebook.py",
+    "tests/integration/test_commands.py",
+    "tests/parity/test_fid.py",
+    "tests/integration/test_models.py",
+    "tests/faults/test_moment.py",
+)
+"""Groups that several workers begin with, so that none of these is all that is left at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (`-n`) the tests of a module stay together, for they share its fixtures."""
+    """With several workers, one has all tests of a file, which share fixtures, and one has those that share a Ray."""
     if config.getoption("dist", "no") != "loadgroup":
         return
+    groups = {}
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        shared = "ray" if "cluster" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        groups[item] = shared
+        item.add_marker(pytest.mark.xdist_group(shared))
     rank = {name: number for number, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    items.sort(key=lambda item: rank.get(groups[item], len(rank)))
 
 
 @pytest.fixture(scope="session")

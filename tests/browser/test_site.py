@@ -15,7 +15,6 @@ from tests.helpers import browsing, synthetic
 from tests.helpers.browsing import HOSTILE, number, pair_of, until
 
 pytestmark = browsing.NEEDED
-browser, site, store, visit = browsing.browser, browsing.site, browsing.store, browsing.visit
 
 
 def names_in(page: Any) -> list[str]:

@@ -17,9 +17,6 @@ from tests.helpers.servers import static_server
 pytestmark = browsing.NEEDED
 
 
-browser, site, store, visit = browsing.browser, browsing.site, browsing.store, browsing.visit
-
-
 NUMBERS = ".map, .matrix canvas, .listing, .near, .facts, .cards, .bylayer"
 """What a page has that a link is right for."""
 

@@ -17,7 +17,6 @@ from tests.helpers import browsing, synthetic
 from tests.helpers.browsing import WHOLE, number, pair_of, until
 
 pytestmark = browsing.NEEDED
-browser, site, store, visit = browsing.browser, browsing.site, browsing.store, browsing.visit
 UNPACK = """async (text) => {
     const {unpack} = await import(new URL('blosc.js', document.querySelector('script[type=module]').src).href);
     const bytes = unpack(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));

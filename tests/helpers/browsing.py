@@ -32,7 +32,7 @@ WHOLE = synthetic.spec_of("whole_net", ("layer-gaussian",))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Twelve datasets under one spec, one with a hostile description, three of them also under one without
     histograms, and two under one of whole layers."""
@@ -52,13 +52,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def site(store: Store) -> Iterator[str]:
     with static_server(store.root) as url:
         yield f"{url}/site/"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     with sync_playwright() as library:
         browser = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

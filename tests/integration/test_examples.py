@@ -38,7 +38,7 @@ from pipeline.config.networks import CONF
 from pipeline.config.settings import Settings
 from tests.synthetic import compared
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```", re.M | re.S)
 PRELUDES = {"docs/extractors.md": "from pipeline import make_vdna, open_catalogue\nfrom distributions import emd, fd"}
