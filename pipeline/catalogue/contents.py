@@ -102,7 +102,7 @@ class Contents:
     def _record(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of a version, from its record."""
         content = json.loads(published.checked(self._folder, record))
-        return {**self._folder.checked(content, record["path"]), "record": dict(record)}
+        return {**self._folder.check_manifest(content, record["path"]), "record": dict(record)}
 
     def vdna(
         self, dataset: str, extractor: str | None = None, spec: str | None = None, version: int | None = None

@@ -87,17 +87,17 @@ def _copy_objects(
             )
         return as_json(pointer)
 
-    new_pointer(readers.get_known(published.POINTER) if readers else None)
+    new_pointer(readers.get_verified(published.POINTER) if readers else None)
     target_sizes, sizes, copied = target.sizes(), {} if is_web(source.fs) else source.sizes(), [0, 0]
 
     def lacks(path: str, sha256: str) -> bool:
         """Whether the target does not have an object, or has a damaged one."""
         if target_sizes.get(path, -1) != sizes.get(path, target_sizes.get(path)):
             return True
-        return repaired is not None and not _has_hash(repaired.at_once(path), sha256)
+        return repaired is not None and not _has_hash(repaired.get_at_once(path), sha256)
 
     def read(path: str, sha256: str) -> bytes:
-        data = source.at_once(path)
+        data = source.get_at_once(path)
         if data is None or not _has_hash(data, sha256):
             raise DamagedError(f"{source.url}/{path} is damaged: it is not what was written")
         return data
@@ -165,7 +165,7 @@ def verify(folder: Manifests, told: Callable[[int], None] = lambda _: None) -> t
     expected = dict(walk(folder, pointer, index, damaged))
 
     def check(path: str) -> int:
-        data = folder.at_once(path)
+        data = folder.get_at_once(path)
         if not _has_hash(data, expected[path]):
             why = "there" if data is None else "what was written"
             damaged.append(f"{folder.url}/{path} is damaged: it is not {why}")
@@ -187,7 +187,7 @@ def _heads(folder: Manifests, index: Mapping[str, Any]) -> list[str]:
     paths += [f"{matrix['group'].rpartition('/')[0]}/manifest.json" for matrix in index["matrices"]]
 
     def check(path: str) -> list[str]:
-        data = folder.at_once(path)
+        data = folder.get_at_once(path)
         try:
             if data is not None:
                 with damage(f"{folder.url}/{path} is damaged"):
@@ -231,7 +231,7 @@ def walk(
         objects = [(record["path"], record["sha256"])]
         try:
             with damage(f"{folder.url}/{record['path']} is damaged"):
-                manifest = folder.checked(json.loads(published.checked(folder, record)), record["path"])
+                manifest = folder.check_manifest(json.loads(published.checked(folder, record)), record["path"])
                 objects += [
                     (f"{path}/{manifest['group']}/{name}", sha256) for name, sha256 in manifest["objects"].items()
                 ]

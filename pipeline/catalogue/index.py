@@ -4,7 +4,7 @@
     index/HASH.json.gz              the index: specs, one row per VDNA, matrices
     index/schema-2.json             the JSON schema of the index
 
-    index = read(Folder("https://host/catalogue"))        # two requests; None if nothing was published
+    index = read(ObjectStore("https://host/catalogue"))        # two requests; None if nothing was published
     index["vdnas"][0]["images"]
 
 Every object that an index names is named after its contents and never changes. A reader of an old index therefore keeps
@@ -27,7 +27,7 @@ from distributions.distances import UNITS
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.groups import damage
 from pipeline.formats.manifests import NAME, contents, group_path, now, version_of
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 
 FORMAT = 2
 """Format of the index. An older catalogue without an index has format 1 and is read by listing its manifests."""
@@ -107,13 +107,13 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_pointer(folder: Folder) -> dict[str, Any] | None:
+def read_pointer(folder: ObjectStore) -> dict[str, Any] | None:
     """The pointer of a catalogue, or None if nothing was published."""
-    data = folder.get_known(POINTER, most=MAX_POINTER)
+    data = folder.get_verified(POINTER, max_bytes=MAX_POINTER)
     return None if data is None else pointer_of(folder, data)
 
 
-def pointer_of(folder: Folder, data: bytes) -> dict[str, Any]:
+def pointer_of(folder: ObjectStore, data: bytes) -> dict[str, Any]:
     """The pointer, from its bytes.
 
     Raises `DamagedError` if they are damaged, and `UserError` if a newer version of this program wrote them.
@@ -130,13 +130,13 @@ def pointer_of(folder: Folder, data: bytes) -> dict[str, Any]:
     return dict(content)
 
 
-def read(folder: Folder) -> dict[str, Any] | None:
+def read(folder: ObjectStore) -> dict[str, Any] | None:
     """The current index, or None if nothing was published. `DamagedError` names a damaged object."""
     pointer = read_pointer(folder)
     return None if pointer is None else read_index(folder, pointer)
 
 
-def read_index(folder: Folder, pointer: Mapping[str, Any]) -> dict[str, Any]:
+def read_index(folder: ObjectStore, pointer: Mapping[str, Any]) -> dict[str, Any]:
     """The index that a pointer names. Checks the entries that a reader needs; raises `DamagedError` or `UserError`."""
     index = unpacked(folder, pointer["index"])
     with damage(f"{folder.url}/{pointer['index']['path']} is damaged"):
@@ -165,7 +165,7 @@ def _records(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [version["manifest"] for version in row["versions"]]
 
 
-def unpacked(folder: Folder, part: Mapping[str, Any]) -> Any:
+def unpacked(folder: ObjectStore, part: Mapping[str, Any]) -> Any:
     """The content of a gzipped JSON object, hashed before it is unpacked. `part` has its path and SHA-256."""
     data = checked(folder, part)
     try:
@@ -178,9 +178,9 @@ def unpacked(folder: Folder, part: Mapping[str, Any]) -> Any:
         raise DamagedError(f"{folder.url}/{part['path']} is damaged: {error}") from error
 
 
-def checked(folder: Folder, part: Mapping[str, Any]) -> bytes:
+def checked(folder: ObjectStore, part: Mapping[str, Any]) -> bytes:
     """The bytes of an object. Raises `DamagedError` if it is missing or has another SHA-256 than `part` says."""
-    data = folder.get_known(part["path"], part["sha256"])
+    data = folder.get_verified(part["path"], part["sha256"])
     if data is None:
         raise DamagedError(f"{folder.url}/{part['path']} is damaged: it is not what was written")
     return data

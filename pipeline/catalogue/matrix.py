@@ -117,7 +117,7 @@ class StoredMatrix:
         expected = dict(objects)
 
         def get(name: str) -> bytes | None:
-            return folder.get_known(f"{path}/{name}", str(expected.get(name, "?")))
+            return folder.get_verified(f"{path}/{name}", str(expected.get(name, "?")))
 
         self._rows = Rows(get, expected, f"{folder.url}/{path}")
 

@@ -17,7 +17,7 @@ import numpy as np
 from distributions import HistogramAxes, Ledger, Spec, View
 from distributions.spec import POSITIONS, arrays_of, kind_of
 from pipeline.errors import DamagedError
-from pipeline.formats.groups import damage, ledger_of, opened
+from pipeline.formats.groups import damage, ledger_of, open_group
 from pipeline.formats.manifests import Manifests, group_path
 from pipeline.formats.rows import Rows
 from pipeline.storage.folder import AT_ONCE
@@ -98,7 +98,7 @@ class StoredVDNA(View):
             return self.load().ledger
         names = [name for name in self.manifest["objects"] if name.startswith(("shard_", "reason/", "zarr.json"))]
         with damage(f"{self._folder.url}/{self._path} is damaged: its ledger"):
-            return ledger_of(opened({name: self._fetch(name) for name in self._fetch_all(names)}))
+            return ledger_of(open_group({name: self._fetch(name) for name in self._fetch_all(names)}))
 
     def rows(self, array: str, part: slice) -> np.ndarray:
         """The rows of some neurons of an array. Fetches only the chunks that hold them."""
@@ -133,7 +133,7 @@ class StoredVDNA(View):
             return self._folder.get_rows(self.manifest)
         expected = self.manifest["objects"]
         return Rows(
-            lambda name: self._folder.get_known(f"{self._path}/{name}", str(expected.get(name, "?"))),
+            lambda name: self._folder.get_verified(f"{self._path}/{name}", str(expected.get(name, "?"))),
             expected,
             f"{self._folder.url}/{self._path}",
         )

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import UserError
 from pipeline.storage import changes
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 
 HUB = "hf:"
 FILES, BYTES = 200, 64 << 20
@@ -62,7 +62,7 @@ class Target(Protocol):
         """Replace an object that other writers may replace at the same time, as `pipeline.storage.changes.change`."""
 
 
-class FolderTarget(Folder):
+class FolderTarget(ObjectStore):
     """A folder or a bucket."""
 
     def change(self, path: str, make: changes.Make) -> bytes:

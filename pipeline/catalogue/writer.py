@@ -251,7 +251,7 @@ class CatalogueWriter(Manifests):
     def _parse(self, dataset: str, extractor: str, spec_id: str, data: bytes) -> dict[str, Any] | None:
         """The current manifest from its bytes; if they are damaged, the last recorded manifest."""
         try:
-            return self.understood(data, dataset, extractor, spec_id)
+            return self.parse_manifest(data, dataset, extractor, spec_id)
         except DamagedError:
             return self._last_recorded(dataset, extractor, spec_id)
 

@@ -1,1 +1,1 @@
-"""From a URL to pictures: `sources` finds shards, `streams` reads them, `decode` makes pictures."""
+"""Input data: finding shards, reading the images in them, and decoding the images."""

@@ -1,12 +1,12 @@
-"""From an image file's bytes to an RGB picture, or the reason why not.
+"""Decoding image files to RGB pixels, or stating why a file cannot be decoded.
 
-    decode(data)                              # (height, width, 3) uint8, or raises BadImage
+    decode(data)                              # (height, width, 3) uint8; raises BadImage
     decode(data, alpha="white", exif="apply")
-    decoded(data).transparent                 # the same, with what was noticed
-    BadImage("truncated").reason              # what the ledger will say
+    decoded(data).transparent                 # the pixels with further properties of the picture
+    BadImage("truncated").reason              # the reason in the ledger
 
-Whatever the bytes are, what they can cost is bounded: their length, the picture's pixels and sides, and how
-often a progressive JPEG goes over them. A picture of the most pixels takes about 1.3 GiB while it is decoded.
+The cost of decoding is bounded for any bytes: there are limits for the length of the file, the pixels and sides of the
+picture, and the scans of a progressive JPEG. Decoding the largest picture takes about 1.3 GiB of memory.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ Image.init()
 FORMATS = tuple(
     sorted(Image.OPEN.keys() & {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
 )
-"""Pillow's other decoders, some of which start programs, are never reached."""
+"""Formats that are decoded. Pillow's other decoders, some of which start programs, are never used."""
 
 MAX_BYTES = 256 << 20
-"""Image files with more bytes are skipped as too large; those in archives without being read."""
+"""Image files with more bytes are skipped as too large. In archives such files are not even read."""
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are skipped as too large (Pillow's own limit against decompression bombs)."""
 MAX_SIDE = 65_535
-"""Pictures with a longer side are skipped as too large: resized one side at a time, they grow before they shrink."""
+"""Pictures with a longer side are skipped as too large. Resizing changes one side at a time, so the intermediate
+picture can be larger than the original."""
 MAX_SCANS = 64
-"""How often a progressive JPEG of `MAX_PIXELS` may go over them; a smaller one may more often. Usual are ten. A scan
-costs 200 bytes in the file and a twentieth of a second."""
+"""Largest number of scans in a progressive JPEG of `MAX_PIXELS`; a smaller picture may have proportionally more. Ten
+are usual. An empty scan has about 200 bytes in the file and takes a twentieth of a second."""
 SCAN = b"\xff\xda"
 MAX_TILE = 1 << 24
-"""Pixels of a tile of a TIFF, which may be larger than its picture."""
+"""Largest number of pixels in a tile of a TIFF. A tile may be larger than the picture."""
 STRIP_PIXELS = 1 << 20
-"""Pixels converted at once: beside the picture itself, no copy of the whole is made."""
+"""Pixels that are converted at once, so that no second copy of the whole picture is in memory."""
 STATED_RANGES: tuple[int, ...] = tuple(2**bits - 1 for bits in range(8, 17))
-"""Largest values of a TIFF that are the depth of its samples; others are measurements of what the picture shows."""
+"""Stated maxima of a TIFF that are the depth of its samples. Other values are taken for measured maxima."""
 FLOATS = "floating-point pixels"
 UNSUPPORTED = "not an image of a supported format"
 NO_RANGE = "integer pixels of unknown range"
 BACKGROUNDS = {"white": 255, "black": 0}
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, MAXIMA = 258, 262, 284, 339, (341, 281)
-"""Tags of a TIFF."""
+"""TIFF tags: BitsPerSample, PhotometricInterpretation, PlanarConfiguration, SampleFormat, S- and MaxSampleValue."""
 NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"} if sys.byteorder == "little" else {}
 
 
 class BadImage(Exception):
-    """This image cannot be used; `reason` is the ledger's word for it."""
+    """An image that cannot be used. The ledger counts it under `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -66,7 +67,8 @@ class BadImage(Exception):
 
 
 class Picture(NamedTuple):
-    """(height, width, 3) uint8; whether some of it was transparent, and its EXIF orientation, 1 to 8."""
+    """A decoded picture: its pixels (height, width, 3) uint8, whether any pixel was transparent, and the EXIF
+    orientation, 1 to 8."""
 
     pixels: np.ndarray
     transparent: bool
@@ -74,18 +76,18 @@ class Picture(NamedTuple):
 
 
 def decode(data: bytes, least_side: int | None = None, alpha: str = "drop", exif: str = "ignore") -> np.ndarray:
-    """(height, width, 3) uint8. The first frame of an animation. Raises `BadImage`.
+    """Decode an image file, or the first frame of an animation, to RGB pixels (height, width, 3) uint8.
 
-    `alpha` is `drop`, as in the seed library, or `white` or `black`: what transparent pixels are shown on. `exif` is
-    `ignore`, as in the seed library, or `apply`: the picture is turned as its EXIF says. A JPEG is decoded at a half, a
-    quarter or an eighth as long as both sides keep `least_side`, if one is given. docs/extractors.md says how numbers
-    of more than 8 bits become grey levels.
+    With `least_side`, a JPEG is decoded at a half, a quarter or an eighth of its size, if both sides keep that many
+    pixels. `alpha` is `drop` (ignore transparency), or the background `white` or `black`; `exif` is `ignore` (keep the
+    stored orientation) or `apply` (turn the picture). The defaults are those of the `vdna` library.
+    docs/extractors.md explains how samples of more than 8 bits become grey levels. Raises `BadImage`.
     """
     return decoded(data, least_side, alpha, exif).pixels
 
 
 def decoded(data: bytes, least_side: int | None = None, alpha: str = "drop", exif: str = "ignore") -> Picture:
-    """What `decode` makes, with what was noticed."""
+    """Like `decode`, with whether the picture is transparent and how it is turned."""
     if not data:
         raise BadImage("empty file")
     if len(data) > MAX_BYTES:
@@ -100,24 +102,24 @@ def decoded(data: bytes, least_side: int | None = None, alpha: str = "drop", exi
 
 
 def has_header(data: bytes) -> bool:
-    """Whether bytes begin like an image of a format that can be decoded."""
-    _quieten()
+    """Whether bytes begin like an image in a format that can be decoded."""
+    _ignore_warnings()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS):
             return True
-    except Exception:  # a decoder raises anything
+    except Exception:  # a decoder can raise any exception
         return False
 
 
 def _by_pillow(data: bytes, least_side: int | None, alpha: str) -> Picture:
-    _quieten()
+    _ignore_warnings()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, data)
             if least_side is not None:
-                image.draft(None, (least_side, least_side))  # JPEGs alone heed it
-            _mend(image, data)
-            image.load()  # it turns TIFFs, and their sides change
+                image.draft(None, (least_side, least_side))  # has an effect on JPEGs only
+            _fix(image, data)
+            image.load()  # turns a TIFF, which can swap its sides
             pixels, transparent = _pixels(image, BACKGROUNDS.get(alpha))
             return Picture(pixels, transparent, orientation_of(image))
     except UnidentifiedImageError:
@@ -126,13 +128,13 @@ def _by_pillow(data: bytes, least_side: int | None, alpha: str) -> Picture:
         raise BadImage("too large") from None
     except BadImage:
         raise
-    except Exception as error:  # a broken file can make a decoder raise anything; it is counted by its reason
+    except Exception as error:  # a broken file can make a decoder raise any exception
         raise BadImage("truncated" if "truncated" in str(error) else "corrupt") from None
 
 
 def _usual_jpeg(data: bytes) -> np.ndarray | None:
-    """A whole JPEG in usual colours and of no unusual cost, with Pillow's pixels in two thirds of the time. None for
-    anything else: Pillow takes it, or says what it is."""
+    """Decode an intact JPEG with usual colours and cost: the same pixels as Pillow's, in two thirds of the time.
+    Returns None for anything else, which is left to Pillow."""
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
@@ -149,63 +151,63 @@ _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _quiet_lock = threading.Lock()
 
 
-def _quieten() -> None:
-    """Pillow warns of odd metadata; only the pixels matter. A filter set for each image and taken back would
-    be taken from the other threads as well, and could stay: it is set once."""
+def _ignore_warnings() -> None:
+    """Ignore Pillow's warnings of odd metadata: only the pixels matter. The filter is set once and stays, because
+    `warnings.catch_warnings` around each image is not safe with threads."""
     with _quiet_lock:
         if _QUIET not in warnings.filters:
             warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _check_size(image: Image.Image, data: bytes) -> None:
-    """Refuse by the header alone, before pixels are allocated or decoded."""
+    """Refuse a picture by its header, before pixels are allocated or decoded."""
     pixels = image.width * image.height
     if pixels > MAX_PIXELS or max(image.size) > MAX_SIDE:
         raise BadImage("too large")
     if image.format in ("JPEG", "MPO") and data.count(SCAN) * pixels > MAX_SCANS * MAX_PIXELS:
         raise BadImage("too large")
-    tags = getattr(image, "tag_v2", {})  # a TIFF's: 322 and 323 are the width and height of its tiles
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: 322 and 323 are the width and height of its tiles
     if tags.get(322, 0) * tags.get(323, 0) > max(MAX_TILE, pixels):
         raise BadImage("too large")
 
 
-def _mend(image: Any, data: bytes) -> None:
-    """Have Pillow load what it would load wrongly."""
+def _fix(image: Any, data: bytes) -> None:
+    """Correct what Pillow has read from a header, where it would decode wrong pixels."""
     if image.format == "PNG" and "transparency" in image.info:
-        _mend_key(image, data)
+        _fix_transparency(image, data)
     if image.format == "TIFF":
         tags = image.tag_v2
         wide = tags.get(PLANAR) == 2 and tags[BITS][0] == 16
-        image.tile = [_mended(tile, wide, tags.prefix) for tile in image.tile]
+        image.tile = [_fixed_tile(tile, wide, tags.prefix) for tile in image.tile]
 
 
-def _mended(tile: Any, wide: bool, order: bytes) -> Any:
-    raw, *others = tile.args
-    if tile.codec_name == "libtiff":  # which has put the bytes in this machine's order
+def _fixed_tile(tile: Any, wide: bool, order: bytes) -> Any:
+    raw, *arguments = tile.args
+    if tile.codec_name == "libtiff":  # libtiff has already put the bytes in this machine's order
         raw = NATIVE.get(raw, raw)
-    elif wide:  # a channel of 16 bits, which would be taken for one of 8
+    elif wide:  # Pillow would take a channel of 16 bits for one of 8
         if raw not in ("R", "G", "B", "A"):
             raise BadImage(UNSUPPORTED)
         raw = f"{raw};16{'B' if order == b'MM' else 'L'}"
-    return tile._replace(args=(raw, *others))
+    return tile._replace(args=(raw, *arguments))
 
 
-def _mend_key(image: Any, data: bytes) -> None:
-    """What is transparent in a PNG, in the numbers that its pixels will have."""
+def _fix_transparency(image: Any, data: bytes) -> None:
+    """Convert the transparent colour of a PNG to the levels that its decoded pixels have."""
     key, raw = image.info["transparency"], image.tile[0].args
-    if raw == "RGB;16B":  # they lose their lower 8 bits
-        image.putalpha(_keyed(image, data, key))
+    if raw == "RGB;16B":  # decoding drops the lower 8 bits, which the colour needs
+        image.putalpha(_opaque(image, data, key))
     elif image.mode == "RGB":
         image.info["transparency"] = tuple(value & 255 for value in key)
     elif image.mode == "L":
-        most = {"L;2": 3, "L;4": 15}.get(raw, 255)
-        image.info["transparency"] = (key & most) * 255 // most
-    elif image.mode == "P":  # of 256 colours
+        maximum = {"L;2": 3, "L;4": 15}.get(raw, 255)
+        image.info["transparency"] = (key & maximum) * 255 // maximum
+    elif image.mode == "P":  # a palette of at most 256 colours
         image.info["transparency"] = key[:256] if isinstance(key, bytes) else key if key < 256 else b""
 
 
-def _keyed(image: Image.Image, data: bytes, key: tuple[int, ...]) -> Image.Image:
-    """Where a PNG of 16 bits has not its transparent colour: 255, elsewhere 0."""
+def _opaque(image: Image.Image, data: bytes, key: tuple[int, ...]) -> Image.Image:
+    """The alpha channel of a PNG of 16 bits: 0 at pixels of the transparent colour, 255 elsewhere."""
     opaque = np.zeros((image.height, image.width), bool)
     for raw, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
         with Image.open(io.BytesIO(data), formats=("PNG",)) as half:
@@ -217,7 +219,7 @@ def _keyed(image: Image.Image, data: bytes, key: tuple[int, ...]) -> Image.Image
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Its rows, some at a time, and the first one's number."""
+    """An image in strips of `STRIP_PIXELS`, each with the number of its first row."""
     width, height = image.size
     rows = max(STRIP_PIXELS // width, 1)
     for top in range(0, height, rows):
@@ -225,30 +227,30 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _pixels(image: Image.Image, background: int | None) -> tuple[np.ndarray, bool]:
-    """Its colours, and whether some of it is transparent."""
+    """The pixels (height, width, 3) uint8 of a loaded image, and whether any is transparent."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    numbers, transparent = _numbers(image), False
+    scale, transparent = _scale(image), False
     for top, strip in _strips(image):
-        rgb = _rgb(strip) if numbers is None else _levels(strip, numbers)
+        rgb = _rgb(strip) if scale is None else _levels(strip, scale)
         if image.has_transparency_data:
             opacity = _opacity(strip, image.info.get("transparency"))
             if opacity.min() < 255:
                 transparent = True
                 if background is not None:
-                    rgb = _on(background, rgb, opacity)
+                    rgb = _blend(background, rgb, opacity)
         pixels[top : top + strip.height] = rgb
     return pixels, transparent
 
 
 def _opacity(image: Image.Image, key: Any) -> np.ndarray:
-    """0 to 255 of each pixel. Of grey with 16 bits Pillow compares the lower 8 with its transparent level."""
+    """The opacity of each pixel, 0 to 255. Pillow would compare only the lower 8 bits of 16-bit grey with `key`."""
     if image.mode.startswith("I") and isinstance(key, int):
         return np.where(np.asarray(image) == key, 0, 255)
     return np.asarray(_straight(image).convert("RGBA").getchannel("A"))
 
 
-def _on(background: int, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Colours on a grey, each rounded to the nearest level; two are never equally near."""
+def _blend(background: int, rgb: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Blend colours with a grey background, rounded to the nearest level. There are no ties: 255 is odd."""
     share = opacity[..., None].astype(np.uint32)
     return ((rgb * share + background * (255 - share) + 127) // 255).astype(np.uint8)
 
@@ -259,53 +261,54 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _straight(image: Image.Image) -> Image.Image:
-    """Pillow converts grey that is multiplied with its alpha to nothing else."""
+    """Convert premultiplied grey, which Pillow converts only to LA."""
     return image.convert("LA") if image.mode == "La" else image
 
 
-class Numbers(NamedTuple):
-    """What the numbers in a file mean: that of white, and whether it is that of black instead."""
+class Scale(NamedTuple):
+    """The meaning of the samples of a grey picture: 0 is black and `white` is white, or the reverse if `negative`."""
 
     white: int
     negative: bool
 
 
-def _levels(image: Image.Image, numbers: Numbers) -> np.ndarray:
-    found = np.asarray(image).astype(np.int64)
-    if numbers.negative:
-        found = numbers.white - found
-    return (found * 255 // numbers.white).astype(np.uint8)[..., None]
+def _levels(image: Image.Image, scale: Scale) -> np.ndarray:
+    samples = np.asarray(image).astype(np.int64)
+    if scale.negative:
+        samples = scale.white - samples
+    return (samples * 255 // scale.white).astype(np.uint8)[..., None]
 
 
-def _numbers(image: Image.Image) -> Numbers | None:
-    """Of a picture whose numbers Pillow leaves as they are; None where it makes levels of them."""
+def _scale(image: Image.Image) -> Scale | None:
+    """The scale of a picture whose samples Pillow leaves unchanged; None if Pillow converts them to 8-bit levels."""
     tags = getattr(image, "tag_v2", None) or {}
     if image.mode == "L" and 2 in tags.get(SAMPLE_FORMAT, ()) and np.max(image.getextrema()) > 127:
-        raise BadImage(NO_RANGE)  # they are below zero, and would be taken for bright ones
+        raise BadImage(NO_RANGE)  # signed samples below zero, which Pillow would take for bright ones
     if not image.mode.startswith(("I", "F")):
         return None
-    return Numbers(_white(image, tags), tags.get(PHOTOMETRIC) == 0)
+    return Scale(_white(image, tags), tags.get(PHOTOMETRIC) == 0)
 
 
 def _white(image: Image.Image, tags: Any) -> int:
-    if not tags and image.mode != "F":  # of PNG, PGM and JPEG 2000, which know their range: Pillow makes it 16 bits
+    """The sample that stands for white. Raises `BadImage` if it cannot be told."""
+    if not tags and image.mode != "F":  # PNG, PGM and JPEG 2000 state their range, and Pillow scales it to 16 bits
         return 65535
-    extremes, whole = [], True
+    extremes, integral = [], True
     for _, strip in _strips(image):
-        found = np.asarray(strip)
-        extremes += [found.min(), found.max()]
-        whole = whole and (image.mode != "F" or bool((np.floor(found) == found).all()))
-    lowest, highest = np.min(extremes), np.max(extremes)  # NaN, if there is one
+        samples = np.asarray(strip)
+        extremes += [samples.min(), samples.max()]
+        integral = integral and (image.mode != "F" or bool((np.floor(samples) == samples).all()))
+    lowest, highest = np.min(extremes), np.max(extremes)  # NaN if any sample is NaN
     if image.mode == "F":
-        if not (whole and lowest >= 0 and 1 < highest <= 255):
+        if not (integral and lowest >= 0 and 1 < highest <= 255):
             raise BadImage(FLOATS)
         return 255
     if tags[BITS][0] == 12:
         return 4095
     if image.mode == "I" and (lowest < 0 or highest > 65535):
         raise BadImage(NO_RANGE)
-    for said in (tags.get(tag) for tag in MAXIMA):
+    for stated in (tags.get(tag) for tag in MAXIMA):
         for depth in STATED_RANGES:
-            if said in (depth, (depth,)) and highest <= depth:
+            if stated in (depth, (depth,)) and highest <= depth:
                 return depth
     return 255 if image.mode == "I" and highest <= 255 else 65535

@@ -1,9 +1,9 @@
-"""Five small sets of real pictures as WebDataset tars, for the demo and the tests.
+"""Five small datasets of real pictures as WebDataset tars, for the demo and the tests.
 
     python -m pipeline.data.demo demo_data    # demo_data/demo_faces/demo_faces-00000.tar, …
 
-Cut from the pictures inside the scikit-image and scikit-learn wheels: each picture feeds one set only, so
-no two sets share a near-duplicate. The same wheels give the same tars, and what is there is left alone.
+The images are cut from the pictures inside the scikit-image and scikit-learn wheels. Each picture is used for one set
+only, so no two sets share near-duplicates. The same wheels give the same tars. Existing sets are not written again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CUT = {
     "demo_microscopy": (["ihc.png", "retina.jpg", "cell.png"], 98),
     "demo_textures": (["brick.png", "grass.png", "gravel.png"], 98),
 }
-"""Set: the pictures it is cut from, and the number of cuts from each."""
+"""For each set: the pictures that its images are cut from, and the number of cuts from each picture."""
 
 SETS = (*CUT, "demo_digits", "demo_faces")
 DIGITS = 300
@@ -42,7 +42,7 @@ FACES = 100
 
 
 def write(folder: Path) -> None:
-    """Write the sets that are not there yet; a set appears only when all its shards are whole."""
+    """Write the sets that do not exist yet. A set appears when all its shards are complete."""
     for name in SETS:
         target = folder / name
         if target.is_dir():
@@ -60,7 +60,7 @@ def write(folder: Path) -> None:
 
 
 def pictures(name: str) -> Iterator[tuple[Image.Image, str]]:
-    """The images of a set, in order, and where each comes from."""
+    """The images of a set, in order, each with a description of its origin."""
     if name == "demo_digits":
         with gzip.open(_wheel("sklearn", "datasets/data/digits.csv.gz"), "rt") as file:
             for row, values in zip(range(DIGITS), csv.reader(file), strict=False):
@@ -68,7 +68,7 @@ def pictures(name: str) -> Iterator[tuple[Image.Image, str]]:
                 yield Image.fromarray(grey.astype(np.uint8)), f"scikit-learn digits, row {row}"
         return
     if name == "demo_faces":
-        # The array's first hundred are faces, the others background. Their mirror images make two hundred.
+        # The first hundred images of the array are faces, the others background. With their mirror images they are 200.
         for row, grey in enumerate(np.load(_wheel("skimage", "data/lfw_subset.npy"))[:FACES]):
             face = Image.fromarray((grey * 255).astype(np.uint8))
             yield face, f"scikit-image lfw_subset, row {row}"
@@ -97,10 +97,10 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def _wheel(package: str, name: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the demo's pictures are inside {package}: pip install '.[demo]', in this program's folder")
-    return Path(found.submodule_search_locations[0]) / name
+    return Path(spec.submodule_search_locations[0]) / name
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""From what the user names to shards: tars, zips, Parquet files, folders, lists of paths.
+"""Finding the shards of a dataset: tars, zips, Parquet files, folders of images, lists of paths.
 
     shards = find("s3://bucket/laion/{00000..00099}.tar")
     shards = find("photos/")                  # every image below the folder, in groups
 
-Everything becomes a `Shard`, the unit that a ledger records and a task is made of.
+A `Shard` is the unit of tasks and of the ledger.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pyarrow
 from extractors.download.web import known
 from pipeline.data.columns import NoImages, Unclear, image_column
 from pipeline.data.indexed import members, open_parquet, open_zip
-from pipeline.data.listing import ACCEPTED, Entry, Found, entries, once
+from pipeline.data.listing import ACCEPTED, Entry, Listed, entries, mark_links
 from pipeline.data.lists import lines
-from pipeline.data.names import UNREADABLE, archive, ending, hidden, is_image, turned
+from pipeline.data.names import UNREADABLE, archive_kind, hidden, is_image, lowered, with_slashes
 from pipeline.data.shards import ABSENT, SAME, Shard
 from pipeline.data.webdataset_names import COMMAND, shard_names
 from pipeline.errors import UserError
@@ -42,64 +42,68 @@ def find(
     image_key: str = "",
     image_column: str = "",
 ) -> list[Shard]:
-    """The shards behind one or more paths, globs, brace ranges or URLs, in order of name; `storage` are fsspec options.
+    """The shards behind paths, globs, brace ranges or URLs, in order of name. Raises `UserError` if one of `urls` does
+    not exist or cannot be read, or if there is no image.
 
-    `image_key` says which part of a sample is the image, by what follows the first dot of a file's name (`jpg`, or a
-    pattern; several with `;`), and `image_column` which column of a Parquet file. Without them files count by their
-    endings, and columns by what they hold.
-
-    Raises `UserError` if something does not exist or nothing there is an image or an archive of images.
+    Args:
+        urls: one or several names.
+        images_per_shard: number of loose image files, or of images of a zip, that form a shard.
+        storage: fsspec options of the store.
+        patience: seconds without a byte after which reading is given up.
+        image_key: the part of a sample that is the image: what follows the first dot of a file's name (`jpg`), or a
+            pattern; several are separated by `;`. Without it, the endings of file names decide.
+        image_column: the image column of a Parquet file. Without it, the contents of the columns decide.
     """
-    given = [urls] if isinstance(urls, str) else list(urls)
-    if not given:
+    urls = [urls] if isinstance(urls, str) else list(urls)
+    if not urls:
         raise UserError("dataset.url is empty: give a path, glob or URL")
-    found: list[Found] = []
-    for url in given:
-        with _telling(url):
+    objects: list[Listed] = []
+    for url in urls:
+        with _errors(url):
             if url.startswith(COMMAND):
                 raise UserError(f"dataset.url={redact(url)}: shell commands are not run; name the object itself")
-            for its in entries(url, storage or {}, patience, image_key):
-                if its.named and ending(its.entry.name).endswith(".txt") and not is_image(its.entry.name, image_key):
-                    found.extend(lines(its.fs, its.entry.name, storage or {}, patience, image_key))
+            for listed in entries(url, storage or {}, patience, image_key):
+                name = listed.entry.name
+                if listed.named and lowered(name).endswith(".txt") and not is_image(name, image_key):
+                    objects.extend(lines(listed.fs, name, storage or {}, patience, image_key))
                 else:
-                    found.append(its)
-    found = once(found)
+                    objects.append(listed)
     shards: list[Shard] = []
-    single: list[Entry] = []  # loose images form groups
-    left: dict[str, list[str]] = {}
-    for its in found:
-        kind = archive(its.entry.name)
-        if its.entry.size in (SAME, ABSENT) or (kind is None and not ending(its.entry.name).endswith(UNREADABLE)):
-            single.append(its.entry)
+    loose: list[Entry] = []  # image files, which form groups
+    left_out: dict[str, list[str]] = {}
+    for listed in mark_links(objects):
+        name, kind = listed.entry.name, archive_kind(listed.entry.name)
+        if listed.entry.size in (SAME, ABSENT) or (kind is None and not lowered(name).endswith(UNREADABLE)):
+            loose.append(listed.entry)
             continue
         if kind is None:
-            left.setdefault("archive(s) of a kind that is not read", []).append(its.entry.name)
+            left_out.setdefault("archive(s) of a kind that is not read", []).append(name)
             continue
-        with _telling(its.entry.name):
+        with _errors(name):
             try:
-                shards.extend(_archive(its, images_per_shard, patience, image_key, image_column))
+                shards.extend(_archive(listed, images_per_shard, patience, image_key, image_column))
             except NoImages as error:
-                if its.named and image_column:
-                    raise UserError(f"dataset.image_column: {redact(its.entry.name)}: {error}") from None
-                left.setdefault(f"Parquet file(s) without images ({error})"[:300], []).append(its.entry.name)
-    shards.extend(_groups(single, images_per_shard))
-    said = [redact(f"{len(names)} {what} left out, for instance {names[0]}") for what, names in left.items()]
+                if listed.named and image_column:
+                    raise UserError(f"dataset.image_column: {redact(name)}: {error}") from None
+                left_out.setdefault(f"Parquet file(s) without images ({error})"[:300], []).append(name)
+    shards.extend(_groups(loose, images_per_shard))
+    notes = [redact(f"{len(names)} {what} left out, for instance {names[0]}") for what, names in left_out.items()]
     if not shards:
         raise UserError(
-            redact(f"dataset.url={', '.join(map(str, given))}: no image found; expected {ACCEPTED}")
+            redact(f"dataset.url={', '.join(map(str, urls))}: no image found; expected {ACCEPTED}")
             + (f"; dataset.image_key={image_key} names the part of a sample that counts" if image_key else "")
-            + "".join(f"; {words}" for words in said)
+            + "".join(f"; {note}" for note in notes)
         )
-    for words in said:
-        log.warning("%s", words)
-    names = [(unsigned(entry.name)[0], "") for entry in single]
+    for note in notes:
+        log.warning("%s", note)
+    names = [(unsigned(entry.name)[0], "") for entry in loose]
     _refuse_repetition([*((s.url, s.part) for s in shards if s.kind != "files"), *names])
     return shards
 
 
 @contextmanager
-def _telling(url: str) -> Iterator[None]:
-    """Whatever a store says of a name, as one line."""
+def _errors(url: str) -> Iterator[None]:
+    """Turn the errors of a store into a `UserError` of one line that names the URL."""
     shown = f"dataset.url={redact(url)}"
     try:
         yield
@@ -107,15 +111,15 @@ def _telling(url: str) -> Iterator[None]:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        among = "{" in url or url.endswith(".txt")
-        raise UserError(redact(f"{shown}: nothing is there{cause or f' ({error})' * among}")) from None
+        several = "{" in url or url.endswith(".txt")  # then the error says which object is missing
+        raise UserError(redact(f"{shown}: nothing is there{cause or f' ({error})' * several}")) from None
     except PermissionError as error:
         raise UserError(redact(f"{shown}: no permission to read it ({error}); check the credentials")) from None
     except UnicodeDecodeError:
         raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
-    except Exception as error:  # every store's client has exceptions of its own
-        said = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
-        raise UserError(redact(f"{shown}: {said}")) from error
+    except Exception as error:  # every store's client has its own exceptions
+        problem = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
+        raise UserError(redact(f"{shown}: {problem}")) from error
 
 
 def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
@@ -127,14 +131,15 @@ def _refuse_repetition(names: Iterable[tuple[str, str]]) -> None:
         )
 
 
-def _archive(found: Found, images_per_shard: int, patience: float, key: str, column: str) -> Iterator[Shard]:
-    fs, entry, named = found
-    kind = archive(entry.name) or ""
+def _archive(listed: Listed, images_per_shard: int, patience: float, key: str, column: str) -> Iterator[Shard]:
+    """The shards of an archive: a whole tar, parts of a zip, or the row groups of a Parquet file."""
+    fs, entry, named = listed
+    kind = archive_kind(entry.name) or ""
     url, signing = unsigned(entry.name)
     keys = (signing,) if signing else ()
     if kind == "tar":
-        chosen = f"image_key={key}" if key else ""
-        yield Shard(kind, url, entry.size, entry.version, chosen, signing=keys, image=key)
+        part_name = f"image_key={key}" if key else ""
+        yield Shard(kind, url, entry.size, entry.version, part_name, signing=keys, image=key)
         return
     if kind == "parquet" and entry.size == 0 and not named:
         raise NoImages("it has no bytes")
@@ -150,17 +155,17 @@ def _archive(found: Found, images_per_shard: int, patience: float, key: str, col
         yield Shard(kind, url, entry.size, entry.version, signing=keys)  # reading it will record the damage
         return
     step = images_per_shard if kind == "zip" else 1
-    image, of = (key, "image_key") if kind == "zip" else (column, "image_column")
+    image, setting = (key, "image_key") if kind == "zip" else (column, "image_column")
     for start in range(0, len(parts), step):
         part = tuple(parts[start : start + step])
         share = entry.size * len(part) // len(parts)
-        name = f"{start}:{start + len(part)}" + (f" {of}={image}" if image else "")
+        name = f"{start}:{start + len(part)}" + (f" {setting}={image}" if image else "")
         yield Shard(kind, url, share, entry.version, name, part, signing=keys, image=image)
 
 
 def _zip_members(file: Any, url: str, key: str) -> list[str]:
     with open_zip(file) as opened:
-        inside = [name for name in opened.namelist() if archive(name) and not hidden(turned(name))]
+        inside = [name for name in opened.namelist() if archive_kind(name) and not hidden(with_slashes(name))]
         if inside:
             words = f"{len(inside)} archive(s) in {url} are not read, for instance {inside[0]}: unpack it"
             log.warning("%s", redact(words))
@@ -172,13 +177,13 @@ def _row_groups(file: Any, column: str, named: bool) -> list[str]:
     try:
         image_column(file, table, column, named)
     except NoImages:
-        if column or not named:  # one that the user named is damaged
+        if column or not named:  # a file that the user has named counts as damaged
             raise
     return [str(index) for index in range(table.num_row_groups)]
 
 
 def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
-    """Loose image files in groups, named by their common folder."""
+    """Shards of loose image files. The URL of a shard is the common folder of its files."""
     for start in range(0, len(files), images_per_shard):
         part = files[start : start + images_per_shard]
         names, signing = zip(*(unsigned(entry.name) for entry in part), strict=True)
@@ -187,7 +192,7 @@ def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
         folder = names[0].rpartition("/")[0]
         while folder and any(not name.startswith(f"{folder}/") for name in names):
             folder = folder.rpartition("/")[0]
-        # Named by its members: groups of other files in the same folder are other shards.
+        # The name has a hash of the members: other files of the same folder form other shards.
         part_name = f"{len(part)} files {hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]}"
         sizes = tuple(entry.size for entry in part)
         keys = signing if any(signing) else ()
@@ -195,13 +200,13 @@ def _groups(files: Sequence[Entry], images_per_shard: int) -> Iterator[Shard]:
 
 
 def group_version(entries: Sequence[Entry]) -> str:
-    """One version for a group of files, by their names, sizes and versions."""
+    """The version of a group of files: a hash of their names, sizes and versions."""
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:32]
 
 
 def public(urls: str | Sequence[str]) -> str | list[str]:
-    """What a catalogue may say of where a dataset is: nothing that signs it."""
+    """The URLs of a dataset as a catalogue may publish them, without signatures."""
     if isinstance(urls, str) and not ("?" in urls and "{" in urls):
         return unsigned(urls)[0]
-    given = [urls] if isinstance(urls, str) else urls
-    return [unsigned(name)[0] for url in given for name in ([url] if "?" not in url else shard_names(url))]
+    urls = [urls] if isinstance(urls, str) else urls
+    return [unsigned(name)[0] for url in urls for name in ([url] if "?" not in url else shard_names(url))]

@@ -1,10 +1,10 @@
-"""The names in a text file that the user named: a line each, of an image, an archive or a folder.
+"""Reading lists of paths: text files with the name of an image, an archive or a folder in each line.
 
-    for found in lines(fs, "s3://bucket/list.txt", {}, 120):
-        found.entry
+    for listed in lines(fs, "s3://bucket/list.txt", {}, 120):
+        listed.entry
 
-A line is a name and no pattern, relative to the list's folder. Blank lines, and lines that begin with `#`, are left
-out, unless there is such a file.
+A name is taken literally, and is relative to the folder of the list. Blank lines are skipped, and so are lines that
+begin with `#`, unless there is a file of that name.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from pipeline.data import names
-from pipeline.data.listing import MANY, Entry, Found, below, straight
-from pipeline.data.names import DESCRIPTIONS, archive, ending, hidden, is_image, is_url, turned, wanted
+from pipeline.data.listing import MAX_REQUESTS, Entry, Listed, absolute, list_below
+from pipeline.data.names import DESCRIPTIONS, archive_kind, hidden, is_image, is_url, is_wanted, lowered, with_slashes
 from pipeline.data.shards import ABSENT
 from pipeline.errors import UserError
-from pipeline.storage.faults import NOWHERE
-from pipeline.storage.objects import call, filesystem, is_local, is_web, patiently
+from pipeline.storage.faults import IMPOSSIBLE_PATH
+from pipeline.storage.objects import call, filesystem, is_local, is_web, retry
 from pipeline.storage.urls import redact
 
 log = logging.getLogger(__name__)
@@ -34,115 +34,119 @@ BLANKS = " \t"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str = "") -> Iterator[Found]:
-    """What the lines lead to; images that are not there are found when they are read.
+def lines(fs: Any, name: str, storage: dict[str, Any], patience: float, key: str = "") -> Iterator[Listed]:
+    """The objects that the lines of a list name. A missing image is reported when it is read.
 
-    Raises `FileNotFoundError` for an archive that is not there, and `UserError` for a list from elsewhere that names
-    files of this machine.
+    Raises `FileNotFoundError` for a missing archive. Raises `UserError` if the list is no text, or if it comes from
+    another machine and names files of this one.
     """
-    data = patiently(lambda: call(fs, "cat_file", fs._strip_protocol(name), patience=patience), patience, name, True)
+    data = retry(lambda: call(fs, "cat_file", fs._strip_protocol(name), patience=patience), patience, name, True)
     text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
     if "\0" in text:
         raise UserError(f"{redact(name)}: a list of paths must be UTF-8 text, or UTF-16 with its byte order mark")
-    # Only a line feed ends a line: other separators may be part of a name.
-    given = [line.removesuffix("\r") for line in text.split("\n")]
-    wanted = [line for line in given if line.strip(BLANKS)]
-    left = left_out(wanted, key)
-    if left:
-        what = f"{len(left)} hidden file(s) or files that describe images, which are left out: {next(iter(left))}"
+    # Only a line feed ends a line: other line separators may be part of a name.
+    filled = [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line.strip(BLANKS)]
+    omitted = left_out(filled, key)
+    if omitted:
+        what = f"{len(omitted)} hidden file(s) or files that describe images, which are left out: {next(iter(omitted))}"
         log.warning("%s", redact(f"{name} names {what}"))
 
-    def found(line: str) -> list[Found]:
-        return list(_found(fs, name, line, storage, patience, key))
+    def resolve(line: str) -> list[Listed]:
+        return list(_list_line(fs, name, line, storage, patience, key))
 
-    with ThreadPoolExecutor(MANY) as asking:
-        yield from chain.from_iterable(asking.map(found, (line for line in wanted if line not in left)))
+    with ThreadPoolExecutor(MAX_REQUESTS) as threads:
+        yield from chain.from_iterable(threads.map(resolve, (line for line in filled if line not in omitted)))
 
 
 def left_out(lines: Iterable[str], key: str) -> Collection[str]:
-    """The lines, in their order, that name what folders would leave out: hidden files, and those that describe images.
+    """The lines, in order, that name files which a listing of folders leaves out: hidden files, and files that describe
+    images.
 
-    A folder counts as hidden where it lies in one from which the list names other files: all of a dataset may lie below
-    `~/.cache`.
+    A hidden folder counts only if the list also names files elsewhere in the folder above it: a whole dataset may lie
+    below `~/.cache`.
     """
-    plain = {line: _plain(line) for line in lines}
-    shown = {folder for its in plain.values() for folder, name in _steps(its) if not hidden(name)}
-    return dict.fromkeys(line for line, its in plain.items() if _is_left(its, shown, key))
+    paths = {line: _plain(line) for line in lines}
+    shown = {folder for path in paths.values() for folder, name in _steps(path) if not hidden(name)}
+    return dict.fromkeys(line for line, path in paths.items() if _is_left_out(path, shown, key))
 
 
 def _plain(line: str) -> str:
-    """A line to be judged: without blanks around it, with separators turned, of a URL without percent signs."""
-    line = turned(line.strip(BLANKS))
+    """A line without blanks around it, with slashes, and without percent-encoding if it is a web URL."""
+    line = with_slashes(line.strip(BLANKS))
     return unquote(line) if names.is_web(line) else line
 
 
 def _steps(line: str) -> Iterator[tuple[str, str]]:
-    """Each name in a path, and the folder that it lies in."""
+    """Each name in a path, after the folder that it lies in."""
     parts = line.split("/")
     return (("/".join(parts[:depth]), name) for depth, name in enumerate(parts))
 
 
-def _is_left(line: str, shown: Collection[str], key: str) -> bool:
-    if ending(line).endswith(DESCRIPTIONS) and not (key and is_image(line, key)):
+def _is_left_out(line: str, shown: Collection[str], key: str) -> bool:
+    if lowered(line).endswith(DESCRIPTIONS) and not (key and is_image(line, key)):
         return True
     return hidden(line.rpartition("/")[2]) or any(folder in shown and hidden(name) for folder, name in _steps(line))
 
 
-def _found(fs: Any, name: str, line: str, storage: dict[str, Any], patience: float, key: str) -> Iterator[Found]:
-    """What a line leads to: as it is, without the blanks around it, or with the separators of Windows turned."""
+def _list_line(fs: Any, name: str, line: str, storage: dict[str, Any], patience: float, key: str) -> Iterator[Listed]:
+    """The objects that a line names: literally, without the blanks around it, or with slashes for backslashes."""
     bare = line.strip(BLANKS)
     tries = dict.fromkeys(chain.from_iterable(_places(fs, name, text, storage) for text in (line, bare)))
     if "\\" in bare:
         tries |= dict.fromkeys(_places(fs, name, bare.replace("\\", "/"), storage))
     places = list(tries)
-    for its, path in places:
-        if is_web(its) and path.endswith("/"):
+    for place_fs, path in places:
+        if is_web(place_fs) and path.endswith("/"):
             raise UserError(
                 f"{redact(name)} names {redact(bare)}: a website does not list its folders; name what is there"
             )
-        info = _info(its, path, patience)
+        info = _info(place_fs, path, patience)
         if info is None:
             continue
         if info["type"] == "directory":
-            yield from below(its, path, key)
-        elif info["type"] == "file" and key and not wanted(path, key):
+            yield from list_below(place_fs, path, key)
+        elif info["type"] == "file" and key and not is_wanted(path, key):
             pass
         elif info["type"] == "file":
-            yield Found(its, Entry.of(its.unstrip_protocol(path), info))
+            yield Listed(place_fs, Entry.of(place_fs.unstrip_protocol(path), info))
         else:
             raise UserError(f"{redact(name)} names {redact(bare)}, which is neither a file nor a folder")
         return
     if bare.startswith("#"):
         return
-    its, path = places[0] if bare == line else next(iter(_places(fs, name, bare, storage)))
-    if archive(path):
+    place_fs, path = places[0] if bare == line else next(iter(_places(fs, name, bare, storage)))
+    if archive_kind(path):
         raise FileNotFoundError(f"{path}, which {name} names")
     if not key or is_image(path, key):
-        yield Found(its, Entry(its.unstrip_protocol(path), ABSENT, ""))
+        yield Listed(place_fs, Entry(place_fs.unstrip_protocol(path), ABSENT, ""))
 
 
 def _info(fs: Any, path: str, patience: float) -> dict[str, Any] | None:
-    """What a store says of an object; None if it is not there."""
+    """The store's description of an object, or None if it does not exist."""
     try:
-        info: dict[str, Any] = patiently(partial(call, fs, "info", path, patience=patience), patience, path, True)
+        info: dict[str, Any] = retry(partial(call, fs, "info", path, patience=patience), patience, path, True)
         return info
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if error.errno in NOWHERE:
+        if error.errno in IMPOSSIBLE_PATH:
             return None
         raise
 
 
 def _places(fs: Any, name: str, line: str, storage: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Where a line may lead. On a website it is a name first, and then, where it could be one, a part of a URL."""
+    """The file systems and paths that a line may name.
+
+    In the list of a website, a line is first taken for a literal name. If it contains `%` or `?`, it is then taken for
+    a part of a URL.
+    """
     if line.startswith("~/") and is_local(fs):
         line = str(Path(line).expanduser())
     if is_url(line) or line.startswith("/"):
-        its, path = filesystem(line, storage)
-        if is_local(its) and not is_local(fs):
+        line_fs, path = filesystem(line, storage)
+        if is_local(line_fs) and not is_local(fs):
             raise UserError(f"{redact(name)} names {line}: a list from elsewhere must not name files of this machine")
-        yield its, straight(path) if is_local(its) else path.partition("#")[0] if is_web(its) else path
+        yield line_fs, absolute(path) if is_local(line_fs) else path.partition("#")[0] if is_web(line_fs) else path
         return
     if is_web(fs):
         folder = name.partition("?")[0].rpartition("/")[0]
@@ -151,12 +155,11 @@ def _places(fs: Any, name: str, line: str, storage: dict[str, Any]) -> Iterator[
             yield fs, f"{folder}/{line}"
         return
     path = f"{fs._strip_protocol(name.rpartition('/')[0])}/{line}"
-    yield fs, straight(path) if is_local(fs) else _resolved(path, 1)
+    yield fs, absolute(path) if is_local(fs) else _resolved(path, 1)
 
 
 def _resolved(path: str, fixed: int) -> str:
-    """A path of a store without `.` and `..`, which its objects' names have not. The first parts, its host or bucket,
-    stay."""
+    """A path of a remote store without `.` and `..`. The first `fixed` parts, the host or the bucket, stay."""
     parts = path.split("/", fixed)
     if not {".", ".."} & set(parts[-1].split("/")):
         return path

@@ -1,4 +1,9 @@
-"""Loose files: images that each are an object of their own, and what lies beside them."""
+"""Reading loose files: images that are single objects, and the other parts of their samples.
+
+file = LooseFile(url, fs, path, size)
+data, info = file.load(file.begin(), stalled, patience, planned=True)     # bytes or a BadImage; the description
+file.read_parts(["cls"], patience)                                        # {"cls": b"3"}
+"""
 
 from __future__ import annotations
 
@@ -15,41 +20,42 @@ from pipeline.data.names import sample
 from pipeline.data.shards import SAME
 from pipeline.data.tars import MAX_PART
 from pipeline.errors import ShortReadError, SourceChangedError
-from pipeline.storage.ahead import begin, settle
-from pipeline.storage.faults import NOWHERE
-from pipeline.storage.objects import call, is_local, patiently, refuse_page, stalled_after
+from pipeline.storage.ahead import begin, wait_for
+from pipeline.storage.faults import IMPOSSIBLE_PATH
+from pipeline.storage.objects import call, is_local, refuse_page, request_timeout, retry
 from pipeline.storage.urls import redact
 
 Read = tuple[bytes, dict[str, Any]]
-"""A file's bytes, and what its store said of it afterwards."""
+"""A file's bytes, and the store's description of it from after the reading."""
 
 
-def described(fs: Any, path: str, patience: float) -> dict[str, Any]:
-    """What a store says of an object now, whatever it said before."""
+def describe(fs: Any, path: str, patience: float) -> dict[str, Any]:
+    """The store's current description of an object, not a cached one."""
     fs.invalidate_cache(path)
-    info: dict[str, Any] = patiently(lambda: call(fs, "info", path, patience=patience), patience, path)
+    info: dict[str, Any] = retry(lambda: call(fs, "info", path, patience=patience), patience, path)
     return info
 
 
 class LooseFile(NamedTuple):
-    """A file by its name, where it is, and the size that was planned."""
+    """An image file: its name, its file system and path, and its size at planning."""
 
     url: str
     fs: Any
     path: str
     size: int
 
-    def weigh(self) -> int:
-        """Bytes that it may have."""
+    def expected_bytes(self) -> int:
+        """The number of bytes to expect; the limit if the size is unknown."""
         return 0 if self.size == SAME else self.size if self.size >= 0 else MAX_BYTES
 
     @property
     def _span(self) -> dict[str, int]:
-        """Asked for as a range: s3fs would first ask for the size again."""
+        """The options that request a whole file as a range. Without them s3fs would first ask for its size."""
         return {"start": 0, "end": self.size} if self.size > 0 else {}
 
     def begin(self) -> Future[Read] | None:
-        """A first try, under way, at the file and then at what the store says of it."""
+        """Request the file and then its description early. Returns None if the file is not read, or the file system
+        takes no early requests."""
 
         async def read() -> Read:
             data = await self.fs._cat_file(self.path, **self._span)
@@ -59,10 +65,13 @@ class LooseFile(NamedTuple):
         return begin(self.fs, read) if self.size <= MAX_BYTES and self.size != SAME else None
 
     def read(self, early: Future[Read] | None, patience: float) -> Read:
-        """One try at the file, of the size that was planned, and then at what the store says of it."""
+        """Try once to read the file and then its description. `early` is an early request for both.
+
+        Raises `SourceChangedError` if the size differs from the planned one, and `ShortReadError` if bytes are missing.
+        """
         early = early or self.begin()
         if early:
-            data, info = settle(early, stalled_after(patience, max(self.size, 0)))
+            data, info = wait_for(early, request_timeout(patience, max(self.size, 0)))
         else:
             data, info = self.fs.cat_file(self.path, **self._span), self.fs.info(self.path)
         if self.size >= 0 and len(data) != self.size:
@@ -73,17 +82,18 @@ class LooseFile(NamedTuple):
             raise ShortReadError(f"read {len(data)} of {self.size} bytes")
         return refuse_page(self.path, data), info
 
-    def taken(
+    def load(
         self, early: Future[Read] | None, stalled: Callable[[], None], patience: float, planned: bool
     ) -> tuple[bytes | BadImage, dict[str, Any] | None]:
-        """Its bytes, or the reason why there are none, and what the store says of it; None of what is not there.
+        """The file's bytes, or the reason why it cannot be used, and its description, or None if it does not exist.
 
-        `planned`: it was there when it was planned, so that its absence is a fault. `early`: a first try under way.
+        `early` is the early request; it is tried first. `stalled` is called after each timeout. If the file existed at
+        planning (`planned`), its absence raises `FileNotFoundError`: the store may be out of reach.
         """
         if self.size == SAME:
             return BadImage(SAME_FILE), None
         if self.size > MAX_BYTES:
-            return BadImage("too large"), described(self.fs, self.path, patience)
+            return BadImage("too large"), describe(self.fs, self.path, patience)
         tries = chain([early], repeat(None))
 
         def read() -> Read:
@@ -94,20 +104,20 @@ class LooseFile(NamedTuple):
                 raise
 
         try:
-            return patiently(read, 0 if is_local(self.fs) else patience, self.path)
+            return retry(read, 0 if is_local(self.fs) else patience, self.path)
         except OSError as error:
-            gone = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
-            gone = gone or error.errno in NOWHERE
-            if not gone or planned:
-                raise  # a store that is out of reach, perhaps
+            missing = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+            missing = missing or error.errno in IMPOSSIBLE_PATH
+            if not missing or planned:
+                raise
             return BadImage("missing file"), None
 
-    def beside(self, parts: Sequence[str], patience: float) -> dict[str, bytes]:
-        """The other parts of its sample: files beside it with its name up to the first dot."""
-        found: dict[str, bytes] = {}
+    def read_parts(self, parts: Sequence[str], patience: float) -> dict[str, bytes]:
+        """Other parts of the file's sample, by part: the files in its folder with the same name up to the first dot."""
+        contents: dict[str, bytes] = {}
         for part in parts:
             path = f"{sample(self.path)[0]}.{part}"
             with suppress(FileNotFoundError):
-                if path != self.path and described(self.fs, path, patience).get("size", 0) <= MAX_PART:
-                    found[part] = patiently(partial(self.fs.cat_file, path), patience, path)
-        return found
+                if path != self.path and describe(self.fs, path, patience).get("size", 0) <= MAX_PART:
+                    contents[part] = retry(partial(self.fs.cat_file, path), patience, path)
+        return contents

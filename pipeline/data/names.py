@@ -1,7 +1,7 @@
-"""What a file's name says: image, archive, or hidden.
+"""Classifying files by their names: image, archive, or hidden.
 
 is_image("a/b.JPG")                       # True
-archive("000.tar.gz")                     # "tar"
+archive_kind("000.tar.gz")                # "tar"
 hidden("photos/__MACOSX/._a.jpg")         # True
 """
 
@@ -15,16 +15,16 @@ IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm"),
     *(".avif", ".jp2", ".heic", ".heif"),
 )
-"""Endings by which a file counts as an image; one that cannot be decoded (HEIC) is skipped with its reason."""
+"""Endings of image files. An image that cannot be decoded (HEIC) is skipped with a reason."""
 
 COMPRESSED = (
     *(".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.lzma"),
     *(".tar.zst", ".tzst", ".tar.lz4"),
 )
 ARCHIVES = {".tar": "tar", **dict.fromkeys(COMPRESSED, "tar"), ".zip": "zip", ".parquet": "parquet"}
-"""Endings of archives. Whether a tar is compressed, and how, its first bytes decide."""
+"""Endings of archives, and their kinds. The first bytes of a tar decide how it is compressed, not its ending."""
 UNREADABLE = (".tar.z", ".taz", ".tar.br", ".tar.lz", ".tlz", ".tar.lzo", ".tar.sz", ".7z", ".rar")
-"""Endings of archives that may hold images and are not read."""
+"""Endings of archives that may hold images but are not read."""
 DESCRIPTIONS = (
     *(".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".cls", ".md"),
     *(".html", ".log", ".npy", ".npz", ".pdf", ".db", ".ini"),
@@ -35,11 +35,11 @@ SYSTEM = {
     *("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "$recycle.bin", "recycler", "lost+found", "paxheader"),
     *("@recently-snapshot", "#snapshot", "~snapshot", "system volume information", "found.000", "thumbs.db"),
 }
-"""What systems leave in folders beside people's files, in lower case."""
+"""Files and folders that operating systems create among the user's files, in lower case."""
 
 
 def is_web(name: str) -> bool:
-    """Whether a name is a URL of a website, where a query may follow the path."""
+    """Whether a name is a URL of a website. Such a URL may have a query after its path."""
     return name.lower().startswith(("http://", "https://"))
 
 
@@ -48,44 +48,47 @@ def is_url(name: str) -> bool:
     return re.match(r"[^/]+://", name) is not None
 
 
-def ending(name: str) -> str:
-    """A name to judge by its ending: lower case, and of a URL without the query."""
+def lowered(name: str) -> str:
+    """A name in lower case, without the query and fragment of a web URL, to compare its ending."""
     return (name.partition("#")[0].partition("?")[0] if is_web(name) else name).lower()
 
 
-def archive(name: str) -> str | None:
-    """The kind of archive (tar, zip, parquet) that a name stands for, or None."""
-    low = ending(name)
-    return next((kind for end, kind in ARCHIVES.items() if low.endswith(end)), None)
+def archive_kind(name: str) -> str | None:
+    """The kind of archive (`tar`, `zip` or `parquet`) that a file is by its name, or None."""
+    lower = lowered(name)
+    return next((kind for end, kind in ARCHIVES.items() if lower.endswith(end)), None)
 
 
 def is_image(name: str, key: str = "") -> bool:
-    """Whether a name is an image's, by its ending; with a key, by which part of its sample it is.
+    """Whether a file is an image by its ending or, with a `key`, by the part of its sample that it is.
 
-    `webdataset_names` says what a key is.
+    `pipeline.data.webdataset_names` explains keys and samples.
     """
     if not is_key(key):
-        return ending(name).endswith(IMAGES)
+        return lowered(name).endswith(IMAGES)
     return matches(sample(name)[1], key)
 
 
-def wanted(name: str, key: str = "") -> bool:
-    """Whether a name is an image's or an archive's."""
-    return archive(name) is not None or is_image(name, key)
+def is_wanted(name: str, key: str = "") -> bool:
+    """Whether a file is an image or an archive that is read, by its name."""
+    return archive_kind(name) is not None or is_image(name, key)
 
 
 def sample(name: str) -> tuple[str, str]:
-    """The name of a file's sample, and the part of it that the file is; of a URL without its query."""
+    """The key of a file's sample, and the part of the sample that the file is. The query of a web URL is left out."""
     return split(name.partition("?")[0] if is_web(name) else name)
 
 
 def hidden(path: str) -> bool:
-    """Whether a part of a path, below what the user named, is hidden, a system's, or WebDataset's metadata."""
+    """Whether any part of a path is hidden, belongs to an operating system, or is WebDataset's metadata.
+
+    `path` is relative to what the user has named.
+    """
     return any(_hidden(part) for part in path.split("/"))
 
 
-def turned(path: str) -> str:
-    """A path with the separators of Windows turned, to be judged."""
+def with_slashes(path: str) -> str:
+    """A path with slashes in place of the separators of Windows."""
     return path.replace("\\", "/")
 
 

@@ -1,7 +1,7 @@
-"""Which way up a picture is, by its EXIF.
+"""Reading the EXIF orientation of a picture, 1 to 8.
 
-jpeg_orientation(data)                    # 1 to 8, from the segments before the pixels
-orientation_of(image)                     # of an image that Pillow has loaded
+jpeg_orientation(data)                    # from the bytes of a JPEG, without decoding it
+orientation_of(image)                     # from an image that Pillow has loaded
 """
 
 from __future__ import annotations
@@ -9,39 +9,39 @@ from __future__ import annotations
 from PIL import ExifTags, Image
 
 MAX_SEGMENTS = 1000
-"""Of a JPEG, among which its EXIF is looked for."""
+"""Number of segments of a JPEG that are searched for EXIF."""
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 SCAN, FILLING, APPLICATION = b"\xda", b"\xff", b"\xe1"
-"""Markers: the pixels begin, nothing, and where EXIF and XMP are."""
+"""Second bytes of JPEG markers: the start of the pixels, a fill byte, and the segment that holds EXIF or XMP."""
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """The orientation that a JPEG's EXIF says, 1 to 8; 1 of anything else. What comes before its pixels is read."""
-    found: dict[str | tuple[int, int], bytes] = {}
-    at = 2
+    """The EXIF orientation of a JPEG, 1 to 8, from the segments before its pixels; 1 for anything else."""
+    blocks: dict[str | tuple[int, int], bytes] = {}
+    position = 2
     for _ in range(MAX_SEGMENTS):
-        marker = data[at + 1 : at + 2]
-        if data[at : at + 1] != FILLING or marker in (b"", SCAN):
+        marker = data[position + 1 : position + 2]
+        if data[position : position + 1] != FILLING or marker in (b"", SCAN):
             break
         if marker == FILLING:
-            at += 1
+            position += 1
             continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
         for key, start, skipped in (("exif", b"Exif\0\0", 0), ("xmp", XMP, len(XMP))):
-            if marker == APPLICATION and data.startswith(start, at + 4):
-                found.setdefault(key, data[at + 4 + skipped : end])
-        at = end
-    if not found:
+            if marker == APPLICATION and data.startswith(start, position + 4):
+                blocks.setdefault(key, data[position + 4 + skipped : end])
+        position = end
+    if not blocks:
         return 1
     header = Image.Image()
-    header.info.update(found)
+    header.info.update(blocks)
     return orientation_of(header)
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The orientation that an image's EXIF, or else its XMP, says: 1 to 8; 1 where neither can be read."""
+    """The orientation in an image's EXIF or, without EXIF, in its XMP: 1 to 8. 1 if neither can be read."""
     try:
-        said = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises anything of a broken EXIF block, and the pixels beside it are whole
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # for a broken EXIF block Pillow can raise any exception, although the pixels are intact
         return 1
-    return said if isinstance(said, int) and 1 <= said <= 8 else 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

@@ -1,6 +1,6 @@
-"""Compressed streams, unpacked as they are read: gzip, bz2, xz, Zstandard and LZ4.
+"""Decompressing streams while they are read: gzip, bz2, xz, Zstandard and LZ4.
 
-kind = packing(file)                      # "gzip", …, or "" for what is not compressed
+kind = packing(file)                      # "gzip", …; "" if the file is not compressed
 tap = Tap(file, digest)
 unpacked = Unpacked(tap, kind)
 unpacked.read(512), unpacked.fault
@@ -30,30 +30,30 @@ MAGIC = {
     rb"\x04\x22\x4d\x18": "lz4",
     rb"\x02\x21\x4c\x18": "the legacy format of lz4",
 }
-"""How compressed archives begin."""
-SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
-"""How a frame begins that zstd and lz4 pass over; its size follows."""
-MOST = 10
-"""Bytes that tell."""
+"""Patterns of the first bytes of compressed files, and their kinds."""
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
+"""First bytes of a skippable frame of zstd and lz4. The frame's size follows."""
+MAGIC_BYTES = 10
+"""Bytes that the patterns need."""
 MAX_XZ_MEMORY = 256 << 20
 
 
 def packing(file: Any) -> str:
-    """How a seekable file is compressed, by its first bytes: names often do not say it."""
-    start, at = file.read(MOST), 0
+    """The kind of compression of a seekable file, by its first bytes: the name is not reliable."""
+    start, position = file.read(MAGIC_BYTES), 0
     for _ in range(8):
-        if not SKIPPED.match(start):
+        if not SKIPPABLE.match(start):
             break
-        at += 8 + int.from_bytes(start[4:8], "little")
-        file.seek(at)
-        start = file.read(MOST)
+        position += 8 + int.from_bytes(start[4:8], "little")
+        file.seek(position)
+        start = file.read(MAGIC_BYTES)
     file.seek(0)
-    usual = "zstd" if at else ""
-    return next((kind for magic, kind in MAGIC.items() if re.match(magic, start, re.DOTALL)), usual)
+    default = "zstd" if position else ""
+    return next((kind for magic, kind in MAGIC.items() if re.match(magic, start, re.DOTALL)), default)
 
 
 class Tap:
-    """Counts and hashes what flows through, and keeps the fault that ended it."""
+    """A file that counts and hashes the bytes read from it, and keeps the exception that ended the reading."""
 
     def __init__(self, file: Any, digest: Any) -> None:
         self._file = file
@@ -74,7 +74,7 @@ class Tap:
         return data
 
     def close(self) -> None:
-        """For Arrow, which closes what it has read; the file is its opener's."""
+        """Do nothing. Arrow closes the files it reads, but this file belongs to its opener."""
 
     def drain(self) -> None:
         while self.read(PIECE):
@@ -82,19 +82,19 @@ class Tap:
 
 
 class Unpacked:
-    """A compressed stream that ends, with its `fault` noted, where the data breaks: what came before is kept."""
+    """The decompressed bytes of a stream. If the data is damaged, the stream ends there and `fault` says why."""
 
     def __init__(self, file: Tap, kind: str) -> None:
-        self._file, self._some = file, _reading(file, kind)
+        self._file, self._read_part = file, _reader(file, kind)
         self.fault = ""
 
     def read(self, size: int) -> bytes:
         parts: list[bytes] = []
         while size > 0 and not self.fault:
             try:
-                part = self._some(size)
+                part = self._read_part(size)
             except (EOFError, OSError, zlib.error, lzma.LZMAError, MemoryError, pyarrow.ArrowException) as error:
-                if self._file.fault is not None:  # the store's, which may pass
+                if self._file.fault is not None:  # a fault of the store, which may be passing
                     raise self._file.fault from None
                 self.fault = str(error) or type(error).__name__
                 break
@@ -105,10 +105,10 @@ class Unpacked:
         return b"".join(parts)
 
 
-def _reading(file: Tap, kind: str) -> Callable[[int], bytes]:
-    """What gives at most so many unpacked bytes, as they come; none at the end."""
+def _reader(file: Tap, kind: str) -> Callable[[int], bytes]:
+    """A function that returns at most so many decompressed bytes, and none at the end."""
     if kind == "gzip":
-        return gzip.GzipFile(fileobj=file).read1  # type: ignore[call-overload, no-any-return]  # reading needs no more of a file
+        return gzip.GzipFile(fileobj=file).read1  # type: ignore[call-overload, no-any-return]  # a Tap has all that reading needs
     if kind == "bz2":
         return _Streams(file, bz2.BZ2Decompressor).read
     if kind == "xz":
@@ -124,24 +124,24 @@ def _refuse(kind: str, _: int) -> bytes:
 
 
 class _Streams:
-    """Streams of bz2 or xz one behind the other, with zeros between and behind them."""
+    """Concatenated streams of bz2 or xz, with any number of zeros between and behind them."""
 
     def __init__(self, file: Tap, make: Callable[[], Any]) -> None:
-        self._file, self._make, self._one = file, make, make()
+        self._file, self._make, self._stream = file, make, make()
 
     def read(self, size: int) -> bytes:
         while True:
             data = b""
-            if self._one.eof:
-                data = self._one.unused_data.lstrip(b"\0")
+            if self._stream.eof:
+                data = self._stream.unused_data.lstrip(b"\0")
                 while not data:
                     if not (more := self._file.read(PIECE)):
                         return b""
                     data = more.lstrip(b"\0")
-                self._one = self._make()
-            elif self._one.needs_input:
+                self._stream = self._make()
+            elif self._stream.needs_input:
                 data = self._file.read(PIECE)
                 if not data:
                     raise EOFError("the compressed data ends before its end-of-stream marker")
-            if part := self._one.decompress(data, size):
+            if part := self._stream.decompress(data, size):
                 return bytes(part)

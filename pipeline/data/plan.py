@@ -1,4 +1,8 @@
-"""The plan: a dataset's tasks and the network that will see them. The stages agree on it through the store."""
+"""The plan of a dataset: its tasks and the network that measures them. Stages exchange it through the store.
+
+data = Plan(dataset, network_spec(extractor), tasks).to_bytes()
+plan = Plan.from_bytes(data, storage)
+"""
 
 from __future__ import annotations
 
@@ -18,31 +22,31 @@ from pipeline.data.shards import Shard, Task
 
 OBSERVE = ("activation-ranges",)
 BROKEN = (OSError, EOFError, zlib.error)
-"""What gzip raises of what it cannot unpack."""
+"""Exceptions of gzip for data that it cannot unpack."""
 MALFORMED = (StopIteration, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-"""What other contents than a plan's lead to, beside `ValueError`."""
+"""Exceptions for contents that are no plan, in addition to `ValueError`."""
 MAX_LINE = 64 << 20
-"""Bytes of a task in a plan; a longer line is no task, and not read to its end."""
+"""Largest number of bytes of a task in a plan. A longer line is not read to its end, and is refused."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`dataset` says what is known of it; `network` is the spec of a VDNA that only observes ranges."""
+    """A dataset's description, its tasks, and the network: the spec of a VDNA with activation ranges only."""
 
     dataset: dict[str, Any]
     network: Spec
     tasks: tuple[Task, ...]
 
     def spec(self, distributions: Sequence[str], ranges: HistogramAxes | None, positions: Mapping[str, str]) -> Spec:
-        """The spec of this plan's VDNAs with other distributions."""
+        """The spec of the plan's VDNAs with these distributions, histogram axes and positions."""
         return replace(self.network, distributions=tuple(distributions), ranges=ranges, positions=positions)
 
     def fingerprint(self, spec: Spec) -> str:
-        """Hash of the spec and of every shard and its grouping: which VDNA this plan leads to."""
+        """Hash of the spec, and of the shards and their grouping. It identifies the VDNA that the plan leads to."""
         return hashlib.sha256(json.dumps([spec.id, [task.id for task in self.tasks]]).encode()).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
-        """Gzipped lines of JSON: what is known of the dataset and the network, then a line for each task."""
+        """The plan as gzipped lines of JSON: one for the dataset and the network, then one for each task."""
         n = self.network
         head = {
             "dataset": self.dataset,
@@ -62,7 +66,7 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes, storage: Mapping[str, Any]) -> Plan:
-        """The plan, its tasks with the options to read their shards. Raises `ValueError` if it is none."""
+        """The plan in `data`. Its tasks get the fsspec options `storage`. Raises `ValueError` for other data."""
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
                 lines = iter(lambda: unpacked.readline(MAX_LINE), b"")
@@ -78,7 +82,7 @@ class Plan:
 
 
 def network_spec(extractor: Extractor) -> Spec:
-    """The spec of what an extractor observes before it has histogram axes."""
+    """The spec of a VDNA that an extractor can make before there are histogram axes."""
     return Spec(
         extractor=extractor.name,
         architecture=extractor.architecture,

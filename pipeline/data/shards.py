@@ -1,9 +1,9 @@
-"""What a run works on: shards, each read from start to end, and tasks, fixed groups of them.
+"""Shards, the units that are read from start to end, and tasks, fixed groups of shards.
 
     shard = Shard("tar", "s3://bucket/000.tar", size=1024, etag="…")
-    tasks = group(shards, 4)                  # four shards to a task, the last may have fewer
+    tasks = group(shards, 4)                  # four shards in each task; the last may have fewer
 
-A ledger has a record for each shard, a store a partial for each task.
+A ledger has a record for each shard. A store has a partial for each task.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 UNKNOWN, ABSENT, SAME = -1, -2, -3
-"""Sizes of an object whose store does not say, of one that is named but not there, and of another name of a file."""
+"""Special sizes: of an object whose size the store does not state, of an object that does not exist, and of a second
+name of a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A piece of a dataset that is read from start to end.
 
-    `kind` is tar, zip, parquet or files. `url` is the object, or the folder of a group of files;
-    `members` are file names, zip members or row groups, empty for a whole archive; `part` names them.
-    `size` in bytes, -1 where the store does not say; `sizes` those of a group's files; `etag` is the store's
-    version of the content. `image` says which part of a sample is the image, where the user does: a key in a tar, a
-    column of a Parquet file; `part` names it too. `signing` is what signs the url, or each member's: secret and
-    never stored.
+    Attributes:
+        kind: `tar`, `zip`, `parquet` or `files`.
+        url: the object, or the common folder of a group of files.
+        size: bytes of the shard; -1 if the store does not state it.
+        etag: the store's version of the contents.
+        part: a name for `members` and `image`, empty for a whole archive.
+        members: names of files, names of zip entries, or numbers of row groups; empty for a whole archive.
+        sizes: the bytes of each file of a group.
+        signing: the signatures of `url` or of each member; secret, and never stored.
+        image: what holds the image, if the user has said so: an image key, or a column of a Parquet file.
     """
 
     kind: str
@@ -42,7 +47,7 @@ class Shard:
     image: str = ""
 
     def to_row(self) -> list[Any]:
-        """Everything but what signs it, for a plan; `from_row` makes it again."""
+        """The shard as a row of a plan, without its signatures. `from_row` is the inverse."""
         row = [self.kind, self.url, self.size, self.etag, self.part, self.members, self.sizes]
         return [*row, self.image] if self.image else row
 
@@ -54,9 +59,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A fixed group of shards. `id` hashes them, so a task keeps its partial when a dataset grows.
+    """A fixed group of shards.
 
-    `storage` are the fsspec options to read them with; they are no part of the id and are never stored.
+    `id` is a hash of the shards, so a task keeps its partial when the dataset grows. `index` is its place in the plan.
+    `storage` has the fsspec options for reading the shards. It is not part of the id, and is never stored.
     """
 
     index: int
@@ -65,25 +71,25 @@ class Task:
 
     @property
     def size(self) -> int:
-        """Bytes of the shards, as far as the store says."""
+        """Bytes of the shards, as far as the store states them."""
         return sum(max(shard.size, 0) for shard in self.shards)
 
     @property
     def id(self) -> str:
-        # Members are in the etag of a group of files; naming them again would only cost time.
+        # The etag of a group of files is a hash of its members, so they need not be hashed again.
         keys = [(s.kind, s.url, s.part, s.size, s.etag) for s in self.shards]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
 
 
 def images_in(shards: Sequence[Shard]) -> int | None:
-    """How many images shards name; None if only reading them tells."""
+    """The number of images in shards, or None if it is not known before they are read."""
     if any(shard.kind not in ("files", "zip") or not shard.members for shard in shards):
         return None
     return sum(len(shard.members) for shard in shards)
 
 
 class Work(Protocol):
-    """What a pool has to know of a task: its place in the order, its partial's name, its bytes."""
+    """What the scheduler needs of a task: its place in the order, the name of its partial, and its bytes."""
 
     @property
     def index(self) -> int: ...
@@ -96,7 +102,7 @@ class Work(Protocol):
 
 
 def group(shards: Sequence[Shard], shards_per_task: int, storage: Mapping[str, Any] | None = None) -> list[Task]:
-    """Consecutive shards in groups of a fixed size: the same tasks on any number of machines."""
+    """Group consecutive shards into tasks of a fixed size. The tasks do not depend on the number of machines."""
     starts = range(0, len(shards), shards_per_task)
     groups = (tuple(shards[start : start + shards_per_task]) for start in starts)
     return [Task(index, members, storage or {}) for index, members in enumerate(groups)]

@@ -1,15 +1,15 @@
-"""The images of a tar archive, in order, and where it breaks.
+"""Reading the images of a tar archive in order, with a report of any damage.
 
     tar = TarStream(file)
-    for name, data in tar:                    # data: bytes, or a BadImage where there are none to be had
+    for name, data in tar:                    # data: bytes, or a BadImage if they cannot be read
         ...
-    for name, data, parts in tar.samples():   # with the other parts of its sample that were asked for: {"cls": b"3"}
+    for name, data, parts in tar.samples():   # with the requested other parts of the sample: {"cls": b"3"}
         ...
-    tar.count, tar.damage, tar.lost_bytes     # once the end is reached
+    tar.count, tar.damage, tar.lost_bytes     # after the end is reached
 
-WebDataset's conventions. Headers are taken apart by Python's tarfile, one by one; its own reading of archives is
-not used: it ends in silence at a corrupt header, a truncation or a missing end block, seeks for ever behind a
-size that is a lie, and holds whatever an extended header claims in memory.
+Samples follow WebDataset's conventions. Python's `tarfile` parses single headers. Its `TarFile` is not used: it stops
+silently at a corrupt header, a truncation or a missing end block, seeks without end behind a false size, and reads an
+extended header of any size into memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 
 from distributions.ledger import SAME_FILE
 from pipeline.data.decode import MAX_BYTES, BadImage
-from pipeline.data.names import archive, hidden, is_image
+from pipeline.data.names import archive_kind, hidden, is_image
 from pipeline.data.packed import PIECE, Tap, Unpacked, packing
 from pipeline.data.webdataset_names import split
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
-"""Bytes of an extended header, which holds a long name and attributes."""
+"""Largest number of bytes in an extended header, which holds a long name and attributes."""
 MAX_PART = 16 << 20
-"""Bytes of a part of a sample beside its image; a longer one is left out."""
+"""Largest number of bytes in a part of a sample other than the image. A longer part is left out."""
 MAX_TRAILING = 64 << 20
-"""Unpacked zeros behind the end of a compressed archive: a thousand times fewer bytes can claim any number."""
+"""Largest number of zeros behind the end of a compressed archive: a few compressed bytes can unpack to any number."""
 PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE, *PAX)
 LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
@@ -44,23 +44,26 @@ WITHOUT_BODY = (
 
 
 class TarStream:
-    """Iterate once; then `count` bytes were read, and `damage` says where the archive broke, if it did.
+    """Iterates once over the images of a tar.
 
-    `several` images share a sample with the one before; `archives` lie inside and are not read."""
+    After the end, `count` is the number of bytes read, `damage` says where the archive is broken, if it is, and
+    `lost_bytes` how many bytes follow. `several` counts images that share a sample with the previous image, `archives`
+    the archives inside, which are not read.
+    """
 
     def __init__(self, file: Any, digest: Any = None, key: str = "", parts: Collection[str] = ()) -> None:
-        """`file` is seekable. Its first bytes say whether the archive is compressed, and how: names often do not.
-        `key` says which part of a sample is the image, `parts` which others `samples` gives beside it."""
+        """`file` is seekable; its first bytes say how it is compressed. `digest` is updated with the bytes read. `key`
+        is the image key, and `parts` are the other parts of each sample that `samples` returns."""
         packed = packing(file)
         self._key, self._sample, self._parts = key, "", frozenset(parts)
         self.several = self.archives = 0
         self._links: dict[str, str] = {}
-        self._others: dict[bytes, tuple[int, int]] = {}  # where files lie that are no images by their names, and sizes
+        self._others: dict[bytes, tuple[int, int]] = {}  # offset and size of files that are no images by name
         self._file, self._raw = file, Tap(file, digest)
         self._unpacked = Unpacked(self._raw, packed) if packed else None
         self._stream = self._unpacked or self._raw
-        self._at = self._start = 0  # in the archive, unpacked: where reading is, and where the member began
-        self._names: set[bytes] = set()  # hashes: a name is longer
+        self._at = self._start = 0  # offsets in the unpacked archive: of the next byte, and of the current member
+        self._names: set[bytes] = set()  # hashes, which are shorter than the names
         self.damage = ""
         self.lost_bytes = 0
 
@@ -75,7 +78,7 @@ class TarStream:
                 yield name, data
 
     def samples(self) -> Iterator[tuple[str, bytes | BadImage, dict[str, bytes]]]:
-        """The images, each with the other parts of its sample; a sample is of files that follow one another."""
+        """The images, each with the requested other parts of its sample. A sample consists of consecutive files."""
         current, images, parts = "", list[tuple[str, bytes | BadImage]](), dict[str, bytes]()
         for name, data, counts in self._files():
             key, part = split(name)
@@ -89,26 +92,26 @@ class TarStream:
         yield from ((*image, parts) for image in images)
 
     def _files(self) -> Iterator[tuple[str, bytes | BadImage | None, bool]]:
-        """Images, and where parts are asked for the other files in their places, None for those that are no such part;
-        whether each is an image."""
+        """The name and data of each file, and whether it is an image. Other files are included only if parts are
+        requested; the data of a file that is no requested part are None."""
         try:
             while (member := self._member()) is not None:
                 end = self._at + member.size
                 if _is_image(member, self._key):
-                    before, self._sample = self._sample, split(member.name)[0]
-                    self.several += before == self._sample
+                    previous, self._sample = self._sample, split(member.name)[0]
+                    self.several += previous == self._sample
                     yield member.name, self._image(member, end), True
                 elif member.type in LINKS and is_image(member.name, self._key) and not hidden(member.name):
                     self._links[member.name] = _target(member)
                 elif _regular(member):
                     self._others[_hash(member.name)] = self._at, member.size
-                    self.archives += archive(member.name) is not None and not hidden(member.name)
+                    self.archives += archive_kind(member.name) is not None and not hidden(member.name)
                     if self._parts and not hidden(member.name):
                         yield member.name, self._part(member, end), False
                 self._skip(end - self._at)
                 if self._at < end:
                     raise tarfile.ReadError("the archive breaks off")
-                self._start = self._at  # what is behind the body is no part of what counts
+                self._start = self._at  # damage in the padding behind the body does not affect this file
                 self._exactly(-member.size % BLOCK)
             self._expect_nothing()
         except tarfile.TarError as error:
@@ -121,21 +124,21 @@ class TarStream:
             yield from ((name, data, True) for name, data in self._linked())
 
     def _linked(self) -> Iterator[tuple[str, bytes | BadImage]]:
-        """What links of images lead to, if need be over others; those that lead elsewhere are none."""
+        """The images that links lead to, directly or through other links. Links that lead to no file are left out."""
         links = {_hash(name): target for name, target in self._links.items()}
         for name in self._links:
-            place, met = _hash(name), set[bytes]()
-            while place in links and place not in met:
-                met.add(place)
-                place = _hash(links[place])
-            if place in self._names:
+            target, visited = _hash(name), set[bytes]()
+            while target in links and target not in visited:
+                visited.add(target)
+                target = _hash(links[target])
+            if target in self._names:
                 yield name, BadImage(SAME_FILE)
-            elif place in self._others:  # by its own name no image, and gone by
-                self._names.add(place)
-                yield name, self._again(*self._others[place])
+            elif target in self._others:  # the target's own name is not that of an image, so it has been skipped
+                self._names.add(target)
+                yield name, self._read_again(*self._others[target])
 
-    def _again(self, start: int, size: int) -> bytes | BadImage:
-        """A file of the archive once more."""
+    def _read_again(self, start: int, size: int) -> bytes | BadImage:
+        """Read a file of the archive that has been passed."""
         if self._unpacked:
             return BadImage("link in a compressed archive")
         if size > MAX_BYTES:
@@ -145,9 +148,9 @@ class TarStream:
         return data
 
     def _member(self) -> tarfile.TarInfo | None:
-        """The next file's header, with what extended headers say of it; None at the end-of-archive block."""
+        """The header of the next file, with the fields of its extended headers; None at the end-of-archive block."""
         self._start = self._at
-        said: dict[str, str] = {}
+        fields: dict[str, str] = {}
         while True:
             block = self._read(BLOCK)
             if block == bytes(BLOCK) and self._at == self._start + BLOCK:
@@ -160,19 +163,19 @@ class TarStream:
                 raise tarfile.ReadError(f"a header is corrupt ({error})") from None
             if member.type not in EXTENDED:
                 break
-            said.update(self._extended(member))
+            fields.update(self._extended(member))
         if member.type == tarfile.GNUTYPE_SPARSE:
-            said["GNU.sparse"] = ""
+            fields["GNU.sparse"] = ""
             more = block[482]
             while more:
                 more = self._exactly(BLOCK)[504]
-        member.name = said.get("GNU.sparse.name", said.get("path", member.name))
-        member.size = _size(said.get("size", member.size)) if member.type not in WITHOUT_BODY else 0
-        member.pax_headers = said
+        member.name = fields.get("GNU.sparse.name", fields.get("path", member.name))
+        member.size = _size(fields.get("size", member.size)) if member.type not in WITHOUT_BODY else 0
+        member.pax_headers = fields
         return member
 
     def _extended(self, header: tarfile.TarInfo) -> dict[str, str]:
-        """What an extended header says of the file behind it. One for all files says nothing that matters."""
+        """The fields of an extended header for the file behind it. Headers for all files have no field that matters."""
         if not 0 <= header.size <= MAX_HEADER:
             raise tarfile.ReadError(f"an extended header claims {header.size} bytes")
         data = self._exactly(header.size)
@@ -191,20 +194,20 @@ class TarStream:
         return BadImage(reason) if reason else data
 
     def _part(self, member: tarfile.TarInfo, end: int) -> bytes | None:
-        """A part of a sample that was asked for; None of another, and of one that is cut off."""
+        """The bytes of a requested part of a sample; None for other files, and for a part that is cut off."""
         if split(member.name)[1] not in self._parts or member.size > MAX_PART:
             return None
         data = self._read(member.size)
         return data if self._at == end else None
 
     def _refusal(self, member: tarfile.TarInfo) -> str:
-        """Why an image is not even read, if so."""
+        """The reason why an image is not read, or an empty text."""
         key = _hash(member.name)
-        if key in self._names:  # unpacked, one file would take the other's place
+        if key in self._names:  # after unpacking, one file would replace the other
             return "duplicate name"
         self._names.add(key)
         if any(field.startswith("GNU.sparse") for field in member.pax_headers):
-            return "sparse in the archive"  # its holes can claim any size
+            return "sparse in the archive"  # the holes of a sparse file can have any size
         return "too large" if member.size > MAX_BYTES else ""
 
     def _read(self, size: int) -> bytes:
@@ -219,12 +222,12 @@ class TarStream:
         return data
 
     def _skip(self, size: int) -> None:
-        """Go on by so many bytes, or to the end of what is there, whatever was claimed."""
+        """Skip `size` bytes, or all bytes that are left."""
         while size > 0 and (data := self._read(min(size, PIECE))):
             size -= len(data)
 
     def _expect_nothing(self) -> None:
-        """Behind the end-of-archive block there are zeros at most."""
+        """Raise `tarfile.ReadError` if there is anything but zeros behind the end-of-archive block."""
         self._start = self._at
         while data := self._read(PIECE):
             if data.count(0) < len(data):
@@ -236,19 +239,19 @@ class TarStream:
 
 
 def _is_image(member: tarfile.TarInfo, key: str) -> bool:
-    """WebDataset's rule: regular files, but none whose name marks it as metadata or hidden."""
+    """Whether a member is an image by WebDataset's rule: a regular file that is not hidden and no metadata."""
     return _regular(member) and is_image(member.name, key) and not hidden(member.name)
 
 
 def _regular(member: tarfile.TarInfo) -> bool:
-    # An unknown type is an ordinary file, says POSIX.
+    # POSIX: a file of unknown type is treated as a regular file.
     return member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
 
 
 def _target(link: tarfile.TarInfo) -> str:
-    """The name that a link leads to: of a hard link it is the archive's, of a symbolic one it is relative."""
-    said = link.pax_headers.get("linkpath", link.linkname)
-    return said if link.type == tarfile.LNKTYPE else posixpath.join(posixpath.dirname(link.name), said)
+    """The name of a link's target in the archive. A symbolic link states it relative to the link's own folder."""
+    target = link.pax_headers.get("linkpath", link.linkname)
+    return target if link.type == tarfile.LNKTYPE else posixpath.join(posixpath.dirname(link.name), target)
 
 
 def _hash(name: str) -> bytes:
@@ -261,24 +264,24 @@ _RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")
 def _pax(data: bytes) -> dict[str, str]:
     """The records of a pax header, "LENGTH KEY=VALUE\n" each."""
     fields: dict[str, str] = {}
-    at = 0
-    while match := _RECORD.match(data, at):
-        end = at + int(match[1])
+    start = 0
+    while match := _RECORD.match(data, start):
+        end = start + int(match[1])
         if not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
             break
         fields[_text(match[2])] = _text(data[match.end() : end - 1])
-        at = end
-    if at < len(data):
+        start = end
+    if start < len(data):
         raise tarfile.ReadError("an extended header is corrupt")
     return fields
 
 
-def _size(said: str | int) -> int:
-    if isinstance(said, str):
-        said = int(said) if re.fullmatch(r"[0-9]{1,20}", said) else -1
-    if said < 0:
+def _size(field: str | int) -> int:
+    """The size in a header's field."""
+    size = field if isinstance(field, int) else int(field) if re.fullmatch(r"[0-9]{1,20}", field) else -1
+    if size < 0:
         raise tarfile.ReadError("a header is corrupt (no such size)")
-    return said
+    return size
 
 
 def _text(data: bytes) -> str:

@@ -1,1 +1,1 @@
-"""One task in one process: its images are read and decoded ahead, and go through the network into a partial."""
+"""Extraction of one task in one process: reading and decoding its images, running networks, storing the partial."""

@@ -1,10 +1,10 @@
-"""A task's images as inputs of the network, read and decoded ahead of it.
+"""Reading and decoding the images of a task in threads, ahead of the network.
 
     with Feed(readers, convert, ahead=64, threads=2) as feed:          # reading begins here
-        for image in feed:                    # image.value: what `convert` made; image.shard, image.sample: of what
+        for image in feed:                    # image.value is the result of `convert`
             ...
 
-Images come in order of the shards and of what is in them, whatever decodes faster.
+Images come in the order of the shards and of their contents, however long each takes to decode.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from pipeline.data.readers import Sample, ShardReader, samples_in_turn
 
 T = TypeVar("T")
 _Ahead = tuple[int, Sample, Future[T], int]
-"""A shard's place, a sample without its bytes, what will be made of these, and how many there were."""
+"""The index of a shard, a sample without its image's bytes, the future result of `convert`, and the number of bytes."""
 
 AHEAD_BYTES = 512 << 20
-"""Image files that may be ahead of the network: a batch of the largest would fill any memory."""
+"""Largest number of bytes of image files that are ahead of the network. A batch of the largest files would not fit into
+memory."""
 SECONDS = 0.1
-"""How soon a thread that waits for room hears that nobody wants its images any more."""
+"""Interval at which a thread that waits for space checks whether the feed has been closed."""
 
 
 class Fed(NamedTuple, Generic[T]):
-    """An image, ready: the place of its shard in the task, its sample without the image's bytes, and what `convert`
-    made of these."""
+    """A converted image: the index of its shard in the task, its sample without the image's bytes, and the result of
+    `convert`."""
 
     shard: int
     sample: Sample
@@ -41,16 +42,21 @@ class Fed(NamedTuple, Generic[T]):
 
 
 class Feed(Generic[T]):
-    """Iterate once. It holds at most `ahead` images and `AHEAD_BYTES` of files; an error comes in its turn."""
+    """Iterates once over the images of `readers`. Holds at most `ahead` images and `AHEAD_BYTES` of files.
+
+    An error of reading or converting is raised at the place of its image. Use the feed as a context manager: leaving it
+    ends the threads.
+    """
 
     def __init__(
         self, readers: Sequence[ShardReader], convert: Callable[[str, bytes | BadImage], T], ahead: int, threads: int
     ) -> None:
+        """`convert(key, data)` runs in `threads` threads."""
         self._readers, self._convert = readers, convert
         self._ahead: queue.Queue[_Ahead[T] | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
-        self._held, self._freed = 0, threading.Condition()  # bytes read and not handed on yet
-        # Decoding threads must not each start a team of their own inside torch.
+        self._held, self._freed = 0, threading.Condition()  # bytes that are read but not yet consumed
+        # One torch thread for each decoding thread: otherwise each would start a pool of its own.
         self._decoders = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
         self._reading = threading.Thread(target=self._read, name="read", daemon=True)
         self._reading.start()
@@ -67,7 +73,7 @@ class Feed(Generic[T]):
         while (item := self._ahead.get()) is not None:
             if isinstance(item, Exception):
                 raise item
-            if isinstance(item, BaseException):  # of a thread that was ended, or of an event loop
+            if isinstance(item, BaseException):  # for instance SystemExit in the reading thread
                 raise RuntimeError(f"reading was ended ({type(item).__name__}: {item})") from item
             shard, sample, value, size = item
             yield Fed(shard, sample, value.result())
@@ -80,7 +86,7 @@ class Feed(Generic[T]):
                     future, size = self._submit(sample.key, sample.data)
                     if not self._put((shard, sample._replace(data=b""), future, size)):
                         return
-        except BaseException as error:  # handed to the thread that consumes, which would wait for ever
+        except BaseException as error:  # passed on to the consumer, which would otherwise wait for ever
             self._put(error)
         else:
             self._put(None)

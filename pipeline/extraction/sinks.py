@@ -1,13 +1,14 @@
-"""Sinks: what activations go into, layer by layer and batch by batch, with a record of each image.
+"""Sinks: objects that consume activations, layer by layer and batch by batch, with a record of each image.
 
-    class Norms:                              # a sink of one's own
+    class Norms:                              # a custom sink
+        def __init__(self, device): ...
         def update(self, layer, activations, images): ...
         def merge(self, other): ...
 
     Walk([Pass(extractor, [Norms, partial(VDNASink, spec)])]).run(task)
 
-A VDNA is one sink; per-image features are another. A sink is made for each lane of a task and merged afterwards, so
-`merge` is exact: what one sink has seen and what another has seen are what one would have seen of both.
+A VDNA is one kind of sink; features of single images could be another. Each lane of a task has its own sinks, which are
+merged at the end. So `merge` must be exact: two merged sinks equal one sink that has seen the images of both.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from pipeline.data.shards import Shard
 
 
 class ImageRecord(NamedTuple):
-    """What is known of an image beside its pixels.
+    """An image's metadata.
 
-    `number` counts the images of the task from 0, those that are skipped included; it orders what several lanes have
-    seen. `key` is the image's name in its shard, `folder` the name of the folder it lies in, and `parts` are the other
-    files of its sample that the walk was asked for.
+    `number` counts the images of the task from 0, skipped images included; it gives the order of images from several
+    lanes. `key` is the image's name in its shard, and `folder` the name of the folder it lies in. `parts` holds the
+    requested other files of its sample.
     """
 
     number: int
@@ -37,21 +38,24 @@ class ImageRecord(NamedTuple):
 
     @property
     def label(self) -> str | None:
-        """Its class: the text of its part `cls`, else the name of its folder; else None."""
+        """The image's class: the text of the part `cls`, otherwise the name of the folder; None without both."""
         if "cls" in self.parts:
             return self.parts["cls"].decode(errors="replace").strip()
         return self.folder or None
 
 
 class Sink(Protocol):
-    """What activations go into."""
+    """An object that consumes activations."""
 
     def update(self, layer: str, activations: torch.Tensor, images: Sequence[ImageRecord]) -> None:
-        """Take a layer's activations of a batch: (images, positions, neurons), on the extractor's device. The memory is
-        the network's: what is kept is copied."""
+        """Consume a layer's activations for a batch: (images, positions, neurons), on the extractor's device.
+
+        The network reuses the memory of `activations`: a sink that keeps them makes a copy. `images` has one record for
+        each image.
+        """
 
     def merge(self, other: Self) -> None:
-        """Take what another sink of the same kind has seen."""
+        """Add the contents of another sink of the same kind."""
 
 
 SinkFactory = Callable[[torch.device], Sink]
@@ -59,7 +63,7 @@ SinkFactory = Callable[[torch.device], Sink]
 
 
 class VDNASink:
-    """Counts a VDNA, which has no ledger yet."""
+    """A sink that makes a VDNA, without a ledger."""
 
     def __init__(self, spec: Spec, device: torch.device) -> None:
         self.vdna = VDNA(spec, device)

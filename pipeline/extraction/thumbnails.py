@@ -1,8 +1,8 @@
-"""Small copies of a dataset's first pictures, for the site, where its owner asks for them.
+"""Thumbnails of a dataset's first pictures for the site, made on request of the dataset's owner.
 
     thumbnails(store, plan, 8)                # ["thumbnails/0123456789abcdef.jpg", …]
 
-They are written under names by their contents, and published with the catalogue.
+The names of thumbnails are hashes of their contents. Thumbnails are published with the catalogue.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from PIL import Image
 from pipeline.data.decode import BadImage, decode
 from pipeline.data.plan import Plan
 from pipeline.data.readers import ShardReader, in_turn
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 
 FOLDER = "thumbnails"
 SIDE = 160
-"""Pixels of the longer side, at most."""
+"""Largest number of pixels of the longer side."""
 QUALITY = 80
 
 
-def thumbnails(folder: Folder, plan: Plan, number: int) -> list[str]:
-    """Write so many, of the first pictures that can be read; their paths."""
+def thumbnails(store: ObjectStore, plan: Plan, number: int) -> list[str]:
+    """Write thumbnails of the first `number` pictures that can be decoded, and return their paths in the store."""
     paths = []
     for data in islice(_pictures(plan), number):
         path = f"{FOLDER}/{hashlib.sha256(data).hexdigest()[:16]}.jpg"
-        folder.put(path, data)
+        store.put(path, data)
         paths.append(path)
     return paths
 

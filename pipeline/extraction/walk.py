@@ -1,11 +1,11 @@
-"""A walk over a task's images: each is read and decoded once, and goes through one network or several into their sinks.
+"""Walking over the images of a task: each image is read and decoded once, and measured by one or several networks.
 
     walk = Walk([Pass(extractor, [partial(VDNASink, spec)])], batch_size=32, threads=8, decode_threads=2)
     ledger, ((sink,),) = walk.run(task)
 
-Reading and decoding run in threads ahead of the networks. The images of a task form batches in one fixed order, across
-its shards, so a task gives the same bytes on any worker with the same batch size, threads and device. Two tasks may be
-run at once: the networks are one's at a time, while they work for one the other's images are read.
+Images are read and decoded in threads, ahead of the networks. The images of a task form batches in a fixed order,
+across its shards. So a task gives the same bytes on every worker with the same batch size, threads and device. Two
+tasks may run at once: while the networks measure one task, the images of the other are read.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from pipeline.extraction.sinks import ImageRecord, Sink, SinkFactory
 from pipeline.storage.objects import PATIENCE
 
 GROUP_BYTES = 64 << 20
-"""JPEGs that are handed to the device at once."""
+"""Bytes of JPEGs that the device decodes at once."""
 
 
-class Seen(NamedTuple):
-    """An image file as the network sees it: (3, size, size) float32; and what was noticed of it."""
+class Prepared(NamedTuple):
+    """An image as an input of the network, (3, size, size) float32, and whether it was transparent or rotated."""
 
     tensor: torch.Tensor
     transparent: bool
     rotated: bool
 
 
-Input = Seen | BadImage
-"""What an image file becomes, or the reason why not."""
+Input = Prepared | BadImage
+"""A prepared image, or the reason why there is none."""
 
 
 class File(NamedTuple):
-    """An image file that the device may decode, and its EXIF orientation."""
+    """An image file that the device may decode, with its EXIF orientation."""
 
     key: str
     data: bytes | BadImage
@@ -59,21 +59,21 @@ class File(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """A network, and what its activations go into."""
+    """A network and the factories of the sinks for its activations."""
 
     extractor: Extractor
     sinks: Sequence[SinkFactory]
 
 
 class Walked(NamedTuple):
-    """What became of a task's images: the ledger, and the sinks of each pass."""
+    """The result of a walk: the ledger of the task, and the sinks of each pass."""
 
     ledger: Ledger
     sinks: list[list[Sink]]
 
 
 class Walk:
-    """Holds the networks and no other state, so a worker that dies is replaced by a fresh one."""
+    """Runs tasks through the networks of `passes`. It keeps no state between tasks, except for counts of progress."""
 
     def __init__(
         self,
@@ -85,8 +85,17 @@ class Walk:
         parts: Sequence[str] = (),
         on_image: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """`parts` are the other files of a sample that sinks get, by what follows the first dot of their names: `cls`.
-        `on_image` hears the number of images, with each one. Raises `ValueError` if the networks take other inputs."""
+        """Raises `ValueError` if the networks differ in preprocessing or device.
+
+        Args:
+            passes: the networks and their sinks.
+            batch_size: images of a batch.
+            threads: threads of each network on a CPU.
+            decode_threads: threads that decode images.
+            patience: seconds without a byte after which reading is given up.
+            parts: the other files of a sample that sinks get, by what follows the first dot of their names: `cls`.
+            on_image: called with the number of images so far, at each image.
+        """
         inputs = {(each.extractor.preprocess.id, each.extractor.device) for each in passes}
         if len(inputs) != 1:
             raise ValueError("a walk's networks take one input: give each preprocessing and device a walk of its own")
@@ -98,16 +107,16 @@ class Walk:
         self._done: Counter[str] = Counter()
 
     def progress(self) -> tuple[int, int]:
-        """Images counted and skipped since this walk was made, tasks under way included."""
+        """The numbers of images counted and skipped since this walk was made, including tasks under way."""
         return self._done["counted"], self._done["skipped"]
 
     def run(self, task: Task) -> Walked:
-        """Walk over the task's images. Raises on a passing fault: then nothing of the task counts."""
+        """Measure all images of a task. A passing fault raises an exception, and then nothing of the task counts."""
         readers = [ShardReader(shard, dict(task.storage), self._patience, self._parts) for shard in task.shards]
         ahead, threads = 2 * self._batch_size, self._decode_threads
         if self._preprocess.resize == "device":
             with Feed(readers, File.of, ahead, threads) as files, self._turn:
-                return self._fold(self._decoded_there(files), readers)
+                return self._fold(self._decoded_on_device(files), readers)
         with Feed(readers, self._input, ahead, threads) as images, self._turn:
             return self._fold(images, readers)
 
@@ -132,8 +141,8 @@ class Walk:
         with ExitStack() as tasks:
             under_way = [tasks.enter_context(lanes.begin()) for lanes in self._lanes]
             pairs = usable()
-            while some := list(islice(pairs, self._batch_size)):
-                batch = Batch(*zip(*some, strict=True))
+            while group := list(islice(pairs, self._batch_size)):
+                batch = Batch(*zip(*group, strict=True))
                 for measuring in under_way:
                     measuring.put(batch)
             sinks = [measuring.merged() for measuring in under_way]
@@ -142,38 +151,37 @@ class Walk:
         ledger.noticed = noticed | inside
         return Walked(ledger, sinks)
 
-    def _decoded_there(self, files: Iterable[Fed[File]]) -> Iterator[Fed[Input]]:
-        """Images whose JPEGs the device decodes, a batch at a time; what it does not take, the processor does."""
+    def _decoded_on_device(self, files: Iterable[Fed[File]]) -> Iterator[Fed[Input]]:
+        """The images of a task. The device decodes JPEGs, a batch at a time; the CPU decodes all other files."""
         files = iter(files)
-        while some := _some(files, self._batch_size):
-            jpegs = {i: fed.value for i, fed in enumerate(some) if isinstance(fed.value.data, bytes)}
+        while group := _next_group(files, self._batch_size):
+            jpegs = {i: fed.value for i, fed in enumerate(group) if isinstance(fed.value.data, bytes)}
             keys, data, turns = zip(*jpegs.values(), strict=True) if jpegs else ((), (), ())
-            made = device_inputs(data, keys, self._preprocess, self._device, turns)
-            there = dict(zip(jpegs, made, strict=True))
-            for i, (shard, sample, file) in enumerate(some):
-                tensor = there.get(i)
-                whole = Seen(tensor, False, file.orientation > 1) if tensor is not None else None
-                yield Fed(shard, sample, whole or self._input(file.key, file.data))
+            tensors = dict(zip(jpegs, device_inputs(data, keys, self._preprocess, self._device, turns), strict=True))
+            for i, (shard, sample, file) in enumerate(group):
+                tensor = tensors.get(i)
+                prepared = Prepared(tensor, False, file.orientation > 1) if tensor is not None else None
+                yield Fed(shard, sample, prepared or self._input(file.key, file.data))
 
     def _input(self, key: str, data: bytes | BadImage) -> Input:
         if isinstance(data, BadImage):
             return data
         try:
             picture = decoded(data, **self._preprocess.decoding)
-            return Seen(self._preprocess(picture.pixels, key), picture.transparent, picture.orientation > 1)
+            return Prepared(self._preprocess(picture.pixels, key), picture.transparent, picture.orientation > 1)
         except BadImage as bad:
             return bad
 
 
-def _some(files: Iterator[Fed[File]], most: int) -> list[Fed[File]]:
-    """The next files, at most so many, and no more than `GROUP_BYTES` but for the last."""
-    taken, size = list[Fed[File]](), 0
-    for fed in islice(files, most):
-        taken.append(fed)
+def _next_group(files: Iterator[Fed[File]], max_files: int) -> list[Fed[File]]:
+    """The next files, at most `max_files`. Without the last file they have at most `GROUP_BYTES`."""
+    group, size = list[Fed[File]](), 0
+    for fed in islice(files, max_files):
+        group.append(fed)
         size += len(fed.value.data) if isinstance(fed.value.data, bytes) else 0
         if size > GROUP_BYTES:
             break
-    return taken
+    return group
 
 
 def _record(reader: ShardReader, counted: int, skipped: Counter[str]) -> ShardRecord:

@@ -1,10 +1,10 @@
-"""A worker turns a task into a partial: it reads, decodes, runs the network and folds the statistics.
+"""A worker turns a task into a partial: it reads and decodes images, runs the network and updates the VDNA.
 
-    worker = Worker(job, state)
-    result = worker.run(task)                # the partial is in the store; the result is a few numbers
+    worker = Worker(job, parameters)
+    result = worker.run(task, store)         # the partial is in the store; the result has a few numbers
 
-A plain class; the scheduler makes actors of it. Two tasks may be run at once: while the network works for one, the
-other's images are read or its partial is stored.
+`Worker` is a plain class; the scheduler makes actors of it. Two tasks may run at once: while the network measures one
+task, the images of the other are read, or its partial is stored.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from pipeline.storage.objects import PATIENCE
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker has to know, in plain values that travel to any machine."""
+    """The settings of a worker, in plain values that can be sent to any machine."""
 
     extractor: ExtractorConfig | None
-    """What a worker builds; None: the worker is given its extractor."""
+    """The extractor that the worker builds. None if the worker is given a built one."""
     spec: Spec
     batch_size: int = 32
     threads: int = 1
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a finished task says of itself; its partial is in the store."""
+    """The numbers of a finished task: images counted and skipped, damaged shards, and bytes lost in them."""
 
     counted: int
     skipped: Mapping[str, int]
@@ -63,7 +63,7 @@ class TaskResult:
 
 
 class Worker:
-    """Holds the network; has no other state, so a worker that dies is replaced by a fresh one."""
+    """Holds the network and no other state, so a worker that dies can be replaced by a new one."""
 
     def __init__(
         self,
@@ -71,8 +71,11 @@ class Worker:
         network: Extractor | Mapping[str, torch.Tensor] | None = None,
         on_image: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """`network` is one that was built, or the parameters of one; None: the worker gets them from their source.
-        `on_image` hears the number of images, with each one."""
+        """`network` is a built extractor, or its parameters; with None the worker loads them from their source.
+        `on_image` is called with the number of images so far, at each image.
+
+        Raises `RuntimeError` if the extractor is not the one of the job's spec.
+        """
         self.job = job
         torch.set_num_threads(job.threads)
         self.extractor = network if isinstance(network, Extractor) else _built(job, network)
@@ -82,30 +85,31 @@ class Worker:
         self._walk = Walk(passes, job.batch_size, job.threads, job.decode_threads, job.patience, on_image=on_image)
 
     def run(self, task: Task, store: CatalogueWriter) -> TaskResult:
-        """Make the task's partial and put it into the store, whole; or find it there.
+        """Make the partial of a task and put it into the store, unless the store has it already.
 
-        Another driver may have made it, or an actor that died before its result arrived.
+        Another driver may have made it, or an actor that died before its result arrived. Raises as `vdna`.
         """
-        there = self._found(task, store)
-        if there is not None:
-            return TaskResult.of(there.ledger)
+        stored = self._stored(task, store)
+        if stored is not None:
+            return TaskResult.of(stored.ledger)
         vdna = self.vdna(task)
         store.put_partial(vdna, task.id, self.provenance())
         return TaskResult.of(vdna.ledger)
 
-    def _found(self, task: Task, store: CatalogueWriter) -> VDNA | None:
+    def _stored(self, task: Task, store: CatalogueWriter) -> VDNA | None:
         try:
-            there = store.get_partial(self.job.spec, task.id)
-        except DamagedError:  # and removed
+            stored = store.get_partial(self.job.spec, task.id)
+        except DamagedError:  # the store has removed it
             return None
-        return there[0] if there else None
+        return stored[0] if stored else None
 
     def progress(self) -> tuple[int, int]:
-        """Images counted and skipped since this worker was made, tasks under way included."""
+        """The numbers of images counted and skipped since this worker was made, including tasks under way."""
         return self._walk.progress()
 
     def provenance(self) -> dict[str, Any]:
-        """What may change the last bits of a float: kept beside the numbers, not part of the spec."""
+        """The settings and versions that can change the last bits of a result. They are stored with a partial, but are
+        not part of the spec."""
         return {
             "batch_size": self.job.batch_size,
             "threads": self.job.threads,
@@ -115,7 +119,7 @@ class Worker:
         }
 
     def vdna(self, task: Task) -> VDNA:
-        """The VDNA of the task's images. Raises on a passing fault: then nothing of the task counts."""
+        """The VDNA of a task's images. A passing fault raises an exception, and then nothing of the task counts."""
         ledger, ((sink,),) = self._walk.run(task)
         assert isinstance(sink, VDNASink)
         sink.vdna.ledger = ledger
@@ -129,5 +133,5 @@ def _built(job: Job, parameters: Mapping[str, torch.Tensor] | None) -> Extractor
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

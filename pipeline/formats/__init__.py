@@ -1,1 +1,1 @@
-"""What lies on a disk or in a bucket: Zarr groups and their chunks, manifests, and the files of other programs."""
+"""File formats: Zarr groups and their chunks, manifests, and the files of the `vdna` library and of FID programs."""

@@ -1,4 +1,4 @@
-"""FID statistics of pytorch-fid and clean-fid, `NAME.npz` with `mu` and `sigma`: read as a VDNA, and written.
+"""Reading and writing the FID statistics of pytorch-fid and clean-fid: `NAME.npz` with the arrays `mu` and `sigma`.
 
 vdna = read(Path("cifar10_train.npz"), images=50_000)
 fd(vdna, mine, layer="block_3")           # FID against published statistics
@@ -23,11 +23,15 @@ from pipeline.formats.vdna_files import covariance_fault, npz_array, refuse_unus
 from pipeline.storage.disk import named
 
 EXTRACTOR, LAYER = "inception", "block_3"
-MOST_NEURONS = 1 << 13
+MAX_FID_NEURONS = 1 << 13
 
 
 def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
-    """Write a layer's mean and covariance (float64) to `path`, which gets the ending `.npz` if it has none."""
+    """Write the mean and covariance (float64) of a layer, and return the path of the file.
+
+    `path` gets the ending `.npz` if it has another. Raises `UserError` if the VDNA has no `layer-gaussian` or not this
+    layer, or if its samples differ from those of FID files.
+    """
     if not vdna.has("layer-gaussian"):
         raise UserError(f"--format fid needs layer-gaussian; this VDNA has {', '.join(vdna.distributions)}")
     if layer not in vdna.layers:
@@ -46,19 +50,20 @@ def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
 
 
 def read(path: Path, images: int, extractor: str = EXTRACTOR, layer: str = LAYER) -> VDNA:
-    """The VDNA, of one layer's Gaussian, in a file of statistics, which does not say of how many `images` it is.
+    """Read FID statistics as a VDNA with the Gaussian of one layer.
 
-    Nor does it say network and preprocessing: it is comparable with VDNAs of `extractor`. Raises `UserError`.
+    The file does not state the number of `images`, the network or the preprocessing. The VDNA can be compared with all
+    VDNAs of `extractor`. Raises `UserError` if the file is not one of FID statistics, or an argument is out of range.
     """
     try:
         with zipfile.ZipFile(named(path)) as archive:
-            mean = npz_array(archive, "mu", most=8 * MOST_NEURONS + 1024)
+            mean = npz_array(archive, "mu", max_bytes=8 * MAX_FID_NEURONS + 1024)
             covariance = npz_array(archive, "sigma", mean.shape * 2) if mean.ndim == 1 else mean
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # what reads npz raises anything
+    except Exception as error:  # the npz reader can raise any exception
         raise UserError(f"{path.name}: no FID statistics, an .npz with mu and sigma ({str(error)[:200]})") from None
-    if mean.ndim != 1 or not 1 <= len(mean) <= MOST_NEURONS:
+    if mean.ndim != 1 or not 1 <= len(mean) <= MAX_FID_NEURONS:
         raise UserError(f"{path.name}: mu has the shape {mean.shape}, not one of neurons")
     if not 2 <= images <= MAX_NUMBER:
         raise UserError(f"--images {images}: statistics are of at least 2 images, and not of that many")

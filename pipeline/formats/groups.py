@@ -1,9 +1,7 @@
-"""A VDNA as a Zarr v3 group that anyone can open with xarray, and back.
+"""Converting VDNAs to and from Zarr v3 groups, which xarray can open. The only module that imports zarr.
 
-    objects = pack(to_dataset(vdna, {}), consolidated=True)     # {"histogram/c/0/0": bytes, ..., "zarr.json": bytes}
-    from_dataset(unzip(zipped(objects)))                        # the same VDNA, its digest checked
-
-The only place that knows Zarr.
+objects = pack(to_dataset(vdna, {}), consolidated=True)     # {"histogram/c/0/0": bytes, ..., "zarr.json": bytes}
+from_dataset(unzip(zipped(objects)))                        # the same VDNA, its digest checked
 """
 
 from __future__ import annotations
@@ -33,14 +31,15 @@ if TYPE_CHECKING:
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
 TILE_BYTES = 512 << 10
-"""Of a matrix, whose readers ask for a pair or a row."""
+"""Bytes of a chunk of a matrix. Smaller than `CHUNK_BYTES`, because readers of a matrix need a pair or a row."""
 MAX_METADATA = 64 << 20
 MAX_NEURONS = 1 << 22
 MAX_GROUP = 64 << 30
-"""Bytes of a group's arrays; a VDNA of a million neurons and a thousand bins has 8 GiB."""
+"""Largest size in bytes of a group's arrays. A VDNA with a million neurons and a thousand bins has 8 GiB."""
 MAX_INDEX = 1 << 20
 MAX_TEXTS = 64 << 20
-"""Bytes of a chunk of texts, beside a hundred for each that is stored: names are alike, and empty ones four zeros."""
+"""Bytes that a chunk of texts may unpack to, plus a hundred for each stored byte. Texts compress well: names resemble
+each other, and an empty text is four zeros."""
 MAX_TEXT = 1 << 16
 MAX_NUMBER = 1 << 53
 TEXT_BYTES = 8
@@ -51,9 +50,13 @@ LEDGER_NUMBERS = ("size", "counted", "lost_bytes")
 
 
 def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
-    """A VDNA as a labelled dataset: dimensions neuron (with its layer), bin, other, shard and reason."""
+    """A VDNA as a labelled dataset with the dimensions `neuron`, `bin`, `other`, `shard` and `reason`.
+
+    The coordinate `layer` names the layer of each neuron, and `unit` is the neuron's index in its layer. `attributes`
+    are added to the dataset's own.
+    """
     spec = vdna.spec
-    dims = {name: its for distribution in spec.distributions for name, its in arrays_of(distribution).items()}
+    dims = {name: axes for distribution in spec.distributions for name, axes in arrays_of(distribution).items()}
     variables: dict[str, Any] = {name: (dims[name], array) for name, array in vdna.state().items()}
     if spec.ranges and spec.needs_ranges:
         variables["bin_low"] = ("neuron", spec.ranges.low)
@@ -89,13 +92,16 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
 
 
 def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
-    """The VDNA in a dataset. Raises `DamagedError` when it is not one or its digests do not agree, `IncompatibleError`
-    when it is not of the `expected` spec; either before anything larger than that spec's arrays is allocated."""
+    """The VDNA in a dataset.
+
+    Raises `DamagedError` if the dataset holds no VDNA or its digests do not match, and `IncompatibleError` if its spec
+    is not `expected`. Nothing larger than the arrays of the spec is allocated before the checks.
+    """
     with damage("its contents are not those of a VDNA"):
         spec = _spec(dataset)
     if expected is not None and spec.id != expected.id:
         raise IncompatibleError("made with another network, distributions or ranges")
-    from distributions import VDNA  # which needs torch, as nothing else here does
+    from distributions import VDNA  # imports torch, which the rest of this module does not need
 
     with damage("its contents are not those of a VDNA"):
         state, ledger = _state(dataset, spec), ledger_of(dataset)
@@ -110,7 +116,8 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
 
 @contextmanager
 def damage(words: str) -> Iterator[None]:
-    """Zarr, xarray, zipfile, JSON and their codecs raise anything for what is not as it should be."""
+    """Turn any exception into a `DamagedError` that begins with `words`: for damaged input zarr, xarray, zipfile, json
+    and their codecs raise exceptions of many kinds."""
     try:
         yield
     except DamagedError:
@@ -145,14 +152,14 @@ def _state(dataset: xr.Dataset, spec: Spec) -> dict[str, np.ndarray]:
 
 
 def ledger_of(dataset: xr.Dataset) -> Ledger:
-    """The ledger in a dataset, of which the arrays named `shard_…` and `reason` suffice."""
+    """The ledger in a dataset. Needs only the arrays `shard_…` and `reason`."""
     shape = dataset.sizes["shard"], dataset.sizes["reason"]
     numbers = {name: _array(dataset, f"shard_{name}", shape[:1]) for name in LEDGER_NUMBERS}
     texts = {name: _texts(dataset, f"shard_{name}") for name in LEDGER_TEXT}
     reasons, skipped = _texts(dataset, "reason"), _array(dataset, "shard_skipped", shape)
     for name, values in (*numbers.items(), ("skipped", skipped)):
-        least = -1 if name == "size" else 0  # of a size that the store did not say
-        if values.dtype != np.int64 or (values < least).any() or (values > MAX_NUMBER).any():
+        minimum = -1 if name == "size" else 0  # -1: the store did not state the size
+        if values.dtype != np.int64 or (values < minimum).any() or (values > MAX_NUMBER).any():
             raise DamagedError(f"its ledger says impossible numbers {name}")
     rows = zip(*texts.values(), *(values.tolist() for values in numbers.values()), skipped.tolist(), strict=True)
     return Ledger(
@@ -165,7 +172,7 @@ def ledger_of(dataset: xr.Dataset) -> Ledger:
 
 
 def _array(dataset: xr.Dataset, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of numbers, decoded once its shape is found right."""
+    """An array of numbers. Checks its shape before it decodes it."""
     variable = dataset[name]
     if variable.shape != shape or variable.dtype.kind not in "uif":
         raise DamagedError(f"its array {name} is {variable.dtype}{variable.shape} and not {shape}")
@@ -180,7 +187,10 @@ def _texts(dataset: xr.Dataset, name: str) -> list[str]:
 
 
 def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
-    """The objects of a Zarr v3 group, by name; the group's own metadata last."""
+    """The objects of a Zarr v3 group, by name, with the group's own metadata last.
+
+    `consolidated` adds the metadata of all arrays to the group's, so that readers need fewer requests.
+    """
     compressor = zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     encoding: dict[str, Any] = {}
     for name, variable in dataset.variables.items():
@@ -188,7 +198,7 @@ def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
             encoding[str(name)] = {"compressors": [compressor], "chunks": _chunks(dataset, variable)}
     store = zarr.storage.MemoryStore()
     with warnings.catch_warnings():
-        # Readers without consolidated metadata need a request per array; the Zarr v3 text is still to come.
+        # Without consolidated metadata readers make a request per array. The specification of Zarr v3 still lacks it.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
         dataset.to_zarr(store, zarr_format=3, consolidated=consolidated, encoding=encoding, mode="w")
     objects = {name: bytes(buffer.to_bytes()) for name, buffer in store._store_dict.items()}
@@ -196,10 +206,11 @@ def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
 
 
 def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
-    """Chunk shape: of a VDNA one layer where all layers are equally wide, else about `CHUNK_BYTES` of whole rows, as of
-    what has a row for each image; of a matrix squares with all layers, or whole rows, of `TILE_BYTES`.
+    """The chunk shape of an array.
 
-    Zarr's grid is regular, so layers of different widths cannot each be a chunk.
+    In a VDNA, a chunk is one layer if all layers have the same width, otherwise about `CHUNK_BYTES` of whole rows:
+    Zarr's grid is regular, so layers of different widths cannot each be a chunk. An array with a row for each image has
+    about `CHUNK_BYTES` of whole rows. In a matrix, a chunk has `TILE_BYTES`: a square with all layers, or whole rows.
     """
     shape = tuple(max(size, 1) for size in variable.shape)
     if variable.dims[:2] == ("dataset", "other"):
@@ -221,7 +232,7 @@ def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
 
 
 def zipped(objects: Mapping[str, bytes]) -> bytes:
-    """A zip in memory whose bytes depend on nothing but its contents: no clock, no compression of its own."""
+    """A zip in memory, without compression and with a fixed date: its bytes depend only on `objects`."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in objects.items():
@@ -230,7 +241,7 @@ def zipped(objects: Mapping[str, bytes]) -> bytes:
 
 
 def unzip(data: bytes) -> xr.Dataset:
-    """What `zipped` made, its arrays not decoded yet; `DamagedError` for anything else."""
+    """The dataset in a zip that `zipped` has made. Arrays are decoded when they are used. Raises `DamagedError`."""
     with damage("not a whole zip"), zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
@@ -238,24 +249,26 @@ def unzip(data: bytes) -> xr.Dataset:
         if sum(e.file_size for e in entries) > len(data):
             raise DamagedError("a zip that claims more than it holds")
         objects = {e.filename: archive.read(e) for e in entries}
-    return opened(objects)
+    return open_group(objects)
 
 
-def opened(objects: Mapping[str, bytes]) -> xr.Dataset:
-    """The dataset of a Zarr group whose objects are in memory, its arrays not decoded yet; `DamagedError` for
-    anything but what `pack` makes."""
+def open_group(objects: Mapping[str, bytes]) -> xr.Dataset:
+    """The dataset of a Zarr group whose objects are in memory. Arrays are decoded when they are used.
+
+    Raises `DamagedError` unless `pack` could have made the group.
+    """
     buffer = zarr.buffer.cpu.Buffer
     with damage("not a Zarr group as this program writes them"):
         _check(objects)
         store = zarr.storage.MemoryStore({name: buffer.from_bytes(content) for name, content in objects.items()})
-        # Version 3 alone: version 2 knows filters that unpickle what they are given.
+        # Only version 3: version 2 has filters that unpickle data.
         dataset: xr.Dataset = xr.open_zarr(store, zarr_format=3, consolidated=False, chunks=None, decode_times=False)
     return dataset
 
 
 def _check(objects: Mapping[str, bytes]) -> None:
-    """Refuse a group that would take more memory than its arrays' shapes say, or whose shapes say too much."""
-    whole, chunk_bytes = 0, {}
+    """Refuse a group whose arrays are too large, or whose chunks would unpack to more than the arrays' shapes state."""
+    total, chunk_bytes = 0, {}
     for path, content in objects.items():
         array, _, name = path.rpartition("/")
         if name != "zarr.json":
@@ -265,9 +278,9 @@ def _check(objects: Mapping[str, bytes]) -> None:
         meta = json.loads(content)
         if array:
             size, chunk_bytes[array] = chunk_sizes(array, meta)
-            whole += size
-    if whole > MAX_GROUP:
-        raise DamagedError(f"its arrays would take {whole} bytes")
+            total += size
+    if total > MAX_GROUP:
+        raise DamagedError(f"its arrays would take {total} bytes")
     for path, content in objects.items():
         array, _, name = path.partition("/c/")
         if not name:
@@ -279,22 +292,23 @@ def _check(objects: Mapping[str, bytes]) -> None:
 
 
 def chunk_sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
-    """Bytes of a whole array and of a chunk of it; a chunk of texts has no size of its own."""
+    """Bytes of an array and of one of its chunks, unpacked; 0 for a chunk of texts, which has no fixed size. Raises
+    `DamagedError` for metadata that `pack` does not write."""
     shape, chunks = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    if 0 in shape:  # it has no chunks, and its type is not the texts' it would have
+    if 0 in shape:  # an empty array has no chunks, and its type may differ from that of texts
         return 0, 0
     size, codecs = ITEM_BYTES[meta["data_type"]], [codec["name"] for codec in meta["codecs"]]
     sound = codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"])
     sound = sound and set(meta["attributes"]) <= ARRAY_ATTRIBUTES and all(type(n) is int for n in (*shape, *chunks))
     sound = sound and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
-    indexed = meta["dimension_names"] == [array]  # such are decoded on opening
+    indexed = meta["dimension_names"] == [array]  # xarray decodes such an array when it opens the group
     if not sound or (indexed and math.prod(shape) > MAX_INDEX):
         raise DamagedError(f"its array {array} is not as this program writes them")
     return math.prod(shape) * (size or TEXT_BYTES), math.prod(chunks) * size
 
 
 def unpacked_size(chunk: bytes) -> int:
-    """What a chunk says it unpacks to: in Blosc's header, or that of a Zstandard frame (RFC 8878, 3.1.1.1)."""
+    """The unpacked size in bytes that a chunk's header states: Blosc's, or a Zstandard frame's (RFC 8878, 3.1.1.1)."""
     if chunk[:4] != b"\x28\xb5\x2f\xfd":
         return int.from_bytes(chunk[4:8], "little")
     flags = chunk[4]

@@ -1,12 +1,11 @@
-"""Parts of a stored group's arrays, without reading the rest; what is read is checked.
+"""Reading parts of a stored Zarr group's arrays, with a check of each object that is read.
 
     rows = store.get_rows(manifest)
-    names = rows.objects("histogram", slice(0, 768))     # those that hold them
+    names = rows.objects("histogram", slice(0, 768))     # the chunks that hold these rows
     rows.read("histogram", slice(0, 768), {name: rows.fetch(name) for name in names})    # (768, bins) uint64
     matrix.read("emd", (slice(3, 4), slice(0, 90)), …)   # a region, by the first dimensions
 
-A manifest has the SHA-256 of every object of its group, so a reader of one chunk need not read them all to know that
-it is what was written.
+A manifest has the SHA-256 of every object of its group. So a reader can check one chunk without reading the others.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ import numpy as np
 from pipeline.errors import DamagedError
 from pipeline.formats.groups import MAX_METADATA, chunk_sizes, damage, unpacked_size
 
-MOST_CHUNKS = 1 << 17
-"""Of one reading: a matrix of ten thousand datasets has fewer."""
+MAX_CHUNKS = 1 << 17
+"""Largest number of chunks in one call of `read`. A matrix of ten thousand datasets has fewer."""
 Region = slice | tuple[slice, ...]
-"""What to read of an array: of its first dimensions, a part each; the others are read whole."""
+"""The part of an array to read: a slice for each of its first dimensions. The other dimensions are read whole."""
 
 
 def hashes(objects: Mapping[str, bytes]) -> dict[str, str]:
@@ -36,8 +35,12 @@ def hashes(objects: Mapping[str, bytes]) -> dict[str, str]:
 
 
 class Rows:
-    """Reads parts of arrays of numbers. `get` gives an object of the group by its name, or None; `expected` are their
-    SHA-256 by name. `DamagedError` names the group, and what in it is not as it was written."""
+    """Reads parts of the numeric arrays of one group.
+
+    `get(name)` returns an object of the group, or None. `expected` maps the objects' names to their SHA-256. `path`
+    names the group in messages. All methods raise `DamagedError` if an object is missing or differs from what was
+    written.
+    """
 
     def __init__(self, get: Callable[[str], bytes | None], expected: Mapping[str, str], path: str) -> None:
         self._get, self._expected, self._path = get, expected, path
@@ -50,24 +53,24 @@ class Rows:
             self._arrays: dict[str, dict[str, Any]] = json.loads(metadata)["consolidated_metadata"]["metadata"]
 
     def fetch(self, name: str) -> bytes:
-        """An object, as it was written."""
+        """The bytes of an object, found to have the expected SHA-256."""
         data = self._get(name)
         if data is None or hashlib.sha256(data).hexdigest() != self._expected.get(name):
             raise DamagedError(f"{self._path} is damaged: its object {name} is not what was written")
         return data
 
     def has(self, array: str) -> bool:
-        """Whether there is an array of that name."""
+        """Whether the group has an array of this name."""
         return array in self._arrays
 
     def objects(self, array: str, region: Region) -> list[str]:
-        """Names of the chunks that hold a region; one that was never written is of fill values."""
+        """Names of the stored chunks that hold a region. Chunks of fill values alone are not stored."""
         with damage(f"{self._path} is damaged: its array {array}"):
             names = [name for name, _ in self._chunks(array, region)]
         return [name for name in names if name in self._expected]
 
     def read(self, array: str, region: Region, fetched: Mapping[str, bytes]) -> np.ndarray:
-        """A region of an array from the chunks that hold it, which were fetched."""
+        """A region of an array. `fetched` holds the bytes of each chunk that `objects` names for the region."""
         with damage(f"{self._path} is damaged: its array {array}"):
             meta = self._arrays[array]
             chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
@@ -86,24 +89,24 @@ class Rows:
                 if unpacked_size(data) != chunk_bytes:
                     raise DamagedError(f"{self._path} is damaged: {name} unpacks to another size than its array's")
                 if list(target.shape) == chunk and target.flags.c_contiguous:
-                    blosc.decode(data, target)  # in place: memory that is new costs more than decoding
+                    blosc.decode(data, target)  # in place: allocating new memory costs more than decoding
                 else:
                     whole = np.frombuffer(blosc.decode(data), kind).reshape(chunk)
                     target[...] = whole[_within(shared, corner)]
         return result.astype(kind.newbyteorder("="), copy=False)
 
     def _parts(self, array: str, region: Region) -> list[slice]:
-        """The region in every dimension."""
+        """The region as a slice for every dimension."""
         shape = self._arrays[array]["shape"]
-        given = region if isinstance(region, tuple) else (region,)
-        parts = [*given, *(slice(0, size) for size in shape[len(given) :])]
+        first = region if isinstance(region, tuple) else (region,)
+        parts = [*first, *(slice(0, size) for size in shape[len(first) :])]
         if len(parts) != len(shape) or not all(0 <= p.start < p.stop <= n for p, n in zip(parts, shape, strict=True)):
-            words = ", ".join(f"{part.start} to {part.stop}" for part in given)
+            words = ", ".join(f"{part.start} to {part.stop}" for part in first)
             raise DamagedError(f"{self._path} is damaged: its array {array} has no rows {words}")
         return parts
 
     def _chunks(self, array: str, region: Region) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """The name and the first place of each chunk of a region."""
+        """The name and the first index of each chunk of a region."""
         meta = self._arrays[array]
         chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
         if not chunk_sizes(array, meta)[0]:
@@ -112,13 +115,13 @@ class Rows:
             range(part.start // size, -(-part.stop // size))
             for part, size in zip(self._parts(array, region), chunk, strict=True)
         ]
-        if math.prod(map(len, numbers)) > MOST_CHUNKS:
+        if math.prod(map(len, numbers)) > MAX_CHUNKS:
             raise DamagedError(f"{self._path} is damaged: its array {array} has too many chunks")
-        for place in itertools.product(*numbers):
-            corner = tuple(number * size for number, size in zip(place, chunk, strict=True))
-            yield "/".join([array, "c", *map(str, place)]), corner
+        for position in itertools.product(*numbers):
+            corner = tuple(number * size for number, size in zip(position, chunk, strict=True))
+            yield "/".join([array, "c", *map(str, position)]), corner
 
 
 def _within(region: Sequence[slice], corner: Sequence[int]) -> tuple[slice, ...]:
-    """A region, counted from a corner on."""
+    """A region with indices relative to `corner`."""
     return tuple(slice(part.start - c, part.stop - c) for part, c in zip(region, corner, strict=True))

@@ -1,9 +1,7 @@
-"""The seed library's files, `NAME.json` beside `NAME.npz`: written so that it loads them, read as VDNAs.
+"""Reading and writing the files of the `vdna` library 0.1.1: `NAME.json` beside `NAME.npz`.
 
-    write(vdna, Path("out/digits"), "histogram-1000")      # out/digits.json, out/digits.npz
-    read(Path("out/digits"), ranges)                       # a VDNA of that one distribution
-
-The formats are those of vdna 0.1.1.
+write(vdna, Path("out/digits"), "histogram-1000")      # out/digits.json, out/digits.npz
+read(Path("out/digits"), ranges)                       # a VDNA with that one distribution
 """
 
 from __future__ import annotations
@@ -30,21 +28,21 @@ from pipeline.formats.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_T
 from pipeline.formats.manifests import NAME
 from pipeline.storage.disk import named
 
-SEED_VERSION = "0.1.1"
+VDNA_VERSION = "0.1.1"
 KINDS = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}
-"""The arrays of a layer, by distribution; a histogram has one, under the layer's name."""
+"""The arrays of a layer, by distribution. A histogram has one array, under the layer's name."""
 PREPROCESSING = re.compile(r"(?P<resize>[a-z_]+).*?-\d+-(?P<crop>none|center|random)-mean.*")
-"""What of a preprocessing's id the seed's files state."""
+"""The parts of a preprocessing's id that the files state."""
 ROUNDING = 1e-5
-"""Of the largest variance, or of their sum."""
-MOST_COUNTS = 2**31 - 1
+"""Tolerance for rounding in a covariance, relative to the largest variance (symmetry) or to their sum (eigenvalues)."""
+MAX_COUNT = 2**31 - 1
 MAX_ARRAYS = 16 << 30
 
 
 def write(vdna: VDNA, path: Path, distribution: str) -> list[Path]:
-    """Write one distribution of a VDNA as the seed would; returns the two files.
+    """Write one distribution of a VDNA as the `vdna` library does, and return the paths of the two files.
 
-    Raises `UserError` where the seed's format cannot hold it: counts above 2**31 - 1, a name with a dot.
+    Raises `UserError` if the VDNA lacks it or the format cannot hold it: counts above 2**31 - 1, a name with a dot.
     """
     if distribution not in vdna.distributions:
         raise UserError(f"--distribution {distribution}: this VDNA has {', '.join(vdna.distributions)}")
@@ -53,7 +51,7 @@ def write(vdna: VDNA, path: Path, distribution: str) -> list[Path]:
 
 
 def arrays_of(vdna: VDNA, distribution: str) -> dict[str, np.ndarray]:
-    """A distribution's arrays as the seed names and types them."""
+    """The arrays of a distribution, with the names and dtypes of the `vdna` library."""
     kind = vdna.distributions[distribution]
     arrays: dict[str, np.ndarray] = {}
     for layer in vdna.layers:
@@ -70,27 +68,27 @@ def arrays_of(vdna: VDNA, distribution: str) -> dict[str, np.ndarray]:
 
 
 def refuse_unusual(vdna: VDNA, distribution: str) -> None:
-    """Raise `UserError` if its samples are others than files of other programs are taken to hold."""
+    """Raise `UserError` unless a distribution has its default samples: the files of other programs assume these."""
     if not vdna.spec.usual(distribution):
         samples = vdna.spec.samples_of(distribution)
         raise UserError(f"{distribution} was made with positions={samples}, which these files cannot say")
 
 
 def as_int32(layer: str, counts: np.ndarray) -> np.ndarray:
-    if counts.max(initial=0) > MOST_COUNTS:
-        raise UserError(f"layer {layer} has counts above {MOST_COUNTS}, which the seed's int32 cannot hold")
+    if counts.max(initial=0) > MAX_COUNT:
+        raise UserError(f"layer {layer} has counts above {MAX_COUNT}, which the vdna library's int32 cannot hold")
     return counts.astype(np.int32)
 
 
 def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Path]:
-    """Write `path.json` and `path.npz`. Raises `UserError` for a name that the seed would not find again."""
+    """Write `path.json` and `path.npz`. Raises `UserError` for a name with a dot, where the `vdna` library cuts it."""
     path = named(path)
     if "." in path.name or not path.name:
-        raise UserError(f"{path.name or path}: give a name without a dot, at which the seed library would cut it")
+        raise UserError(f"{path.name or path}: give a name without a dot, at which the vdna library would cut it")
     files = [path.with_name(f"{path.name}.{ending}") for ending in ("json", "npz")]
     path.parent.mkdir(parents=True, exist_ok=True)
     described, packed = json.dumps(metadata, indent=4), io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:  # savez takes a layer named `file` for its own
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez cannot store a layer named `file`
         for key, array in arrays.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -100,19 +98,19 @@ def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarr
 
 
 def _metadata(vdna: VDNA, distribution: str) -> dict[str, Any]:
-    """The seed's description. It feeds both settings back as keyword arguments: no key may be added."""
+    """The contents of NAME.json. No key may be added: the `vdna` library takes both settings as keyword arguments."""
     bins = bins_of(distribution)
-    said = PREPROCESSING.fullmatch(vdna.spec.preprocessing)
+    match = PREPROCESSING.fullmatch(vdna.spec.preprocessing)
     return {
         "time_of_compute": datetime.now().strftime("%I:%M%p on %B %d, %Y"),
-        "vdna_version": SEED_VERSION,
+        "vdna_version": VDNA_VERSION,
         "distribution": {} if bins is None else {"hist_nb_bins": bins},
         "type": "histogram" if bins is not None else distribution,
         "name": distribution,
         "data_settings": {
             "source": ", ".join(record.url for record in list(vdna.ledger)[:10]),
-            "crop_to_square_pre_resize": said["crop"] if said else "none",
-            "resize_mode": said["resize"] if said else "clean",
+            "crop_to_square_pre_resize": match["crop"] if match else "none",
+            "resize_mode": match["resize"] if match else "clean",
             "custom_fn_resize": None,
             "custom_np_image_tranform": None,
             "custom_pil_image_tranform": None,
@@ -146,11 +144,11 @@ def _metadata(vdna: VDNA, distribution: str) -> dict[str, Any]:
 
 
 def read(path: Path, ranges: HistogramAxes | None = None) -> VDNA:
-    """The VDNA in the seed's files `path.json` and `path.npz`.
+    """Read `path.json` and `path.npz` as a VDNA.
 
-    They say neither the weights nor the histogram's axes: the axes are `ranges` (the seed publishes
-    them beside its networks), and what the files do not state does not hinder a comparison. Crop and resize they state.
-    Raises `UserError`, before anything large is allocated, when the files are not what they say.
+    The files state crop and resize, but neither the weights nor the histogram axes. What they do not state does not
+    prevent a comparison. A histogram needs its axes as `ranges`; the authors of the `vdna` library publish them beside
+    their networks. Raises `UserError` if the files are invalid, before anything large is allocated.
     """
     meta, arrays = load(path)
     name, layers, images = meta["name"], meta["neurons_list"], meta["num_images"]
@@ -170,8 +168,10 @@ def read(path: Path, ranges: HistogramAxes | None = None) -> VDNA:
 
 
 def read_ranges(where: str, published: str = "") -> HistogramAxes:
-    """The histogram axes in a ranges file, the seed's or ours: a path, a URL or `hf:OWNER/NAME/FILE`; "published"
-    stands for `published`, where an extractor's are. Raises `UserError`."""
+    """The histogram axes in a ranges file of this program or of the `vdna` library. Raises `UserError`.
+
+    `where` is a path, a URL or `hf:OWNER/NAME/FILE`, or "published" for `published`, the place of an extractor's axes.
+    """
     if where == "published" and not published:
         raise UserError("ranges=published: none are stated for this extractor; give a ranges file")
     try:
@@ -181,7 +181,7 @@ def read_ranges(where: str, published: str = "") -> HistogramAxes:
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The description and the arrays in `path.json` and `path.npz`, found to be what they say. Raises `UserError`."""
+    """The description in `path.json` and the arrays in `path.npz`, checked against it. Raises `UserError`."""
     path = named(path)
     base = path.with_suffix("") if path.suffix in (".json", ".npz") else path
     try:
@@ -189,9 +189,10 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; a VDNA of the seed is NAME.json beside NAME.npz") from None
-    except Exception as error:  # what reads JSON and npz raises anything
-        raise UserError(f"{base.name}: not a VDNA of the seed library ({str(error)[:200]})") from None
+        hint = "a VDNA of the vdna library is NAME.json beside NAME.npz"
+        raise UserError(f"{error.filename}: no such file; {hint}") from None
+    except Exception as error:  # the readers of JSON and npz can raise any exception
+        raise UserError(f"{base.name}: not a VDNA of the vdna library ({str(error)[:200]})") from None
 
 
 def _described(base: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -211,7 +212,7 @@ def _described(base: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError("its settings are missing")
     axes = [meta["extraction_settings"].get(key) for key in ("range_scale_for_norm_params", "hist_range")]
     if bins_of(name) is not None and axes not in ([1.2, [-1.0, 1.0]], [None, None]):
-        raise UserError(f"{base.name}: its histograms are on other axes than the seed's own: {axes}")
+        raise UserError(f"{base.name}: its histograms are on other axes than the vdna library's own: {axes}")
     with zipfile.ZipFile(base.with_name(f"{base.name}.npz")) as archive:
         arrays = {key: _of_network(archive, key, shape) for key, shape in _shapes(name, layers).items()}
     for layer in layers:
@@ -220,7 +221,7 @@ def _described(base: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _check(name: str, layer: str, arrays: Mapping[str, np.ndarray], images: int) -> None:
-    """Raise `ValueError` for numbers that no images lead to."""
+    """Raise `ValueError` for numbers that no set of images can have."""
     if bins_of(name) is not None:
         if not arrays[layer].any(axis=1).all():
             raise ValueError(f"a neuron of {layer} counted nothing")
@@ -237,7 +238,7 @@ def _check(name: str, layer: str, arrays: Mapping[str, np.ndarray], images: int)
 
 
 def covariance_fault(covariance: np.ndarray) -> str:
-    """What keeps a matrix from being a covariance, but for rounding; empty if nothing does."""
+    """Why a matrix is no covariance, apart from rounding; empty if it is one."""
     variance = covariance.diagonal().astype(np.float64)
     if (variance < 0).any() or not np.abs(covariance - covariance.T).max() <= ROUNDING * variance.max(initial=0):
         return "is not a covariance: not symmetric, or with negative variances"
@@ -247,7 +248,7 @@ def covariance_fault(covariance: np.ndarray) -> str:
 
 
 def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The arrays of a distribution. The seed stores a pickled `{}` beside some: those are never opened."""
+    """Name and shape of a distribution's arrays. Other arrays, such as the library's pickled `{}`, are not opened."""
     bins = bins_of(name)
     if bins is not None:
         shapes: dict[str, tuple[int, ...]] = {layer: (n, bins) for layer, n in layers.items()}
@@ -260,19 +261,19 @@ def _shapes(name: str, layers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def npz_array(
-    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None = None, most: int = MAX_ARRAYS
+    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None = None, max_bytes: int = MAX_ARRAYS
 ) -> np.ndarray:
-    """One array of finite numbers of an .npz, read once its header, and its size of at most so many bytes, are found
-    right."""
+    """The array `key` of an .npz file, read only if its header states the `shape` and at most `max_bytes`. Raises
+    `ValueError`, also for numbers that are not finite."""
     info = archive.getinfo(f"{key}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without bounds
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # other methods unpack without a limit
         raise ValueError(f"{key} is compressed in an unusual way")
     with archive.open(info) as file:
-        header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
-        found, _, dtype = header(file)
-        size = file.tell() + math.prod(found) * dtype.itemsize
-    if shape not in (None, found) or size > most or dtype.kind not in "uif" or info.file_size != size:
-        raise ValueError(f"{key} is {dtype}{found} and not {shape}")
+        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
+        stored, _, dtype = read_header(file)
+        size = file.tell() + math.prod(stored) * dtype.itemsize
+    if shape not in (None, stored) or size > max_bytes or dtype.kind not in "uif" or info.file_size != size:
+        raise ValueError(f"{key} is {dtype}{stored} and not {shape}")
     with archive.open(info) as file:
         array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     if not np.isfinite(array).all():
@@ -283,16 +284,16 @@ def npz_array(
 def _of_network(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> np.ndarray:
     array = npz_array(archive, key, shape)
     dtype = array.dtype
-    most = MAX_NUMBER if dtype.kind in "ui" else np.finfo(np.float32).max
+    limit = MAX_NUMBER if dtype.kind in "ui" else np.finfo(np.float32).max
     if len(shape) == 2 and not key.startswith("sigma-") and (dtype.kind == "f" or (array < 0).any()):
         raise ValueError(f"{key} are not counts")
-    if not (np.abs(array) <= most).all():
+    if not (np.abs(array) <= limit).all():
         raise ValueError(f"{key} are not the numbers of a network")
     return array
 
 
 def _state(vdna: VDNA, arrays: Mapping[str, np.ndarray], images: int) -> dict[str, np.ndarray]:
-    """The arrays of our state from the seed's; what it does not count is zero."""
+    """The arrays of a VDNA's state from those of the files. Counts that the files do not have are zero."""
     layers = list(vdna.layers)
 
     def all_layers(prefix: str, dtype: str) -> np.ndarray:

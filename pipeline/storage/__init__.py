@@ -1,2 +1,1 @@
-"""Objects of any store, read and written with patience: URLs, folders, the files of a disk, and what is kept on
-this machine."""
+"""Reading and writing objects in any store: URLs, object stores, retries, early requests, local files and caches."""

@@ -1,23 +1,22 @@
-"""One object that several writers change, of whom none takes away what another wrote.
+"""Changing one object from several writers at the same time, without losing any writer's change.
 
-    change(folder, "catalogue.json", lambda there: data)      # asked again where another writer came first
+    change(store, "catalogue.json", make)     # `make(current)` returns the new bytes; called again after a conflict
 
-What holds when two writers change an object at the same moment depends on where it lies:
+How two simultaneous changes are told apart depends on the store:
 
-    S3             The store refuses one of them, because a write names the version that it replaces (If-Match) or that
-                   there is none (If-None-Match).
-    a disk,        One of them finds its number taken. Writers number their changes: the new contents are created as
-    Google Cloud   `claims/PATH/NUMBER`, which only one can do (`link`, a conditional create), put in place as the
-    Storage,       object, and noted as done. A writer that dies in between is completed by the next one. A writer that
-    Azure          was stopped there and goes on later puts back what came after it; until then readers see the object
-                   as it was before.
-    others         (SFTP, SMB, HDFS, FTP, S3 servers that ignore conditions.) Numbers as well, but these stores let two
-                   create one. A writer looks for others right before and right after it writes, and is asked again
-                   where it finds one; two whose requests cross are not noticed.
+    S3             Conditional writes. A write names the version that it replaces (If-Match), or states that there is
+                   none (If-None-Match). S3 refuses the second writer.
+    local disk,    Numbered claims. A writer creates its new contents as `claims/PATH/NUMBER`; only one writer can
+    Google Cloud   create a number (`link`, or a conditional create). The writer then copies the claim to the object and
+    Storage,       marks the claim as done. If a writer dies in between, the next writer completes its claim. If a
+    Azure          writer is suspended there and continues later, it overwrites newer contents and then puts them back;
+                   readers see the older contents in the meantime.
+    others         (SFTP, SMB, HDFS, FTP, S3 servers that ignore conditions.) Numbered claims too, but these stores let
+                   two writers create the same number. A writer checks for other writers directly before and after its
+                   write, and starts again if it finds one. Two writers whose requests cross are not noticed.
 
-Nothing is locked: no writer waits for another, and one that is killed at any moment leaves nothing that stops the next.
-Programs that do not know of claims, and people, may write the object too, or remove it: what they left is taken as it
-lies there.
+There are no locks: no writer waits for another, and a writer that is killed at any moment does not block the next one.
+Programs that know nothing of claims, and people, may also write or remove the object. Their contents are accepted.
 """
 
 from __future__ import annotations
@@ -28,114 +27,116 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 
 STALE = timedelta(hours=1)
-"""Age at which what nothing names was left behind: what is being written now is younger."""
+"""Age from which an object that nothing refers to may be removed. A younger one may still be in use by its writer."""
 CLAIMS = "claims"
 PAUSE = 0.05
-"""Seconds, at most, before a writer who came too late looks again."""
-HALF = 10.0
-"""Seconds until nobody is writing a claim any more that is not whole, as it may be seen on disks without links."""
-BACK = 1.0
-"""Seconds in which a writer that was stopped, and went on, puts back what came after it. What differs for longer was
-written by a program that does not know of claims, or by hand."""
+"""Longest pause in seconds before a change is tried again."""
+PARTIAL_CLAIM_SECONDS = 10.0
+"""Seconds after which nobody is still writing an incomplete claim. Disks without hard links show incomplete claims."""
+PUT_BACK_SECONDS = 1.0
+"""Seconds in which a writer that was suspended puts back the newer contents it has overwritten. If the object differs
+from the last claim for longer, it was written by a person or by a program that knows nothing of claims."""
 
 Make = Callable[[bytes | None], bytes]
 
 
-def change(folder: Folder, path: str, make: Make) -> bytes:
-    """Replace an object by what `make` returns, given what is there, or None; return what is there then.
+def change(store: ObjectStore, path: str, make: Make) -> bytes:
+    """Replace an object by `make(current)` and return its new contents.
 
-    `make` is asked again as often as another writer comes first. It returns what it was given to leave that as it is.
-    What it raises passes through, and nothing is changed.
+    `current` is None if the object does not exist. `make` is called again each time another writer comes first. To
+    leave the object unchanged, `make` returns `current`. An exception of `make` is passed on, and nothing is changed.
     """
-    attempt = _by_version if folder.refuses_other_versions else _by_claim
+    attempt = _by_version if store.refuses_other_versions else _by_claim
     while True:
-        found = attempt(folder, path, make)
-        if found is not None:
-            return found
+        contents = attempt(store, path, make)
+        if contents is not None:
+            return contents
         time.sleep(random.uniform(0, PAUSE))
 
 
-def _by_version(folder: Folder, path: str, make: Make) -> bytes | None:
-    """What is there after a change; None where another came first."""
-    there, version = folder.get_version(path)
-    after = make(there)
-    return after if after == there or folder.put_version(path, after, version) else None
+def _by_version(store: ObjectStore, path: str, make: Make) -> bytes | None:
+    """Try a change by a conditional write: the new contents, or None if another writer came first."""
+    current, version = store.get_version(path)
+    new = make(current)
+    return new if new == current or store.put_version(path, new, version) else None
 
 
-def _by_claim(folder: Folder, path: str, make: Make) -> bytes | None:
-    """What is there after a change; None where another came first."""
-    number, there = _settled(folder, path)
-    after = make(there)
-    if after == there:
-        return after
+def _by_claim(store: ObjectStore, path: str, make: Make) -> bytes | None:
+    """Try a change by a numbered claim: the new contents, or None if another writer came first."""
+    number, current = _last_done(store, path)
+    new = make(current)
+    if new == current:
+        return new
     number += 1
-    claimed = _understood(folder.put_new(_name(path, number), _claim(after)))
-    if claimed is None or claimed[0] != after:
+    claimed = _parse(store.put_new(_name(path, number), _claim(new)))
+    if claimed is None or claimed[0] != new:
         return None
-    _place(folder, path, number, after)
-    found = _read(folder, path, number)
-    if found and found[0] != after:  # the store let another writer take this number as well, and that one has it now
-        folder.put(path, found[0])
+    _complete(store, path, number, new)
+    claim = _read(store, path, number)
+    if claim and claim[0] != new:  # this store let another writer create the same number, and that claim remained
+        store.put(path, claim[0])
         return None
-    for old in _numbers(folder, path)[:-1]:
-        if folder.age(_name(path, old)) < STALE:
+    for old in _numbers(store, path)[:-1]:
+        if store.age(_name(path, old)) < STALE:
             break
-        folder.remove(_name(path, old))
-    return after
+        store.remove(_name(path, old))
+    return new
 
 
-def _settled(folder: Folder, path: str) -> tuple[int, bytes | None]:
-    """The last number, and the object, when what the last claim says was put in place."""
+def _last_done(store: ObjectStore, path: str) -> tuple[int, bytes | None]:
+    """The number of the last claim, and the object's contents, once that claim is completed."""
     begun = time.monotonic()
     while True:
-        last, there = max(_numbers(folder, path), default=0), folder.get(path)
-        found, waited = _read(folder, path, last), time.monotonic() - begun
-        if found and not found[1]:  # its writer died, or is about to
-            _place(folder, path, last, found[0])
-        elif (found and (found[0] == there or waited > BACK)) or (not found and (last == 0 or waited > HALF)):
-            return last, there
+        last, current = max(_numbers(store, path), default=0), store.get(path)
+        claim, waited = _read(store, path, last), time.monotonic() - begun
+        if claim and not claim[1]:  # its writer died, or is about to complete it
+            _complete(store, path, last, claim[0])
+        elif (claim and (claim[0] == current or waited > PUT_BACK_SECONDS)) or (
+            not claim and (last == 0 or waited > PARTIAL_CLAIM_SECONDS)
+        ):
+            return last, current
         else:
             time.sleep(PAUSE)
 
 
-def _place(folder: Folder, path: str, number: int, data: bytes) -> None:
-    """Put in place what a claim says, unless there is a later one, and note that this was done. Where a later one came
-    meanwhile, that is put back."""
-    placed = False
+def _complete(store: ObjectStore, path: str, number: int, data: bytes) -> None:
+    """Copy a claim to the object and mark the claim as done, unless there is a later claim. If a later claim appears
+    after the copy, that claim is completed instead."""
+    copied = False
     while True:
-        last = max(_numbers(folder, path), default=number)
+        last = max(_numbers(store, path), default=number)
         if last > number:
-            found = _read(folder, path, last) if placed else None
-            if found is None:
+            later = _read(store, path, last) if copied else None
+            if later is None:
                 return
-            number, data = last, found[0]
-        elif placed:
-            folder.put(_name(path, number), _claim(data, done=True))
+            number, data = last, later[0]
+        elif copied:
+            store.put(_name(path, number), _claim(data, done=True))
             return
-        folder.put(path, data)
-        placed = True
+        store.put(path, data)
+        copied = True
 
 
 def _name(path: str, number: int) -> str:
     return f"{CLAIMS}/{path}/{number:08d}"
 
 
-def _numbers(folder: Folder, path: str) -> list[int]:
-    return sorted(int(name) for name in folder.names(f"{CLAIMS}/{path}") if name.isdecimal())
+def _numbers(store: ObjectStore, path: str) -> list[int]:
+    return sorted(int(name) for name in store.names(f"{CLAIMS}/{path}") if name.isdecimal())
 
 
-def _read(folder: Folder, path: str, number: int) -> tuple[bytes, bool] | None:
-    return _understood(folder.get(_name(path, number)) or b"") if number else None
+def _read(store: ObjectStore, path: str, number: int) -> tuple[bytes, bool] | None:
+    return _parse(store.get(_name(path, number)) or b"") if number else None
 
 
 def _claim(data: bytes, done: bool = False) -> bytes:
     return f"{'done' if done else 'claimed'} {hashlib.sha256(data).hexdigest()}\n".encode() + data
 
 
-def _understood(claim: bytes) -> tuple[bytes, bool] | None:
-    """What a claim puts in place, and whether that was done; None if the claim is not there, or not whole."""
+def _parse(claim: bytes) -> tuple[bytes, bool] | None:
+    """The contents of a claim and whether it is done. None if the claim is missing or incomplete."""
     data = claim.partition(b"\n")[2]
     return next(((data, done) for done in (False, True) if claim == _claim(data, done)), None)

@@ -1,8 +1,9 @@
-"""The HTTP clients of fsspec's websites and of S3, on the ways that `extractors.download.web` finds in the environment.
+"""HTTP clients for websites and S3 that use the proxies and certificate authorities of the environment.
 
-    options = heeding("s3", options)          # fsspec's options, with what makes its client ask there
+    options = with_environment("s3", options)     # fsspec options whose client follows the environment
 
-What the user's own options say of proxies, certificates and connections stands.
+`extractors.download.web` reads the environment. Proxies, certificates and connectors in the user's own options take
+precedence.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from yarl import URL
 from extractors.download import web
 
 BY_ENVIRONMENT = "by the environment"
-"""In place of a proxy's address: proxies are chosen for each request."""
+"""Stands in place of a proxy's address: the proxy is chosen for each request."""
 
 
-def heeding(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a store's client, which goes where the environment says unless they say it.
+def with_environment(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fsspec options of a store, extended so that its client follows the environment.
 
-    The authorities of this moment are part of them: fsspec keeps a client for the options that it was made with, and
-    another authority asks for another client.
+    The options name the current certificate bundles. fsspec keeps one client for each set of options, so a change of
+    the bundles leads to a new client.
     """
     if protocol in ("http", "https"):
         return {"get_client": partial(_web, web.bundles()), **options}
     if protocol in ("s3", "s3a"):
-        way = f"{BY_ENVIRONMENT}, {web.bundles()}"
-        usual = {"http_session_cls": _S3, "proxies": {"http": way, "https": way}}
-        return {**options, "config_kwargs": {**usual, **options.get("config_kwargs", {})}}
+        proxy = f"{BY_ENVIRONMENT}, {web.bundles()}"
+        defaults = {"http_session_cls": _S3, "proxies": {"http": proxy, "https": proxy}}
+        return {**options, "config_kwargs": {**defaults, **options.get("config_kwargs", {})}}
     if protocol == "hf":
         from extractors.download import hub_client  # loads all of huggingface_hub
 
@@ -43,81 +44,82 @@ def heeding(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _web(_: Mapping[str, str], **options: Any) -> aiohttp.ClientSession:
-    """fsspec's client of websites."""
-    wrong: list[web.WebError] = []
+    """fsspec's client for websites."""
+    tls_errors: list[web.WebError] = []
     if "connector" not in options:
         try:
             options["connector"] = aiohttp.TCPConnector(ssl=web.context())
-        except web.Refused as error:  # of no account to who needs no TLS
-            wrong.append(error)
+        except web.Refused as error:  # matters only to requests that use TLS
+            tls_errors.append(error)
 
-    async def heed(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
+    async def use_environment(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
         url = str(request.url)
-        if wrong and request.url.scheme == "https":
-            raise wrong[0]
-        its = web.proxy(url) if request.proxy is None else None
-        if its:
-            # aiohttp sends it on as Proxy-Authorization, and to the proxy alone.
-            request.update_proxy(URL(its.bare), None, {"Authorization": its.login} if its.login else None)
+        if tls_errors and request.url.scheme == "https":
+            raise tls_errors[0]
+        proxy = web.proxy(url) if request.proxy is None else None
+        if proxy:
+            # aiohttp sends this header as Proxy-Authorization, and to the proxy alone.
+            request.update_proxy(URL(proxy.bare), None, {"Authorization": proxy.login} if proxy.login else None)
         try:
             answer = await handler(request)
         except aiohttp.ClientError as error:
-            if its or request.proxy is None:
+            if proxy or request.proxy is None:
                 raise web.fault(error, url) or error from None
             raise
-        if its and answer.status == 407:
+        if proxy and answer.status == 407:
             answer.close()
-            raise web.refusal(its, 407, url)
+            raise web.refusal(proxy, 407, url)
         web.meet(url)
         return answer
 
-    options["middlewares"] = (*options.get("middlewares", ()), heed)
+    options["middlewares"] = (*options.get("middlewares", ()), use_environment)
     return aiohttp.ClientSession(**options)
 
 
 class _Proxies:
-    """What botocore asks for the proxy of a URL."""
+    """Tells botocore which proxy a URL is requested through."""
 
     settings: Mapping[str, Any] = {}
 
     def proxy_url_for(self, url: str) -> str | None:
-        its = web.proxy(url)
-        return its.url if its else None
+        proxy = web.proxy(url)
+        return proxy.url if proxy else None
 
     def proxy_headers_for(self, url: str) -> dict[str, str]:
         return {}  # aiohttp makes them from the proxy's URL
 
 
 class _S3(AIOHTTPSession):  # type: ignore[misc]  # untyped
-    """S3's client."""
+    """botocore's client for S3."""
 
     def __init__(self, verify: Any = True, proxies: Mapping[str, str] | None = None, **options: Any) -> None:
-        self._heeds = (proxies or {}).get("http", "").startswith(BY_ENVIRONMENT)
-        # A path that botocore has from these variables is one of those that `trust` reads.
+        self._by_environment = (proxies or {}).get("http", "").startswith(BY_ENVIRONMENT)
+        # botocore takes a path from the same variables that `web.trust` reads: it is not the user's own option.
         self._trusts = verify is None or verify is True or verify in web.bundles().values()
-        super().__init__(verify=True if self._trusts else verify, proxies=None if self._heeds else proxies, **options)
-        if self._heeds:
+        proxies = None if self._by_environment else proxies
+        super().__init__(verify=True if self._trusts else verify, proxies=proxies, **options)
+        if self._by_environment:
             self._proxy_config = _Proxies()
 
     def _build_verify_context(self) -> Any:
-        made = super()._build_verify_context()
+        context = super()._build_verify_context()
         if self._trusts:
-            web.trust(made)
-        return made
+            web.trust(context)
+        return context
 
     async def send(self, request: Any) -> Any:
         url = str(request.url)
         try:
             answer = await super().send(request)
         except Exception as error:  # botocore's, which wrap aiohttp's
-            if self._heeds and (said := web.fault(error, url)):
-                raise said from None  # which botocore does not try again
+            if self._by_environment and (fault := web.fault(error, url)):
+                raise fault from None  # botocore does not retry this error
             raise
-        its = None
-        if self._heeds and answer.status_code == 407:
+        proxy = None
+        if self._by_environment and answer.status_code == 407:
             with contextlib.suppress(web.Refused):
-                its = web.proxy(url)
-        if its:
-            raise web.refusal(its, 407, url)
+                proxy = web.proxy(url)
+        if proxy:
+            raise web.refusal(proxy, 407, url)
         web.meet(url)
         return answer

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all.
+"""Writing local files atomically: a file appears complete or not at all.
 
 write(Path("catalogue/catalogue.json"), data)               # a temporary file and a rename
-write(Path("catalogue/claims/000001"), data, new=True)      # FileExistsError where the name is taken
+write(Path("catalogue/claims/000001"), data, new=True)      # FileExistsError if the name is taken
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ TEMPORARY = ".tmp"
 
 
 def write(path: Path, data: bytes, new: bool = False) -> None:
-    """Write a file whole: it has its old or its new content at any moment. `new` is refused, with `FileExistsError`,
-    where there is a file."""
+    """Write a file atomically: at any moment it has its old or its new content.
+
+    With `new`, raises `FileExistsError` if the file exists.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{TEMPORARY}")
     try:
@@ -34,7 +36,7 @@ def write(path: Path, data: bytes, new: bool = False) -> None:
 
 
 def named(path: str | Path) -> Path:
-    """A path as a user gives it, with their home for `~`; of nobody's home it is the name of a file."""
+    """A path that a user has given, with `~` expanded. If the home is unknown, `~` stays part of the file's name."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -42,8 +44,10 @@ def named(path: str | Path) -> Path:
 
 
 def _written_nameless(path: Path, data: bytes) -> bool:
-    """Write a file that gets its name when it is whole: of a writer that is killed meanwhile nothing stays. False, and
-    nothing is there, where the system has no such files."""
+    """Write a file without a name, then name it `path`: if the writer is killed before that, nothing is left.
+
+    Returns False, and leaves nothing, on systems without nameless files.
+    """
     try:
         number = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
     except (AttributeError, OSError):
@@ -51,7 +55,7 @@ def _written_nameless(path: Path, data: bytes) -> bool:
     with os.fdopen(number, "wb") as file:
         _fill(file, data)
         with contextlib.suppress(OSError):
-            # With a folder given, though the paths need none, the link is followed to the file.
+            # Both paths are absolute, but only with a directory given does `os.link` follow the link in /proc.
             os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)
             return True
     return False
@@ -60,15 +64,15 @@ def _written_nameless(path: Path, data: bytes) -> bool:
 def _fill(file: IO[bytes], data: bytes) -> None:
     file.write(data)
     file.flush()
-    os.fsync(file.fileno())  # or a machine that loses power has the name without the contents
+    os.fsync(file.fileno())  # otherwise a power loss can leave the name without the contents
 
 
 def _name_new(temporary: Path, path: Path) -> None:
-    """Give a file its name unless the name is taken: `FileExistsError`."""
+    """Give a file its name. Raises `FileExistsError` if the name is taken."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links; here a reader may find it half written
+    except OSError:  # a file system without hard links; here a reader may see an incomplete file
         with path.open("xb") as file:
             file.write(temporary.read_bytes())

@@ -1,4 +1,8 @@
-"""What the errors of stores' clients mean: each has its own."""
+"""Classifying the errors of the stores' clients: permanent or passing.
+
+error = root_cause(caught)
+is_permanent(error, status_of(error))     # True: another try cannot help
+"""
 
 from __future__ import annotations
 
@@ -18,39 +22,44 @@ from botocore.exceptions import (
 from extractors.download.web import Refused, known
 from pipeline.errors import UserError
 
-LASTING = (
+PERMANENT = (
     *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError),
     *(ValueError, TypeError, NotImplementedError, ImportError, MemoryError, UserError),
     *(NoCredentialsError, PartialCredentialsError, Refused),
 )
-"""What another try does not change."""
+"""Errors that another try does not change."""
 
-NOWHERE = (errno.ELOOP, errno.ENAMETOOLONG)
-"""What systems say of paths where nothing can be."""
+IMPOSSIBLE_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
+"""Error numbers for paths at which no file can exist."""
 
-OPTIONS = (
+OPTION_ERRORS = (
     *(InvalidConfigError, InvalidRetryConfigurationError, InvalidS3AddressingStyleError, NoRegionError),
     ProfileNotFound,
 )
-"""What S3's client says of options that cannot be."""
+"""Errors of S3's client for invalid options."""
 
 REFUSALS = {
     **dict.fromkeys((401, 403, 405, 407, 411, 413, 414, 415, 416, 451), PermissionError),
     **{404: FileNotFoundError, 410: FileNotFoundError, 412: FileExistsError, 501: NotImplementedError},
 }
-"""Answers of web servers that another try does not change. Others may pass: S3 says 400 of a body cut short."""
+"""HTTP statuses that another try does not change, and the error each becomes. Others may pass: S3 answers 400 to a
+body that was cut short."""
 
 
-def lasts(error: Exception, status: int) -> bool:
-    """Whether another try cannot change an error, of that HTTP status if it has one."""
-    return getattr(error, "errno", None) in NOWHERE or (isinstance(error, LASTING) and status in (0, *REFUSALS))
+def is_permanent(error: Exception, status: int) -> bool:
+    """Whether another try cannot change an error. `status` is its HTTP status, or 0."""
+    return getattr(error, "errno", None) in IMPOSSIBLE_PATH or (
+        isinstance(error, PERMANENT) and status in (0, *REFUSALS)
+    )
 
 
-def unwrapped(error: Exception) -> Exception:
-    """The error itself: fsspec says of a website that cannot be reached that the file is not there, and aiohttp has an
-    error of its own for what is said of the way there."""
-    if said := known(error):
-        return said
+def root_cause(error: Exception) -> Exception:
+    """The error behind the one that a client has raised.
+
+    fsspec raises `FileNotFoundError` for a website that cannot be reached, and aiohttp wraps errors of the connection.
+    """
+    if web_error := known(error):
+        return web_error
     cause = error.__cause__
     if type(error) is FileNotFoundError and isinstance(cause, OSError | aiohttp.ClientConnectionError):
         return error if isinstance(cause, FileNotFoundError) else cause
@@ -58,7 +67,7 @@ def unwrapped(error: Exception) -> Exception:
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status behind an error of aiohttp's or botocore's; 0 if there is none."""
+    """The HTTP status behind an error of aiohttp or botocore, or 0."""
     for link in (error, error.__cause__):
         answer = getattr(link, "response", None)
         status = getattr(link, "status", None)

@@ -1,6 +1,6 @@
-"""Files of the Hugging Face hub, by `hf:OWNER/NAME/FILE` (a model) or `hf:datasets/OWNER/NAME/FILE`.
+"""Files of the Hugging Face hub, named `hf:OWNER/NAME/FILE` (model) or `hf:datasets/OWNER/NAME/FILE` (dataset).
 
-local("hf:datasets/me/vdnas/digits", ("json", "npz"))  # its two files, fetched: their path without an ending
+local("hf:datasets/me/vdnas/digits", ("json", "npz"))  # downloads two files; returns their path without an ending
 publish([Path("digits.json"), Path("digits.npz")], "hf:datasets/me/vdnas/digits")
 """
 
@@ -20,8 +20,11 @@ HUB = "hf:"
 
 
 def local(source: str, endings: Sequence[str] = ()) -> Path:
-    """A path on this machine for a path, or for a file of the hub or the web, which is fetched. With `endings`: of
-    files NAME.ending that belong together, the path NAME. Raises `UserError`."""
+    """The local path of a file, which is downloaded first if `source` is a name on the hub or a web URL.
+
+    With `endings`, `source` stands for several files NAME.ENDING; returns the local path without an ending. Web URLs
+    are not accepted then. Raises `UserError`.
+    """
     web = source.startswith(("http://", "https://"))
     if web and endings:
         raise UserError(f"{source}: fetch NAME.json and NAME.npz first, and give their path; or give hf:")
@@ -30,15 +33,18 @@ def local(source: str, endings: Sequence[str] = ()) -> Path:
     for ending in endings:
         source = source.removesuffix(f".{ending}")
     try:
-        found = [fetch(f"{source}.{ending}" if ending else source) for ending in endings or ("",)]
+        paths = [fetch(f"{source}.{ending}" if ending else source) for ending in endings or ("",)]
     except OSError as error:
         raise UserError(f"{source}: {error}") from None
-    return found[0].with_suffix("") if endings else found[0]
+    return paths[0].with_suffix("") if endings else paths[0]
 
 
 def publish(files: Sequence[Path], target: str) -> list[str]:
-    """Put files into a repository, in one commit: as `target`, with their endings; where they are then. The token is
-    the environment's (`hf auth login`, HF_TOKEN). Raises `UserError`."""
+    """Upload files to a hub repository in one commit, each as `target` with the file's own ending.
+
+    Returns the files' names on the hub. The token comes from the environment (`hf auth login`, HF_TOKEN). Raises
+    `UserError`.
+    """
     kind = "dataset" if target.startswith(f"{HUB}datasets/") else "model"
     parts = target.removeprefix(HUB).removeprefix("datasets/").split("/", 2)
     if len(parts) < 3 or not all(parts) or parts[2].endswith("/"):
@@ -52,6 +58,6 @@ def publish(files: Sequence[Path], target: str) -> list[str]:
         huggingface_hub.HfApi().create_commit(
             repository, commit, commit_message=f"VDNA {name}", repo_type=kind, revision="main"
         )
-    except Exception as error:  # the hub's own, and those of whatever HTTP library its client has
+    except Exception as error:  # the hub's errors, and those of its HTTP library
         raise UserError(f"{target}: {line_of(error)}; is there a network, and a token (hf auth login)?") from None
-    return [f"{target.removesuffix(name)}{made}" for made in names]
+    return [f"{target.removesuffix(name)}{uploaded}" for uploaded in names]

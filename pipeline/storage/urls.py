@@ -1,7 +1,7 @@
-"""URLs and the options of their stores: what in them is secret, and what is part of an object's name.
+"""Separating the secret parts of URLs and store options from an object's name.
 
 unsigned("https://host/a.tar?sv=1&sig=x")   # ("https://host/a.tar", "sv=1&sig=x")
-redact("https://me:pw@host/a")      # "https://***@host/a", for people to read
+redact("https://me:pw@host/a")              # "https://***@host/a", for messages
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ TEXTS = (
     *("account_name", "account_key", "sas_token", "connection_string", "client_id", "client_secret", "tenant_id"),
     *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
 )
-"""Options of stores that are texts, also where they look like numbers."""
+"""Store options that are texts even if their values look like numbers."""
 
 
 def is_text(option: str) -> bool:
-    """Whether an option of a store, with dots for what is in another, is a text whatever it looks like."""
+    """Whether a store option is always a text. Dots separate the names of nested options."""
     *above, name = option.split(".")
     return name in TEXTS or "headers" in above
 
@@ -30,14 +30,14 @@ SIGNING = (
     r"x-(?:amz|goog|oss|obs|ms)-[\w-]+|q-[\w-]+|\w*accesskeyid|\w*accessid|[\w-]*signature|[\w-]*credential|"
     r"expires|policy|key-pair-id|[\w-]*token|\w*password|\w*secret\w*|api[_-]?key|auth\w*|hmac"
 )
-STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that move a cursor, change colours or the direction of what follows: escape sequences begin with one."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters: they move a terminal's cursor, begin escape sequences or change the direction of text."""
 AZURE = "sig|sv|ss|srt|sr|se|st|sp|spr|sip|skoid|sktid|skt|ske|sks|skv"
-"""Parameters of a signed URL: they open an object and are no part of its name."""
+"""Further parameters of a URL that is signed for Azure."""
 
 
 def unsigned(url: str) -> tuple[str, str]:
-    """A URL's lasting part, and the part of its query that signs it: which is secret, and another every time."""
+    """A URL without its signature, and the signature: the parameters of its query that are secret and expire."""
     path, _, query = url.partition("?")
     if not url.lower().startswith(("http://", "https://")) or not query:  # elsewhere `?` is part of a name
         return url, ""
@@ -48,20 +48,21 @@ def unsigned(url: str) -> tuple[str, str]:
 
 
 def signed(url: str, signing: str = "") -> str:
-    """What `unsigned` took apart."""
+    """The URL from which `unsigned` has split the signature."""
     return url + ("&" if "?" in url else "?") * bool(signing) + signing
 
 
 def redact(text: str) -> str:
-    """A text for people without the passwords and signatures of the URLs in it, and without what steers a terminal."""
-    text = STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+    """A text for messages: passwords and signatures in its URLs become `***`, control characters are escaped."""
+    text = CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
     text = re.sub(r"(?<=://)[^/@\s]*:[^@\s'\"]*@|(?<=https://)[^/@\s]*@|(?<=http://)[^/@\s]*@", "***@", text)
     return re.sub(rf"(?<=[?&])({SIGNING}|sig)=[^&\s'\"]*", r"\1=***", text, flags=re.IGNORECASE)
 
 
-def check_store_options(url: str, given: Mapping[str, Any], above: str = "") -> None:
-    """Raise `UserError`, without a value, for options that no store takes in that form."""
-    for key, value in given.items():
+def check_store_options(url: str, options: Mapping[str, Any], above: str = "") -> None:
+    """Raise `UserError` for options in a form that no store accepts. The message does not show their values, which may
+    be secret. `above` is the dotted name of the option that holds `options`."""
+    for key, value in options.items():
         option = f"{above}{key}"
         if isinstance(value, Mapping):
             check_store_options(url, value, f"{option}.")

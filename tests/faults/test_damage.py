@@ -23,7 +23,7 @@ from pipeline.data.decode import MAX_PIXELS, BadImage, decode
 from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import from_dataset, opened, pack, to_dataset, zipped
+from pipeline.formats.groups import from_dataset, open_group, pack, to_dataset, zipped
 from pipeline.formats.vdna_files import read, write
 from tests.helpers import dirty
 from tests.helpers.dirty_pictures import pictures
@@ -201,7 +201,7 @@ def test_groups_without_a_checksum(vdna: VDNA, draw: st.DataObject) -> None:
     objects = pack(to_dataset(vdna, {}), consolidated=False)
     name = draw.draw(st.sampled_from(sorted(objects)))
     objects[name] = damaged(objects[name], draw.draw(changes(len(objects[name]))))
-    found = outcome(lambda: from_dataset(opened(objects)), DamagedError)
+    found = outcome(lambda: from_dataset(open_group(objects)), DamagedError)
     if isinstance(found, VDNA):
         assert (found.spec.id, found.digest(), found.ledger) == (vdna.spec.id, vdna.digest(), vdna.ledger)
 

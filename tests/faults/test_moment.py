@@ -25,7 +25,7 @@ from pipeline.catalogue.targets import target
 from pipeline.catalogue.writer import Store
 from pipeline.formats.manifests import Manifests
 from pipeline.storage.changes import CLAIMS, change
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 from tests.helpers import object_store, synthetic
 from tests.helpers.hub_server import hub_server
 
@@ -35,7 +35,7 @@ PROCESSES.set_forkserver_preload([__name__])
 Where = tuple[str, dict[str, Any]]
 
 
-class WithoutVersions(Folder):
+class WithoutVersions(ObjectStore):
     """A bucket, as if its store did not know of versions."""
 
     refuses_other_versions = False
@@ -67,7 +67,7 @@ def together(job: Callable[..., Any], *arguments: Any) -> None:
     assert [process.exitcode for process in processes] == [0] * WRITERS
 
 
-def add_tokens(number: int, barrier: Barrier, kind: type[Folder], where: Where, rounds: int) -> None:
+def add_tokens(number: int, barrier: Barrier, kind: type[ObjectStore], where: Where, rounds: int) -> None:
     folder = kind(*where)
     for turn in range(rounds):
         barrier.wait(60)
@@ -78,16 +78,16 @@ def with_token(there: bytes | None, token: str) -> bytes:
     return json.dumps([*json.loads(there or b"[]"), token]).encode()
 
 
-@pytest.mark.parametrize("kind", [Folder, WithoutVersions])
-def test_no_change_of_an_object_is_lost(where: Where, kind: type[Folder]) -> None:
+@pytest.mark.parametrize("kind", [ObjectStore, WithoutVersions])
+def test_no_change_of_an_object_is_lost(where: Where, kind: type[ObjectStore]) -> None:
     rounds = 40
     together(add_tokens, kind, where, rounds)
-    found = json.loads(Folder(*where).get("list.json") or b"")
+    found = json.loads(ObjectStore(*where).get("list.json") or b"")
     assert sorted(found) == sorted(f"{number}:{turn}" for number in range(WRITERS) for turn in range(rounds))
 
 
 def test_s3_is_asked_for_versions_and_a_disk_for_numbers(where: Where) -> None:
-    folder = Folder(*where)
+    folder = ObjectStore(*where)
     assert folder.refuses_other_versions == where[0].startswith("s3")
     for token in ("a", "b"):
         change(folder, "list.json", lambda there, token=token: with_token(there, token))
@@ -95,7 +95,7 @@ def test_s3_is_asked_for_versions_and_a_disk_for_numbers(where: Where) -> None:
 
 
 def add_for_ever(number: int, where: Where) -> None:
-    folder = Folder(*where)
+    folder = ObjectStore(*where)
     turn = 0
     while True:
         token = f"{number}:{turn}"
@@ -108,7 +108,7 @@ def test_writers_that_are_killed_stop_nobody_and_lose_nothing(where: Where) -> N
     processes = [PROCESSES.Process(target=add_for_ever, args=(number, where)) for number in range(WRITERS)]
     for process in processes:
         process.start()
-    folder = Folder(*where)
+    folder = ObjectStore(*where)
     deadline = time.monotonic() + 120
     while len(folder.names("done")) < 5 * WRITERS:
         assert time.monotonic() < deadline
@@ -123,7 +123,7 @@ def test_writers_that_are_killed_stop_nobody_and_lose_nothing(where: Where) -> N
     assert {name.replace("-", ":") for name in folder.names("done")} <= set(found)
 
 
-def after(folder: Folder, *tokens: str) -> list[str]:
+def after(folder: ObjectStore, *tokens: str) -> list[str]:
     """What is there when these were added."""
     for token in tokens:
         change(folder, "list.json", lambda there, token=token: with_token(there, token))
@@ -141,11 +141,11 @@ def age(folder: Path) -> None:
 def test_a_writer_that_died_between_its_number_and_the_object_is_completed(
     tmp_path: Path, tokens: tuple[str, ...]
 ) -> None:
-    class Dying(Folder):
+    class Dying(ObjectStore):
         def put(self, path: str, data: bytes) -> None:
             raise OSError("the machine is gone")
 
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     for token in tokens:
         after(folder, token)
     with pytest.raises(OSError, match="gone"):
@@ -158,14 +158,14 @@ def test_a_writer_that_died_between_its_number_and_the_object_is_completed(
 def test_a_writer_that_was_stopped_takes_nothing_away(tmp_path: Path, swept: bool, stopped_at: str) -> None:
     stopped, go_on = threading.Event(), threading.Event()
 
-    class Slow(Folder):
+    class Slow(ObjectStore):
         def put(self, path: str, data: bytes) -> None:
             if path.startswith(CLAIMS) == (stopped_at == "note") and not stopped.is_set():
                 stopped.set()
                 go_on.wait(60)
             super().put(path, data)
 
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     after(folder, "a")
     slow = threading.Thread(target=after, args=(Slow(str(tmp_path)), "slow"))
     slow.start()
@@ -181,7 +181,7 @@ def test_a_writer_that_was_stopped_takes_nothing_away(tmp_path: Path, swept: boo
 
 
 def test_what_other_programs_write_is_taken_as_it_lies_there(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     after(folder, "a", "b")
     folder.put("list.json", b'["theirs"]')
     assert after(folder, "c") == ["theirs", "c"]
@@ -189,7 +189,7 @@ def test_what_other_programs_write_is_taken_as_it_lies_there(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("aged", [False, True])
 def test_a_state_of_before_may_be_restored(tmp_path: Path, aged: bool) -> None:
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     after(folder, "a")
     backup = folder.get("list.json") or b""
     after(folder, "mistake")
@@ -206,8 +206,8 @@ def test_a_state_of_before_may_be_restored(tmp_path: Path, aged: bool) -> None:
 def test_a_number_half_written_is_waited_for_and_then_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.changes.HALF", 0.3)
-    folder = Folder(str(tmp_path))
+    monkeypatch.setattr("pipeline.storage.changes.PARTIAL_CLAIM_SECONDS", 0.3)
+    folder = ObjectStore(str(tmp_path))
     after(folder, "a", "b")
     half = tmp_path / CLAIMS / "list.json" / "00000003"
     half.write_bytes(b"claimed 4567\n[")
@@ -217,7 +217,7 @@ def test_a_number_half_written_is_waited_for_and_then_passed_over(
 
 
 def test_old_numbers_are_swept(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     after(folder, *"abcde")
     assert len(list((tmp_path / CLAIMS / "list.json").iterdir())) == 5
     age(tmp_path)
@@ -281,7 +281,7 @@ def add_and_publish(number: int, barrier: Barrier, where: Where, rounds: int) ->
 def test_of_two_publishes_none_takes_the_others_datasets_away(where: Where) -> None:
     rounds = 4
     together(add_and_publish, where, rounds)
-    index = published.read(Folder(*where)) or {"vdnas": []}
+    index = published.read(ObjectStore(*where)) or {"vdnas": []}
     names = {f"d-{number}-{turn}" for number in range(WRITERS) for turn in range(rounds)}
     assert {row["dataset"] for row in index["vdnas"]} == names
     assert verify(Manifests(*where))[2] == []
@@ -311,7 +311,7 @@ def test_of_catalogues_published_to_one_target_one_is_there_and_the_others_are_r
     together(publish_elsewhere, sources, there, str(tmp_path / "said"))
     for turn, target_ in enumerate(there):
         (done,) = (tmp_path / "said").glob(f"{turn}-*")
-        index = published.read(Folder(*target_)) or {"vdnas": []}
+        index = published.read(ObjectStore(*target_)) or {"vdnas": []}
         assert [row["dataset"] for row in index["vdnas"]] == [f"d-{done.name[-1]}"]
         assert verify(Manifests(*target_))[2] == []
 
@@ -338,7 +338,7 @@ def test_an_older_state_never_replaces_a_newer_one_at_a_target(where: Where, tmp
 
     def read() -> None:
         while not done.is_set():
-            seen.append(len((published.read(Folder(*where)) or {"vdnas": []})["vdnas"]))
+            seen.append(len((published.read(ObjectStore(*where)) or {"vdnas": []})["vdnas"]))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -350,7 +350,7 @@ def test_an_older_state_never_replaces_a_newer_one_at_a_target(where: Where, tmp
     assert seen[-1] <= rounds + 1
     if where[0].startswith("s3"):  # on a disk readers may see it as it was before, for a moment
         assert seen == sorted(seen)
-    assert len((published.read(Folder(*where)) or {"vdnas": []})["vdnas"]) == rounds + 1
+    assert len((published.read(ObjectStore(*where)) or {"vdnas": []})["vdnas"]) == rounds + 1
 
 
 def test_a_commit_of_another_upon_the_hub_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

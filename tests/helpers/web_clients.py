@@ -15,7 +15,7 @@ from extractors.download import files, hub_client
 from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
 from pipeline.errors import UserError
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 
 SECRET = "geh:e/im@7"
 """A password with signs that a URL needs as %XX."""
@@ -40,12 +40,12 @@ def shard(url: str) -> bytes:
 
 
 def catalogue(url: str) -> bytes:
-    return Folder(f"{url}/public").get("catalogue.json") or b""
+    return ObjectStore(f"{url}/public").get("catalogue.json") or b""
 
 
 def s3(url: str) -> bytes:
     options = {"key": "key", "secret": "secret", "endpoint_url": url, "client_kwargs": {"region_name": "us-east-1"}}
-    return Folder("s3://bucket/public", options).get("catalogue.json") or b""
+    return ObjectStore("s3://bucket/public", options).get("catalogue.json") or b""
 
 
 def weights(url: str) -> bytes:

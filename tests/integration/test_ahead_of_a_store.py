@@ -15,7 +15,7 @@ from tests.helpers.samples import tar_bytes
 def test_through_a_store_that_fails(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real S3 server behind a proxy that spoils every fifth request: a tar in forty ranges, and loose files."""
     files = {f"{i:02d}.png": np.random.default_rng(i).bytes(9_000) for i in range(45)}
-    monkeypatch.setattr(ahead, "SMALLEST", 1000)
+    monkeypatch.setattr(ahead, "MIN_RANGE_BYTES", 1000)
     with object_store.serve(tmp_path_factory.mktemp("s3")) as store:
         url = store.bucket("shards")
         store.filesystem().pipe({"shards/x.tar": tar_bytes(files), **{f"shards/y/{k}": v for k, v in files.items()}})

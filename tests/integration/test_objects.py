@@ -23,8 +23,8 @@ from pipeline.data.readers import ShardReader
 from pipeline.data.shards import Shard, group
 from pipeline.errors import SourceChangedError, UserError
 from pipeline.storage import objects
-from pipeline.storage.folder import Folder
-from pipeline.storage.objects import StoreFault, filesystem, open_object, patiently, whole
+from pipeline.storage.folder import ObjectStore
+from pipeline.storage.objects import StoreFault, filesystem, open_object, read_object, retry
 from pipeline.storage.urls import redact, signed, unsigned
 from tests.helpers.commands import ROOT
 from tests.helpers.material import spec
@@ -82,19 +82,19 @@ class TestPatience:
 
     def test_a_whole_object_is_whole(self) -> None:
         fs = Failing(1000, OSError("SlowDown"), skip_instance_cache=True)
-        assert whole(fs, "x", 5) == DATA
+        assert read_object(fs, "x", 5) == DATA
 
     def test_the_budget_is_kept(self, caplog: pytest.LogCaptureFixture) -> None:
         fs = Failing(*[OSError("SlowDown")] * 10_000, skip_instance_cache=True)
         with caplog.at_level(logging.WARNING), pytest.raises(StoreFault, match=r"given up after \d+ tries in 0.2 s"):
-            whole(fs, "x", 0.2)
+            read_object(fs, "x", 0.2)
         assert "trying again (SlowDown)" in caplog.text
 
     @pytest.mark.parametrize("fault", [FileNotFoundError("x"), PermissionError("x"), ValueError("x")])
     def test_what_cannot_pass_is_raised_at_once(self, fault: Exception) -> None:
         fs = Failing(*[fault] * 10, skip_instance_cache=True)
         with pytest.raises(type(fault)):
-            whole(fs, "x", 5)
+            read_object(fs, "x", 5)
         assert len(fs.asked) == 1
 
     @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ class TestPatience:
             raise error
 
         with pytest.raises(kind):
-            patiently(ask, 5, "x")
+            retry(ask, 5, "x")
 
     @pytest.mark.parametrize("status", [400, 408, 429, 500, 503])
     def test_too_many_requests_pass(self, status: int) -> None:
@@ -127,7 +127,7 @@ class TestPatience:
                 raise error
             return len(tries)
 
-        assert patiently(ask, 5, "x") == 3
+        assert retry(ask, 5, "x") == 3
 
 
 class TestSecrets:
@@ -155,7 +155,7 @@ class TestSecrets:
             assert "secret" not in str(raised.value)
             assert "cret@" not in str(raised.value)
         with pytest.raises(UserError, match="must not hold a password"):
-            Folder("s3://me:secret@bucket/c")
+            ObjectStore("s3://me:secret@bucket/c")
 
     def test_a_plan_does_not_store_them(self, served: str) -> None:
         """Nor do they make another task of the same shard, signed anew."""
@@ -202,7 +202,7 @@ def test_servers_with_and_without_ranges(served: str, folder: str, monkeypatch: 
     fs, path = filesystem(f"{served}/{folder}/x.tar?token=t", {})
     with open_object(fs, path, fs.info(path)) as file:
         assert file.read() == DATA
-    monkeypatch.setattr(objects, "WHOLE", 100_000)
+    monkeypatch.setattr(objects, "MAX_IN_MEMORY", 100_000)
     if folder == "plain":
         with pytest.raises(UserError, match="gives no parts of objects") as raised:
             open_object(fs, path, fs.info(path))
@@ -290,14 +290,14 @@ def test_only_the_object_itself_is_removed(tmp_path: Path) -> None:
     """A name with brackets is no pattern."""
     for root in (str(tmp_path), "memory://brackets"):
         for name in ("cat[1]", "cat1"):
-            Folder(f"{root}/{name}").put("x/y", b"data")
-        Folder(f"{root}/cat[1]").remove("x/y")
-        assert Folder(f"{root}/cat[1]").get("x/y") is None
-        assert Folder(f"{root}/cat1").get("x/y") == b"data"
+            ObjectStore(f"{root}/{name}").put("x/y", b"data")
+        ObjectStore(f"{root}/cat[1]").remove("x/y")
+        assert ObjectStore(f"{root}/cat[1]").get("x/y") is None
+        assert ObjectStore(f"{root}/cat1").get("x/y") == b"data"
 
 
 def test_what_a_dead_writer_left_is_not_read(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     folder.put("g/a", b"data")
     (tmp_path / "g" / "b.1.ab.tmp").write_bytes(b"")
     assert folder.get_group("g") == {"a": b"data"}
@@ -306,9 +306,9 @@ def test_what_a_dead_writer_left_is_not_read(tmp_path: Path) -> None:
 
 def test_a_writer_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pipeline.storage.folder import Folder; "
+        "import os, signal; from pipeline.storage.folder import ObjectStore; "
         "os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL); "
-        f"Folder({str(tmp_path)!r}).put('g/a', b'data')"
+        f"ObjectStore({str(tmp_path)!r}).put('g/a', b'data')"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert ended.returncode == -signal.SIGKILL
@@ -317,7 +317,7 @@ def test_a_writer_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
 
 def test_without_nameless_files_a_file_still_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "O_TMPFILE")
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     folder.put("g/a", b"old")
     folder.put("g/a", b"new")
     assert folder.put_new("g/b", b"first") == folder.put_new("g/b", b"second") == b"first"
@@ -338,7 +338,7 @@ def test_an_object_that_changed_since_it_was_planned(tmp_path: Path) -> None:
 
 def test_who_is_first_writes(tmp_path: Path) -> None:
     for url in (str(tmp_path), "memory://first"):
-        folder = Folder(url)
+        folder = ObjectStore(url)
         assert folder.put_new("a/b", b"one") == b"one"
         assert folder.put_new("a/b", b"two") == b"one"
         assert folder.get("a/b") == b"one"
@@ -346,7 +346,7 @@ def test_who_is_first_writes(tmp_path: Path) -> None:
 
 
 def test_many_writers_and_one_first(tmp_path: Path) -> None:
-    folder, told = Folder(str(tmp_path)), []
+    folder, told = ObjectStore(str(tmp_path)), []
     threads = [
         threading.Thread(target=lambda i=i: told.append(folder.put_new("x", f"{i}".encode()))) for i in range(16)
     ]
@@ -370,7 +370,7 @@ def test_many_writers_and_one_first(tmp_path: Path) -> None:
 )
 def test_a_catalogue_that_cannot_be_opened_is_named(url: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as error:
-        Folder(url, options).get("catalogue.json")
+        ObjectStore(url, options).get("catalogue.json")
     assert str(error.value).startswith(f"catalogue={url}: ")
     assert said in str(error.value)
     assert "GEHEIM" not in str(error.value)

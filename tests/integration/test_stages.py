@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.formats.manifests import Manifests
 from pipeline.stages import calibrate, compare, publish
 from pipeline.stages.context import RunContext
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 from tests.helpers import synthetic
 from tests.helpers.runs import digest, do, manifest, of
 
@@ -155,7 +155,7 @@ def test_ranges_alone_have_no_distances(tars: Path, tmp_path: Path) -> None:
 
 def test_sample_pictures_where_they_are_asked_for(tars: Path, tmp_path: Path) -> None:
     s = do(of(tars / "00.tar", tmp_path / "c", "thumbnails=3"))
-    index = read_index(Folder(s.settings.catalogue))
+    index = read_index(ObjectStore(s.settings.catalogue))
     assert index is not None
     paths = index["vdnas"][0]["thumbnails"]
     assert len(paths) == len(set(paths)) == 3
@@ -165,9 +165,9 @@ def test_sample_pictures_where_they_are_asked_for(tars: Path, tmp_path: Path) ->
             assert picture.format == "JPEG"
     assert verify(s.store)[2] == []
     do(of(tars / "00.tar", tmp_path / "c"))  # none are asked for: those that are there stay
-    assert read_index(Folder(s.settings.catalogue)) == index
+    assert read_index(ObjectStore(s.settings.catalogue)) == index
     do(of(tars / "00.tar", tmp_path / "c", "thumbnails=99"))
-    more = read_index(Folder(s.settings.catalogue))
+    more = read_index(ObjectStore(s.settings.catalogue))
     assert more is not None
     assert len(more["vdnas"][0]["thumbnails"]) == 16
     assert more["vdnas"][0]["version"] == 1

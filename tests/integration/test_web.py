@@ -19,7 +19,7 @@ import trustme
 from extractors.download import files, web
 from pipeline.cli.catalogue import main
 from pipeline.errors import UserError
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 from tests.helpers.servers import web_server
 from tests.helpers.web_clients import (
     AT_ONCE,
@@ -357,7 +357,7 @@ def test_who_answered_before_is_waited_for(client: Client) -> None:
 
 def test_but_not_for_ever() -> None:
     with web_server(Site) as url:
-        folder = Folder(f"{url}/public", patience=2)
+        folder = ObjectStore(f"{url}/public", patience=2)
         assert folder.get("catalogue.json") == DATA
     start = time.monotonic()
     with pytest.raises(UserError, match=r"given up after \d+ tries in 2 s: "):

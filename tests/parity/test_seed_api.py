@@ -362,7 +362,7 @@ def test_the_files_are_the_seeds(processor: VDNAProcessor, pictures: Path, tmp_p
 
 def test_more_than_files_can_hold(processor: VDNAProcessor, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Only what is saved has to fit into the seed's 32 bits."""
-    monkeypatch.setattr("pipeline.formats.vdna_files.MOST_COUNTS", 10)
+    monkeypatch.setattr("pipeline.formats.vdna_files.MAX_COUNT", 10)
     vdna = made(processor, str(pictures), "histogram-50")
     with pytest.raises(UserError, match="int32 cannot hold"):
         vdna.save(tmp_path / "x")

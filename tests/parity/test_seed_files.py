@@ -101,10 +101,10 @@ def test_what_cannot_be_held_is_refused(filled: Callable[..., VDNA], tmp_path: P
     with pytest.raises(UserError, match="int32 cannot hold"):
         write(vdna, tmp_path / "x", "histogram-20")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="no such file; a VDNA of the seed is"):
+    with pytest.raises(UserError, match="no such file; a VDNA of the vdna library is"):
         read(tmp_path / "x")
     (tmp_path / "y.json").write_text("{}")
-    with pytest.raises(UserError, match="not a VDNA of the seed library"):
+    with pytest.raises(UserError, match="not a VDNA of the vdna library"):
         read(tmp_path / "y")
 
 

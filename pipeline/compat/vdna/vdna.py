@@ -96,7 +96,7 @@ class VDNA:
             self.data_settings_used.source = data["source"]
         metadata = {
             "time_of_compute": datetime.now().strftime("%I:%M%p on %B %d, %Y"),
-            "vdna_version": vdna_files.SEED_VERSION,
+            "vdna_version": vdna_files.VDNA_VERSION,
             "distribution": {"hist_nb_bins": self.hist_nb_bins} if self.type == "histogram" else {},
             "type": self.type,
             "name": self.name,

@@ -23,14 +23,14 @@ from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
 from pipeline.errors import UserError
 from pipeline.storage import cache
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 from tests.helpers import synthetic
 from tests.helpers.catalogues import DATASETS, website
 from tests.helpers.commands import ROOT
 
 
 def test_the_index_keeps_its_schema(store: Store) -> None:
-    folder = Folder(store.url)
+    folder = ObjectStore(store.url)
     index = published.read(folder)
     assert index is not None
     schema = json.loads(folder.get(f"index/schema-{published.FORMAT}.json") or b"")
@@ -103,7 +103,7 @@ class TestVersions:
             store.put_vdna(vdna, "mine", facts)
             publish(store)
         cat = open_catalogue(store.url)
-        row = published.read(Folder(store.url))["vdnas"][0]  # type: ignore[index]
+        row = published.read(ObjectStore(store.url))["vdnas"][0]  # type: ignore[index]
         assert row["version"] == 3
         assert [version["version"] for version in row["versions"]] == [1, 2, 3]
         assert cat.vdna("mine", "net").digest() == filled(3).digest()
@@ -158,7 +158,7 @@ def test_the_cache_forgets_what_rots_and_the_oldest(tmp_path: Path, monkeypatch:
         os.utime(path, (i, i))
     path.write_bytes(b"rotten")
     assert cache.recall(sha256(data[9]).hexdigest()) is None
-    monkeypatch.setattr(cache, "MOST_BYTES", 5000)
+    monkeypatch.setattr(cache, "MAX_CACHE_BYTES", 5000)
     cache.tidy()
     assert cache.recall(sha256(data[0]).hexdigest()) is None
     assert cache.recall(sha256(data[8]).hexdigest()) == data[8]

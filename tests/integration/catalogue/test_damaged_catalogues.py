@@ -16,7 +16,7 @@ from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
 from pipeline.errors import DamagedError, UserError
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 from tests.helpers import synthetic
 from tests.helpers.catalogues import website
 
@@ -36,8 +36,8 @@ from tests.helpers.catalogues import website
 def test_an_index_of_another_shape_is_damaged(
     store: Store, tmp_path: Path, change: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = published.packed(change(published.read(Folder(store.url))))
-    part, folder = published.named("index", ".json.gz", data), Folder(str(tmp_path / "c"))
+    data = published.packed(change(published.read(ObjectStore(store.url))))
+    part, folder = published.named("index", ".json.gz", data), ObjectStore(str(tmp_path / "c"))
     folder.put(part["path"], data)
     folder.put_json("catalogue.json", published.pointer({"index": part, "site": part}))
     with pytest.raises(DamagedError, match="index"):
@@ -48,10 +48,10 @@ def test_an_index_of_another_shape_is_damaged(
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "a\\..\\x", ""])
 def test_no_path_leads_out_of_a_catalogue(tmp_path: Path, path: str) -> None:
-    folder = Folder(str(tmp_path / "c"))
+    folder = ObjectStore(str(tmp_path / "c"))
     for action in (
         folder.get,
-        folder.at_once,
+        folder.get_at_once,
         folder.remove,
         lambda p: folder.put(p, b""),
         lambda p: folder.put_new(p, b""),
@@ -81,7 +81,7 @@ def test_an_index_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(published, "MAX_BYTES", 1000)
     data = gzip.compress(b" " * 10_000)
     part = published.named("index", ".json.gz", data)
-    folder = Folder(str(tmp_path))
+    folder = ObjectStore(str(tmp_path))
     folder.put(part["path"], data)
     folder.put_json("catalogue.json", published.pointer({"index": part, "site": part}))
     with pytest.raises(DamagedError, match="more than an index may have"):

@@ -19,7 +19,7 @@ from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests
-from pipeline.storage.folder import Folder
+from pipeline.storage.folder import ObjectStore
 from tests.helpers import synthetic
 from tests.helpers.catalogues import add, consistent, flip
 from tests.helpers.hub_server import hub_server
@@ -61,23 +61,23 @@ class TestCopying:
     def test_goes_on_where_it_was_cut_off(
         self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        there, put, written = tmp_path / "there", Folder.put, []
+        there, put, written = tmp_path / "there", ObjectStore.put, []
 
-        def failing(self: Folder, path: str, data: bytes) -> None:
+        def failing(self: ObjectStore, path: str, data: bytes) -> None:
             if len(written) == 60:
                 raise UserError("the line went dead")
             written.append(path)
             put(self, path, data)
 
-        monkeypatch.setattr(Folder, "put", failing)
+        monkeypatch.setattr(ObjectStore, "put", failing)
         with pytest.raises(UserError, match="went dead"):
             copy(Manifests(str(catalogue)), target(str(there)))
         with pytest.raises(UserError, match="no catalogue here"):
             open_catalogue(str(there))
-        monkeypatch.setattr(Folder, "put", put)
+        monkeypatch.setattr(ObjectStore, "put", put)
         objects, _ = copy(Manifests(str(catalogue)), target(str(there)))
         assert consistent(str(there)) == 1
-        copied, pointer = Manifests(str(there)), published.read_pointer(Folder(str(there))) or {}
+        copied, pointer = Manifests(str(there)), published.read_pointer(ObjectStore(str(there))) or {}
         assert objects == len(dict(walk(copied, pointer, listed(copied, pointer, []), []))) - 1 - 60
 
     def test_what_is_cut_short_there_is_written_again(self, catalogue: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ class TestCopying:
         manifest = json.loads(record.read_text())
         manifest["objects"]["../../../../../victim"] = "0" * 64
         data = json.dumps(manifest).encode()
-        index = published.read(Folder(str(catalogue))) or {}
+        index = published.read(ObjectStore(str(catalogue))) or {}
         row = next(row for row in index["vdnas"] if row["dataset"] == manifest["dataset"])
         part = published.named(str(record.parent.relative_to(catalogue)), ".json", data)
         row["manifest"] = {"path": part["path"], "sha256": part["sha256"]}

@@ -24,7 +24,7 @@ from pipeline.data.readers import ShardReader, in_turn
 from pipeline.data.shards import Shard
 from pipeline.errors import SourceChangedError
 from pipeline.storage import ahead, objects
-from pipeline.storage.ahead import AHEAD, FILES, InOrder
+from pipeline.storage.ahead import MAX_FILES_AHEAD, MAX_RANGES_AHEAD, Prefetch
 from pipeline.storage.objects import StoreFault, open_object
 from tests.helpers.samples import tar_bytes
 
@@ -95,7 +95,7 @@ def eventually(condition: Callable[[], object], seconds: float = 5) -> bool:
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(objects, "FIRST_PAUSE", 1e-3)
     monkeypatch.setattr(objects, "BLOCK", BLOCK)
-    monkeypatch.setattr(ahead, "SMALLEST", 100)
+    monkeypatch.setattr(ahead, "MIN_RANGE_BYTES", 100)
     before = threading.active_count()
     yield
     assert threading.active_count() <= before + 1  # fsspec's own, of its first use
@@ -129,8 +129,8 @@ class TestRanges:
         with opened(remote) as file:
             for read in range(15):
                 file.read(BLOCK)
-                assert len(remote.asked) <= read + 1 + min(2**read, AHEAD)
-        assert remote.most == AHEAD + 1
+                assert len(remote.asked) <= read + 1 + min(2**read, MAX_RANGES_AHEAD)
+        assert remote.most == MAX_RANGES_AHEAD + 1
 
     def test_who_need_not_wait_has_one_ahead(self, remote: Remote) -> None:
         remote.seconds = 0
@@ -204,7 +204,7 @@ class TestRanges:
         assert remote.ranges().count((3 * BLOCK, 4 * BLOCK)) == 1
         again = remote.ranges()[remote.ranges().index((2 * BLOCK, 2 * BLOCK + BLOCK // 16)) :]
         assert all(end - start <= BLOCK // 16 for start, end in again)
-        assert sum(end - start for start, end in remote.ranges()) <= len(DATA) + (AHEAD + 1) * BLOCK
+        assert sum(end - start for start, end in remote.ranges()) <= len(DATA) + (MAX_RANGES_AHEAD + 1) * BLOCK
 
     def test_patience_is_a_time_without_a_byte(self, remote: Remote) -> None:
         remote.fault = lambda path, its, again: hang() if its[1] > 5 * BLOCK else None
@@ -264,10 +264,10 @@ class TestFiles:
         assert list(ShardReader(shard)) == sorted(remote.objects.items())
         assert sorted(name for name, _ in remote.asked) == list(shard.members)
         assert remote.described == dict.fromkeys(shard.members, 1)
-        assert FILES // 2 < remote.most <= FILES
+        assert MAX_FILES_AHEAD // 2 < remote.most <= MAX_FILES_AHEAD
 
     def test_bytes_are_bounded(self, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ahead, "FILES_BYTES", 1000)
+        monkeypatch.setattr(ahead, "MAX_FILES_BYTES", 1000)
         assert len(list(ShardReader(self.shard(remote)))) == 100
         assert remote.most <= 1000 // 100 + 1
 
@@ -341,7 +341,7 @@ class TestFiles:
             begun.append(item)
             return None
 
-        assert list(InOrder(range(9), begin, lambda _: 1)) == [(i, None) for i in range(9)]
+        assert list(Prefetch(range(9), begin, lambda _: 1)) == [(i, None) for i in range(9)]
         assert begun == [*range(9)]
 
 

@@ -22,7 +22,7 @@ import zarr.storage
 
 from distributions import VDNA, HistogramAxes, IncompatibleError
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import from_dataset, opened, pack, to_dataset, unzip, zipped
+from pipeline.formats.groups import from_dataset, open_group, pack, to_dataset, unzip, zipped
 from pipeline.formats.vdna_files import read, write
 from tests.helpers.material import LAYERS, spec
 
@@ -164,7 +164,7 @@ def test_arrays(objects: Objects, array: str, fields: dict[str, Any]) -> None:
         found = from_dataset(unzip(zipped(hostile)))
     except DamagedError:
         return
-    assert found.digest() == from_dataset(opened(objects)).digest()  # a name or a unit that nothing reads
+    assert found.digest() == from_dataset(open_group(objects)).digest()  # a name or a unit that nothing reads
 
 
 def test_an_index_is_not_made_of_any_size(objects: Objects) -> None:
@@ -197,14 +197,14 @@ def test_zips_are_no_bombs(objects: Objects) -> None:
     with pytest.raises(DamagedError, match="not a whole zip"):
         unzip(b"PK")
     with pytest.raises(DamagedError, match=r"zarr\.json has"):
-        opened({**objects, "mean/zarr.json": b" " * (65 << 20)})
+        open_group({**objects, "mean/zarr.json": b" " * (65 << 20)})
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, '{"node_type": "array"}', "[]", "null", "", "\xff"])
 def test_metadata(objects: Objects, value: str) -> None:
     for path in ("zarr.json", "mean/zarr.json"):
         with pytest.raises(DamagedError):
-            from_dataset(opened({**objects, path: value.encode("latin1")}))
+            from_dataset(open_group({**objects, path: value.encode("latin1")}))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_descriptions(seed: Path, name: str, value: Any, message: str) -> None:
 def test_descriptions_that_are_no_descriptions(seed: Path) -> None:
     for text in ("[" * 100_000, "[]", "null", "", '{"name": ' * 50_000):
         seed.with_name("x.json").write_text(text)
-        with pytest.raises(UserError, match="not a VDNA of the seed library"):
+        with pytest.raises(UserError, match="not a VDNA of the vdna library"):
             read(seed)
 
 
@@ -288,7 +288,7 @@ def test_arrays_of_the_seed(seed: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "caught").exists()
     for data in (b"", b"PK", b"\x93NUMPY\1\0", pickle.dumps(Trap(tmp_path / "caught"))):
         seed.with_name("x.npz").write_bytes(data)
-        with pytest.raises(UserError, match="not a VDNA of the seed library"):
+        with pytest.raises(UserError, match="not a VDNA of the vdna library"):
             read(seed)
     assert not (tmp_path / "caught").exists()
 

@@ -223,7 +223,7 @@ def test_arrays_whose_rows_are_images_are_stored_and_read_in_parts(monkeypatch: 
     keys = np.array([f"a.tar/{n}.png" for n in range(11)], dtype=object)
     dataset = xr.Dataset({k: (("image", "neuron"), v) for k, v in features.items()}, {"key": ("image", keys)})
     objects = groups.pack(dataset, consolidated=True)
-    xr.testing.assert_identical(groups.opened(objects).load(), dataset)
+    xr.testing.assert_identical(groups.open_group(objects).load(), dataset)
     rows = Rows(objects.get, hashes(objects), "features")
     for kind, values in features.items():
         region = slice(2, 6)
