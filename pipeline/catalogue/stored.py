@@ -1,6 +1,6 @@
 """A VDNA that lies in a catalogue: read layer by layer, as it is asked for.
 
-v = StoredVDNA.of(folder, manifest)
+v = StoredVDNA(folder, manifest)
 v.histogram("block_0")                    # fetches the chunks that hold this layer, no more
 v.load()                                  # the whole of it, to be merged with others; needs torch
 """

@@ -1,6 +1,6 @@
 """What a path, URL, pattern, brace range or list leads to: objects, by name.
 
-    for fs, entry in entries("photos/*.jpg", {}, 120):
+    for fs, entry, named in entries("photos/*.jpg", {}, 120):
         entry.name, entry.size, entry.version
 
 Names that are found by listing are data: nothing in them is a sign.

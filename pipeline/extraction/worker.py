@@ -1,7 +1,7 @@
 """A worker turns a task into a partial: it reads, decodes, runs the network and folds the statistics.
 
     worker = Worker(job, state)
-    receipt = worker.run(task)                # the partial is in the store; the receipt is a few numbers
+    receipt = worker.run(task, store)         # the partial is in the store; the receipt is a few numbers
 
 A plain class; `pool` makes actors of it. Reading and decoding run in threads ahead of the network. The
 images of a task form batches in one fixed order, across its shards, so a task gives the same bytes on
