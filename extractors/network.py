@@ -23,9 +23,8 @@ from extractors import weights
 from extractors.arithmetic import PRECISIONS, arithmetic
 from extractors.base import ActivationSink
 from extractors.download.files import line_of
+from extractors.errors import ExtractorError, LayerError
 from extractors.layers import (
-    ExtractorError,
-    LayerError,
     Layers,
     Tokens,
     as_positions,

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from extractors.download.files import heeding
-from extractors.layers import HEADS, ExtractorError, foreign
+from extractors.errors import ExtractorError
+from extractors.layers import HEADS, foreign
 
 SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from extractors.layers import LayerError, Layers, choose, first_of, tokens_first
+from extractors.errors import LayerError
+from extractors.layers import Layers, choose, first_of, tokens_first
 
 Run = Callable[[], None]
 

@@ -11,7 +11,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 
-from extractors.download.web import WebError, bundles, context, fault, meet, proxy, refusal
+from extractors.download.web import bundles, context, fault, meet, proxy, refusal
+from extractors.errors import WebError
 
 
 @functools.cache

@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from extractors.errors import Refused, Unreachable, WebError
+
 AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 """Variables that name authorities to trust: a file of certificates, or folders as `openssl rehash` makes them."""
 NOWHERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -35,18 +37,6 @@ PORTS = {"http": 80, "https": 443}
 
 _met: set[str] = set()
 """Hosts that have answered in this process: what refuses a connection there may be a restart."""
-
-
-class WebError(OSError):
-    """What is wrong on the way to a host, as a line for people, without secrets."""
-
-
-class Unreachable(WebError):
-    """Nothing has answered there yet in this process: a wrong address, or a server that is down."""
-
-
-class Refused(WebError):
-    """What another try does not change: a certificate that is not trusted, a proxy that wants a password."""
 
 
 class Proxy(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from extractors.layers import ExtractorError
+from extractors.errors import ExtractorError
 from extractors.preprocess.resize import bicubic, normalise
 
 RESIZES = {

@@ -19,7 +19,8 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from extractors.download.web import Refused, known
+from extractors.download.web import known
+from extractors.errors import Refused
 from pipeline.errors import UserError
 
 PERMANENT = (
