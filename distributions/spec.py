@@ -92,16 +92,21 @@ class Spec:
         return has_histogram(self.distributions)
 
     @cached_property
-    def network(self) -> str:
-        """Hash of everything that decides the activations."""
+    def network_id(self) -> str:
+        """Hash of every field that decides the activations, 16 hexadecimal digits."""
         fields = [self.extractor, *(getattr(self, name) for name in DECIDING), list(self.layers.items())]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
+    @property
+    def network(self) -> str:
+        """Former name of `network_id`."""
+        return self.network_id
+
     @cached_property
     def id(self) -> str:
-        """Hash of the network, the distributions and the ranges id."""
+        """Hash of the network's id, the distributions and the id of the histogram axes, 16 hexadecimal digits."""
         ranges = self.ranges.id if self.ranges and self.needs_ranges else ""
-        fields = [self.network, sorted(self.distributions), ranges]
+        fields = [self.network_id, sorted(self.distributions), ranges]
         others = [name for name in sorted(self.distributions) if not self.usual(name)]
         fields += [others] if others else []
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
