@@ -1,5 +1,7 @@
 """The root of the exceptions that `distributions`, `extractors` and `pipeline` raise themselves.
 
+from distributions import emd
+
 try:
     emd(v, w, layer="block_0")
 except UnknownLayerError: ...                 # the VDNA has no such layer

@@ -3,6 +3,9 @@
 A distribution is a commutative monoid under `merge`, with the empty distribution as its neutral element, and does not
 depend on how images are grouped into batches. The pipeline relies on that. Try the laws with pytest:
 
+    import pytest
+    from distributions import Gaussian
+
     CASE = Case(make=lambda layers: Gaussian(layers), batches=random_batches({"a": 5, "b": 3}), exact=("count",))
 
     @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
