@@ -67,7 +67,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def fold(self, layer: str, batch: Batch) -> None:
-        """Fold a batch in that was found to fit, and that other distributions share."""
+        """Fold in a batch whose layer and shape were checked. Other distributions share the batch: do not change it."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:

@@ -16,7 +16,7 @@ from extractors.errors import ExtractorError, WeightsError
 from extractors.layers import foreign
 from extractors.network import ExtractorConfig, FrozenNetwork
 from extractors.sources import Network
-from extractors.trial import said
+from extractors.trial import describe_left_out
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def build(
         _load(config, network)
     extractor = FrozenNetwork(config, network, device)
     if extractor.left_out and state is None:  # else another process has said it
-        log.warning("%s: default layers that cannot be measured: %s", config.model, said(extractor.left_out))
+        log.warning(
+            "%s: default layers that cannot be measured: %s", config.model, describe_left_out(extractor.left_out)
+        )
     return extractor
 
 

@@ -231,8 +231,8 @@ class _Telling(urllib.request.OpenerDirector):
 
 
 @contextmanager
-def heeding() -> Iterator[None]:
-    """Let urllib's requests, which torch.hub makes, go the ways of `web` meanwhile."""
+def environment_proxies() -> Iterator[None]:
+    """Inside the context, urllib's requests, which torch.hub makes, use the proxies and certificates of `web`."""
     before = getattr(urllib.request, "_opener", None)
     urllib.request.install_opener(_Telling())
     try:
@@ -289,5 +289,5 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def line_of(error: BaseException) -> str:
     """What an error says, or what it says of the way to its host."""
-    text = str(web.known(error) or error).strip()
+    text = str(web.web_error_behind(error) or error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -70,7 +70,7 @@ async def _web(_: Mapping[str, str], **options: Any) -> aiohttp.ClientSession:
         if proxy and answer.status == 407:
             answer.close()
             raise web.refusal(proxy, 407, url)
-        web.meet(url)
+        web.mark_answered(url)
         return answer
 
     options["middlewares"] = (*options.get("middlewares", ()), use_environment)
@@ -122,5 +122,5 @@ class _S3(AIOHTTPSession):  # type: ignore[misc]  # untyped
                 proxy = web.proxy(url)
         if proxy:
             raise web.refusal(proxy, 407, url)
-        web.meet(url)
+        web.mark_answered(url)
         return answer

@@ -119,7 +119,7 @@ class TestHistogram(Laws):
     def test_what_32_bits_cannot_hold_is_taken_into_64(self, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = self.filled(1, 2, 3)
         images, positions, _ = activations(1)["first"].shape
-        monkeypatch.setattr("distributions.histogram.MOST_RECENT", 2 * images * positions)
+        monkeypatch.setattr("distributions.histogram.MAX_RECENT_COUNT", 2 * images * positions)
         settled = self.filled(1, 2, 3)
         assert int(settled.slots.sum()) > 0
         self.assert_equal(settled, expected, bits=True)
