@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributions import axes
 from distributions.axes import HistogramAxes, Ranges
 from distributions.distances import emd, fd, nfd
-from distributions.errors import IncompatibleError
+from distributions.errors import IncompatibleError, UnknownLayerError, VDNAError
 from distributions.ledger import Ledger, ShardRecord
 from distributions.spec import Spec
 from distributions.view import View
@@ -39,6 +39,8 @@ __all__ = [
     "Ranges",
     "ShardRecord",
     "Spec",
+    "UnknownLayerError",
+    "VDNAError",
     "View",
     "emd",
     "fd",

@@ -1,4 +1,4 @@
-"""`activation-ranges`: what every neuron spans; histogram axes are made from it (`ranges.py`).
+"""`activation-ranges`: the smallest and largest activation of each neuron, from which histogram axes are made.
 
 observed = ActivationRanges({"block_0": 2})
 observed.update("block_0", torch.tensor([[[0.0, -1.0], [5.0, 1.0]]]))

@@ -25,7 +25,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from distributions.errors import IncompatibleError
+from distributions.errors import IncompatibleError, UnknownLayerError
 from distributions.kernels import position_means
 from distributions.spec import arrays_of, layer_slices
 
@@ -67,7 +67,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def fold(self, layer: str, batch: Batch) -> None:
-        """Fold a batch in that was found to fit, and that other distributions share."""
+        """Fold in a batch whose layer and shape were checked. Other distributions share the batch: do not change it."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:
@@ -97,7 +97,7 @@ class Distribution(ABC):
 
     def check_batch(self, layer: str, activations: torch.Tensor) -> None:
         if layer not in self.layers:
-            raise ValueError(f"unknown layer {layer!r}; layers: {', '.join(self.layers)}")
+            raise UnknownLayerError(f"unknown layer {layer!r}; layers: {', '.join(self.layers)}")
         if activations.ndim != 3 or activations.shape[2] != self.layers[layer]:
             raise ValueError(
                 f"layer {layer!r} expects (samples, positions, {self.layers[layer]}), got {tuple(activations.shape)}"

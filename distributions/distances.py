@@ -208,7 +208,7 @@ def marginals(moments: LayerMoments) -> Moments:
 def _select(
     v: View, rows: Callable[[str], np.ndarray], layer: str | None, neuron: int | None, per_neuron: bool
 ) -> float | PerNeuron:
-    """Apply a per-neuron distance to the neurons asked for, as the seed's three selection arguments do."""
+    """Apply a per-neuron distance to the neurons asked for, by the three selection arguments of the vdna library."""
     if neuron is not None:
         if layer is None:
             raise ValueError("a neuron is named within its layer: give layer= as well")

@@ -51,7 +51,7 @@ class LayerGaussian(Distribution):
             self.comoment[layer].addr_(between, between)
 
     def _shift(self, layer: str, count: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        """Take `count` images of that mean in; returns the vector whose square the co-moments grow by."""
+        """Fold in the mean of `count` images. Returns the vector whose outer product the co-moments grow by."""
         mine = self.count[layer]
         share = count.double() / (mine + count).clamp(min=1)
         delta = mean - self.mean[layer]
@@ -66,20 +66,20 @@ class LayerGaussian(Distribution):
 
     def rows(self, array: str, part: slice) -> np.ndarray:
         shape = (part.stop - part.start, *([self.width] if array == "comoment" else []))
-        found = np.zeros(shape, np.uint64 if array == "layer_count" else np.float64)
+        rows = np.zeros(shape, np.uint64 if array == "layer_count" else np.float64)
         values = getattr(self, array.removeprefix("layer_"))
-        for layer, its in self.slices.items():
-            first, last = max(its.start, part.start), min(its.stop, part.stop)
+        for layer, own in self.slices.items():
+            first, last = max(own.start, part.start), min(own.stop, part.stop)
             if first >= last:
                 continue
-            value, target = values[layer], found[first - part.start : last - part.start]
+            value, target = values[layer], rows[first - part.start : last - part.start]
             if array == "layer_count":
                 target[:] = int(value)
             elif array == "layer_mean":
-                target[:] = value[first - its.start : last - its.start].cpu().numpy()
+                target[:] = value[first - own.start : last - own.start].cpu().numpy()
             else:
-                target[:, : self.layers[layer]] = value[first - its.start : last - its.start].cpu().numpy()
-        return found
+                target[:, : self.layers[layer]] = value[first - own.start : last - own.start].cpu().numpy()
+        return rows
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         count = self.checked(state, "layer_count", (self.neurons,), "uint64")

@@ -1,7 +1,7 @@
 """Means and variances, and extremes, of activations: what is read from the arrays of a distribution.
 
-neuron_moments(count, mean, m2)               # Moments(mean, variance), (neurons) each
-layer_moments(count, mean, comoment)          # LayerMoments(mean, covariance), (neurons) and (neurons, neurons)
+mean, variance = view.gaussian("block_0")             # Moments: (neurons) each
+mean, covariance = view.layer_gaussian("block_0")     # LayerMoments: (neurons) and (neurons, neurons)
 """
 
 from __future__ import annotations

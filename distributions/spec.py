@@ -44,7 +44,7 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """What was measured, and how: two VDNAs may be merged when their specs have one `id`.
+    """What was measured, and how. Two VDNAs may be merged if the `id`s of their specs are equal.
 
     `architecture` says which network it is and which of its modules the layers are, `weights` is the
     SHA-256 of its parameters as loaded, `preprocessing` the id of the image transformation, `layers`
@@ -83,8 +83,8 @@ class Spec:
         kind = kind_of(distribution)
         return self.positions.get(kind, POSITIONS[kind])
 
-    def usual(self, distribution: str) -> bool:
-        """Whether its samples are those that `POSITIONS` says."""
+    def has_default_samples(self, distribution: str) -> bool:
+        """Whether the samples of that distribution are those that `POSITIONS` names."""
         return self.samples_of(distribution) == POSITIONS[kind_of(distribution)]
 
     @property
@@ -92,17 +92,22 @@ class Spec:
         return has_histogram(self.distributions)
 
     @cached_property
-    def network(self) -> str:
-        """Hash of everything that decides the activations."""
+    def network_id(self) -> str:
+        """Hash of every field that decides the activations, 16 hexadecimal digits."""
         fields = [self.extractor, *(getattr(self, name) for name in DECIDING), list(self.layers.items())]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
+    @property
+    def network(self) -> str:
+        """Former name of `network_id`."""
+        return self.network_id
+
     @cached_property
     def id(self) -> str:
-        """Hash of the network, the distributions and the ranges id."""
+        """Hash of the network's id, the distributions and the id of the histogram axes, 16 hexadecimal digits."""
         ranges = self.ranges.id if self.ranges and self.needs_ranges else ""
-        fields = [self.network, sorted(self.distributions), ranges]
-        others = [name for name in sorted(self.distributions) if not self.usual(name)]
+        fields = [self.network_id, sorted(self.distributions), ranges]
+        others = [name for name in sorted(self.distributions) if not self.has_default_samples(name)]
         fields += [others] if others else []
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 

@@ -18,7 +18,7 @@ from typing import overload
 import numpy as np
 
 from distributions import plots
-from distributions.errors import IncompatibleError
+from distributions.errors import IncompatibleError, UnknownLayerError
 from distributions.moments import Extremes, LayerMoments, Moments, layer_moments, neuron_moments
 from distributions.plots import cards
 from distributions.spec import Spec, layer_slices
@@ -49,7 +49,7 @@ class View(ABC):
         if layer is None:
             return slice(0, sum(self.spec.layers.values()))
         if layer not in slices:
-            raise ValueError(f"unknown layer {layer!r}; layers: {', '.join(slices)}")
+            raise UnknownLayerError(f"unknown layer {layer!r}; layers: {', '.join(slices)}")
         return slices[layer]
 
     def has(self, kind: str) -> bool:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from extractors.base import ActivationSink, Extractor
-    from extractors.layers import ExtractorError, LayerError
+    from extractors.errors import ExtractorError, LayerError, WeightsError
     from extractors.loading import build
     from extractors.network import ExtractorConfig, FrozenNetwork, check_device
     from extractors.preprocess.device_decode import device_inputs
     from extractors.preprocess.transform import Preprocess
-    from extractors.weights import WeightsError
 
 __all__ = [
     "ActivationSink",
@@ -35,10 +34,9 @@ __all__ = [
 _WHERE = {
     **dict.fromkeys(("Extractor", "ActivationSink"), "base"),
     **dict.fromkeys(("ExtractorConfig", "FrozenNetwork", "check_device"), "network"),
-    **dict.fromkeys(("ExtractorError", "LayerError"), "layers"),
+    **dict.fromkeys(("ExtractorError", "LayerError", "WeightsError"), "errors"),
     **{
         "Preprocess": "preprocess.transform",
-        "WeightsError": "weights",
         "build": "loading",
         "device_inputs": "preprocess.device_decode",
     },

@@ -3,6 +3,8 @@
 A frozen network (`extractors.network.FrozenNetwork`, made by `build`) is one extractor. Any object with these members
 is another, and can be given to `make_vdna`:
 
+    import hashlib
+
     class Pixels:
         name, architecture, licence = "pixels", "pixels", ""
         weights_sha256 = hashlib.sha256(b"").hexdigest()

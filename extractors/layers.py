@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from extractors.download.files import line_of
+from extractors.errors import ExtractorError, LayerError, NoSuchLayerError
 
 Layers = str | Sequence[str] | Mapping[str, str]
 Tokens = str | Mapping[str, str]
@@ -27,14 +28,6 @@ HEADS = ("fc", "classifier", "head", "heads", "last_linear")
 FUNCTIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Tanh, nn.Sigmoid)
 MANY = 4
 """Modules with insides that are blocks themselves where there are no sequences."""
-
-
-class ExtractorError(ValueError):
-    """A network, its weights or its settings cannot be had as asked; the message says what to change."""
-
-
-class LayerError(ExtractorError):
-    """A layer that the network does not have, or whose output is no activation map."""
 
 
 @contextmanager
@@ -70,13 +63,13 @@ def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:
     if isinstance(wanted, Mapping):
         unknown = [module for module in wanted.values() if module not in modules]
         if unknown:
-            raise LayerError(_unknown(unknown[0], modules))
+            raise NoSuchLayerError(_unknown(unknown[0], modules))
         return dict(wanted)
     chosen: dict[str, str] = {}
     for pattern in [wanted] if isinstance(wanted, str) else wanted:
         found = [name for name in modules if _matches(name, pattern)]
         if not found:
-            raise LayerError(_unknown(pattern, modules))
+            raise NoSuchLayerError(_unknown(pattern, modules))
         chosen.update({name: name for name in found})
     return chosen
 
@@ -257,7 +250,7 @@ def tokens_of(
     for pattern, word in {"*": wanted}.items() if isinstance(wanted, str) else wanted.items():
         found = [layer for layer, m in layers.items() if fnmatchcase(layer, pattern) or fnmatchcase(m, pattern)]
         if not found and pattern not in modules:
-            raise LayerError(f"extractor.tokens: no layer {pattern}; there are {', '.join(list(layers)[:40])}")
+            raise NoSuchLayerError(f"extractor.tokens: no layer {pattern}; there are {', '.join(list(layers)[:40])}")
         words.update(dict.fromkeys(found, word))
     if unknown := set(words.values()) - set(TOKENS):
         raise LayerError(f"extractor.tokens={min(unknown)}: allowed are {', '.join(TOKENS)}")

@@ -12,10 +12,11 @@ import torch
 
 from extractors import sources, weights
 from extractors.download.files import forget, stated
-from extractors.layers import ExtractorError, foreign
+from extractors.errors import ExtractorError, WeightsError
+from extractors.layers import foreign
 from extractors.network import ExtractorConfig, FrozenNetwork
 from extractors.sources import Network
-from extractors.trial import said
+from extractors.trial import describe_left_out
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def build(
         _load(config, network)
     extractor = FrozenNetwork(config, network, device)
     if extractor.left_out and state is None:  # else another process has said it
-        log.warning("%s: default layers that cannot be measured: %s", config.model, said(extractor.left_out))
+        log.warning(
+            "%s: default layers that cannot be measured: %s", config.model, describe_left_out(extractor.left_out)
+        )
     return extractor
 
 
@@ -58,7 +61,7 @@ def _load(config: ExtractorConfig, network: Network) -> None:
         tag = source.partition(":")[2]
         if tag not in network.published:
             tags = ", ".join(filter(None, network.published))
-            raise weights.WeightsError(
+            raise WeightsError(
                 f"{config.source} publishes no weights{f' {tag}' if tag else ''} for {config.model}"
                 + (f"; there are {tags}" if tags else "")
                 + "; give extractor.weights=PATH or extractor.weights=random"
@@ -68,14 +71,14 @@ def _load(config: ExtractorConfig, network: Network) -> None:
     path = weights.fetch(source, sha256)
     try:
         state = weights.read(path, trusted=len(sha256) == 64)
-    except weights.WeightsError as error:
+    except WeightsError as error:
         forget(source)
-        raise weights.WeightsError(str(error).replace(str(path), source)) from error
+        raise WeightsError(str(error).replace(str(path), source)) from error
     if config.prefix:
         state = weights.under(state, config.prefix, source)
     state = weights.without(state, [*config.ignore, *(f"{name}.*" for name in config.without)])
     remedy = "give this model's file, or extractor.prefix=, extractor.ignore= for a part"
-    with foreign(f"{source} does not fit {config.model}", remedy, weights.WeightsError):
+    with foreign(f"{source} does not fit {config.model}", remedy, WeightsError):
         state = dict(network.adapt(state))
         by_order = config.match == "order" and state.keys() != network.module.state_dict().keys()
         weights.fit(network.module, state, by_order, network.classifiers, source)

@@ -23,9 +23,8 @@ from extractors import weights
 from extractors.arithmetic import PRECISIONS, arithmetic
 from extractors.base import ActivationSink
 from extractors.download.files import line_of
+from extractors.errors import ExtractorError, LayerError
 from extractors.layers import (
-    ExtractorError,
-    LayerError,
     Layers,
     Tokens,
     as_positions,
@@ -169,13 +168,13 @@ class FrozenNetwork:
         the sink is called with a stream of its own as the current one, and nothing waits for it before the last layer.
         Raises what the sink raises; what the network raises as `ExtractorError`, but for a full device.
         """
-        its: list[Exception] = []
+        sink_errors: list[BaseException] = []
 
         def sinking(layer: str, activations: torch.Tensor) -> None:
             try:
                 sink(layer, activations)
             except Exception as error:
-                its.append(error)
+                sink_errors.append(error)
                 raise
 
         try:
@@ -184,7 +183,7 @@ class FrozenNetwork:
         except (ExtractorError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:
-            if error in its or of_signal(error):
+            if error in sink_errors or of_signal(error):
                 raise
             raise ExtractorError(
                 f"{self.config.model} fails on {len(images)} images at once ({type(error).__name__}: {line_of(error)}):"

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from extractors.download.files import heeding
-from extractors.layers import HEADS, ExtractorError, foreign
+from extractors.download.files import environment_proxies
+from extractors.errors import ExtractorError
+from extractors.layers import HEADS, foreign
 
 SOURCES = ("timm", "torchvision", "open_clip", "hub", "python")
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
@@ -218,7 +219,7 @@ def _hub(model: str, trained: bool) -> Network:
         raise ExtractorError(f"extractor.model={model}: there is no {repository}/hubconf.py")
     where: dict[str, Any] = {"source": "local" if local else "github", "trust_repo": True, "verbose": False}
     remedy = "a folder that holds it needs no network"
-    with foreign(f"extractor.model={model}: torch.hub cannot load it", remedy), heeding():
+    with foreign(f"extractor.model={model}: torch.hub cannot load it", remedy), environment_proxies():
         # An entry need not know the word when its own weights are not wanted.
         module = torch.hub.load(repository, entry, **where, **({"pretrained": True} if trained else {}))  # type: ignore[no-untyped-call]
     return _own(module, model)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from extractors.layers import LayerError, Layers, choose, first_of, tokens_first
+from extractors.errors import LayerError
+from extractors.layers import Layers, choose, first_of, tokens_first
 
 Run = Callable[[], None]
 
@@ -35,15 +36,18 @@ def chosen(model: nn.Module, wanted: Layers, run: Run, whose: str) -> tuple[dict
         if found := every(model, run):
             return choose(model, found), {}
         _, left_out = measurable(model, [name for name, _ in model.named_children()], run)
-        raise LayerError(f"{whose}: layers=all: none of its modules can be measured: {said(left_out) or 'it has none'}")
+        raise LayerError(
+            f"{whose}: layers=all: none of its modules can be measured: {describe_left_out(left_out) or 'it has none'}"
+        )
     modules = choose(model, wanted)
     if wanted != "default":
         return modules, {}
     usable, left_out = measurable(model, list(modules), run)
     if not usable:
         raise LayerError(
-            f"{whose}: none of the modules that look like its layers can be measured: {said(left_out)}; name others "
-            f"with layers=[...]: python -m pipeline.extractors show {whose} --all"
+            f"{whose}: none of the modules that look like its layers can be measured: "
+            f"{describe_left_out(left_out)}; name others with layers=[...]: "
+            f"python -m pipeline.extractors show {whose} --all"
         )
     return {name: name for name in usable}, left_out
 
@@ -95,8 +99,8 @@ def measurable(model: nn.Module, wanted: Sequence[str], run: Run) -> tuple[list[
     return list(dict.fromkeys(name for found in counting.values() for name in found)), left_out
 
 
-def said(left_out: Mapping[str, LeftOut]) -> str:
-    """One line for people: each reason with its modules, and what counts instead."""
+def describe_left_out(left_out: Mapping[str, LeftOut]) -> str:
+    """One line of text: each reason with its modules, and the modules that are measured instead."""
     reasons = {
         each.reason: [n for n, other in left_out.items() if other.reason == each.reason] for each in left_out.values()
     }

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from extractors.download import files
-from extractors.layers import ExtractorError
+from extractors.errors import WeightsError
 
 State = dict[str, torch.Tensor]
 
@@ -28,13 +28,7 @@ NESTED = ("state_dict", "model_state_dict", "model", "teacher", "state_dict_ema"
 """Where in a training's checkpoint the network's tensors are."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What parallel training and compilation put before every name."""
-
-
 REMEDY = "Save the network's state_dict with safetensors.torch.save_file or torch.save, and give that file"
-
-
-class WeightsError(ExtractorError):
-    """The weights are not to be had, or are not this network's."""
 
 
 def fetch(source: str, sha256: str = "") -> Path:

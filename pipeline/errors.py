@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from distributions.errors import UnknownLayerError, VDNAError
 
-class UserError(Exception):
+
+class UserError(VDNAError):
     """A mistake in the command, the configuration or the data. The message names the key and the remedy."""
+
+
+class LayerUserError(UserError, UnknownLayerError):
+    """A command or a call names a layer that the VDNAs do not have."""
 
 
 class Terminated(SystemExit):
     """A signal has ended this process. No code of the process asked for the end."""
 
 
-class ShortReadError(OSError):
+class ShortReadError(VDNAError, OSError):
     """A store returned another number of bytes than the object has. Another try may succeed."""
 
 
@@ -19,5 +25,5 @@ class SourceChangedError(UserError):
     """A shard has changed since it was planned. Another try fails too; run the plan stage again."""
 
 
-class DamagedError(Exception):
+class DamagedError(VDNAError):
     """A stored object is damaged: its contents differ from what was written."""

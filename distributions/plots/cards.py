@@ -17,8 +17,8 @@ from distributions.plots.paper import drawn
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 140_000
-"""Bytes of a picture in a notebook; a third more once it is text."""
+MAX_PICTURE_BYTES = 140_000
+"""Bytes of a picture in a notebook, before base64 makes a third more of them."""
 
 
 def card(title: str, facts: Mapping[str, Any], figure: Figure | None = None) -> str:
@@ -49,7 +49,7 @@ def image(figure: Figure, alternative: str) -> str:
     width = round(figure.get_figwidth() * 90)
     for dpi in (160, 140, 120, 105, 90, 70, 50, 35):
         content = drawn(figure, "png", min(dpi, 4000 / max(figure.get_size_inches())))
-        if len(content) <= MOST:
+        if len(content) <= MAX_PICTURE_BYTES:
             break
     data = base64.b64encode(content).decode()
     return (

@@ -63,7 +63,7 @@ def sheet(width: float, height: float, title: Sequence[tuple[str, str]], below: 
 
 def write(where: Axes | Figure | SubFigure, x: float, y: float, text: str, size: float = 8, **more: Any) -> None:
     """Text at a place: on a figure in shares of it, on axes in their data. Never read as mathematics."""
-    where.text(x, y, known(text), **{"color": INK, **letters(size), **more})
+    where.text(x, y, printable(text), **{"color": INK, **letters(size), **more})
 
 
 def letters(size: float) -> dict[str, Any]:
@@ -93,15 +93,15 @@ def head(axes: Axes, title: str, below: str = "", most: int = 34) -> None:
 
 def shorten(text: str, most: int) -> str:
     """Long text without its middle, for names often differ at their ends."""
-    text = known(text)
+    text = printable(text)
     if len(text) <= most:
         return text
     left = (most - 1) * 2 // 3
     return f"{text[:left]}…{text[len(text) - (most - 1 - left) :]}"
 
 
-def known(text: str) -> str:
-    """Text of one line, with a square for every sign that the letters lack."""
+def printable(text: str) -> str:
+    """Text on one line, with a square in place of each character that the font does not have."""
     line = " ".join(str(text).split())
     return "".join(sign if ord(sign) in _signs() and sign.isprintable() else UNKNOWN for sign in line)
 

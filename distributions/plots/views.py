@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 6
+SHOWN_LAYERS = 6
 """Layers that are shown unless some are named: of a stored VDNA, all that is read."""
 COLUMNS = 100
 ROWS = 90
@@ -29,7 +29,7 @@ PALE = ("#ffffff", "#d9e6f4", "#93b9e0", "#3f7fc4", "#17457f", "#0b2447")
 
 def of_view(view: VDNASubject, layers: Sequence[str] | None = None) -> Figure:
     """A panel for each layer: its neurons from low to high means, across their activations."""
-    chosen = some(view) if layers is None else list(layers)
+    chosen = spaced_layers(view) if layers is None else list(layers)
     if not chosen:
         raise ValueError("layers=[]: name at least one")
     for layer in chosen:
@@ -56,7 +56,7 @@ def of_view(view: VDNASubject, layers: Sequence[str] | None = None) -> Figure:
     return figure
 
 
-def some(view: VDNASubject, most: int = SHOWN) -> list[str]:
+def spaced_layers(view: VDNASubject, most: int = SHOWN_LAYERS) -> list[str]:
     """Layers evenly spaced over a network, the first and the last among them."""
     names = list(view.layers)
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]

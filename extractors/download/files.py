@@ -32,6 +32,7 @@ import huggingface_hub
 import huggingface_hub.errors
 
 from extractors.download import hub_client, web
+from extractors.errors import FetchError, Refused
 
 TRIES = 5
 PAUSE = 1.0
@@ -41,10 +42,6 @@ TIMEOUT = 60.0
 CHUNK = 1 << 20
 PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 """HTTP answers that another try may change."""
-
-
-class FetchError(OSError):
-    """A file is not to be had; the text says why."""
 
 
 class _Passing(Exception):
@@ -208,7 +205,7 @@ class _Proxies(urllib.request.ProxyHandler):
     def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
         its = web.proxy(req.full_url)
         if its and its.url.startswith("https:"):
-            raise web.Refused(f"{its}: files are fetched through http:// proxies alone")
+            raise Refused(f"{its}: files are fetched through http:// proxies alone")
         return super().proxy_open(req, its.url, type) if its else None
 
 
@@ -234,8 +231,8 @@ class _Telling(urllib.request.OpenerDirector):
 
 
 @contextmanager
-def heeding() -> Iterator[None]:
-    """Let urllib's requests, which torch.hub makes, go the ways of `web` meanwhile."""
+def environment_proxies() -> Iterator[None]:
+    """Inside the context, urllib's requests, which torch.hub makes, use the proxies and certificates of `web`."""
     before = getattr(urllib.request, "_opener", None)
     urllib.request.install_opener(_Telling())
     try:
@@ -292,5 +289,5 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def line_of(error: BaseException) -> str:
     """What an error says, or what it says of the way to its host."""
-    text = str(web.known(error) or error).strip()
+    text = str(web.web_error_behind(error) or error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

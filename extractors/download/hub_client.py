@@ -11,7 +11,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 
-from extractors.download.web import WebError, bundles, context, fault, meet, proxy, refusal
+from extractors.download.web import bundles, context, fault, mark_answered, proxy, refusal
+from extractors.errors import WebError
 
 
 @functools.cache
@@ -55,7 +56,7 @@ def _transport(httpx: Any) -> type:
                 answer.close()
                 said = refusal(its, 407, url)
                 raise OfflineModeIsEnabled(str(said)) from said
-            meet(url)
+            mark_answered(url)
             return answer
 
         def close(self) -> None:

@@ -7,7 +7,8 @@
 Proxies: http_proxy, https_proxy, else all_proxy, in small or capital letters (small ones win), and no_proxy: names of
 hosts (and of all below them, with or without a leading dot or `*.`), addresses, networks (10.0.0.0/8, fd00::/8), each
 with a port or without, or `*`. Authorities: all of `AUTHORITIES`, beside the system's. Each client asks here (of files
-in cache.py, the hub's in hub_client.py, fsspec's and S3's in pipeline/clients.py); none has a reading of its own.
+in files.py, the hub's in hub_client.py, fsspec's and S3's in pipeline/storage/clients.py); none reads the environment
+itself.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from extractors.errors import Refused, Unreachable, WebError
+
 AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 """Variables that name authorities to trust: a file of certificates, or folders as `openssl rehash` makes them."""
 NOWHERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -33,20 +36,8 @@ GATEWAY = (502, 503, 504)
 """Answers of a proxy that did not reach the host itself."""
 PORTS = {"http": 80, "https": 443}
 
-_met: set[str] = set()
+_answered: set[str] = set()
 """Hosts that have answered in this process: what refuses a connection there may be a restart."""
-
-
-class WebError(OSError):
-    """What is wrong on the way to a host, as a line for people, without secrets."""
-
-
-class Unreachable(WebError):
-    """Nothing has answered there yet in this process: a wrong address, or a server that is down."""
-
-
-class Refused(WebError):
-    """What another try does not change: a certificate that is not trusted, a proxy that wants a password."""
 
 
 class Proxy(NamedTuple):
@@ -181,9 +172,9 @@ def _load(made: ssl.SSLContext, path: str) -> None:
         made.load_verify_locations(cafile=path)
 
 
-def meet(url: str) -> None:
-    """Remember that a host has answered."""
-    _met.add(place(url))
+def mark_answered(url: str) -> None:
+    """Note that the host of a URL has answered in this process."""
+    _answered.add(place(url))
 
 
 def place(url: str) -> str:
@@ -200,8 +191,8 @@ def through(url: str) -> str:
     return f", through {its}" if its else ""
 
 
-def known(error: BaseException) -> WebError | None:
-    """What was said already of the way to a host, behind an error of a client."""
+def web_error_behind(error: BaseException) -> WebError | None:
+    """The first `WebError` among an error and its causes, or None."""
     return next((cause for cause in _causes(error) if isinstance(cause, WebError)), None)
 
 
@@ -209,7 +200,7 @@ def fault(error: BaseException, url: str) -> WebError | None:
     """What a client's error says of the way to a host: `Refused`, `Unreachable` if it has not answered before, or None
     where it is something else, or may pass."""
     where = place(url)
-    if said := known(error):
+    if said := web_error_behind(error):
         return said
     causes, its = list(_causes(error)), proxy(url)
     for cause in causes:
@@ -220,7 +211,7 @@ def fault(error: BaseException, url: str) -> WebError | None:
             )
         if its and (status := _tunnel(cause)):
             return refusal(its, status, url)
-    if where in _met:
+    if where in _answered:
         return None
     for cause in reversed(causes):  # from what OpenSSL says to what a client makes of it
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
@@ -239,7 +230,7 @@ def refusal(its: Proxy, status: int, url: str) -> WebError:
     if status == 407:
         wrong = "does not accept the password in it" if its.credentials else "wants a password"
         return Refused(f"{its} {wrong} (HTTP 407): {its.variable}=http://USER:PASSWORD@HOST:PORT")
-    if status in GATEWAY and where not in _met:
+    if status in GATEWAY and where not in _answered:
         return Unreachable(f"{its} does not reach {where} (HTTP {status})")
     kind = WebError if status in (*GATEWAY, 408, 429, 500) else Refused
     return kind(f"{its} refuses to reach {where} (HTTP {status}); name it in NO_PROXY if it is not to be used")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from extractors.layers import ExtractorError
+from extractors.errors import ExtractorError
 from extractors.preprocess.resize import bicubic, normalise
 
 RESIZES = {
@@ -44,7 +44,7 @@ class Preprocess:
     """Optional square crop, bicubic antialiased resize to a square without quantisation, normalisation.
 
     `clean` stays within a thousandth of a grey level of `clean-pillow`, which is Pillow on float32
-    channels: the bit-exact way of the seed library and of clean-fid (Parmar et al. 2022). `reduced` is
+    channels: bit for bit the way of the vdna library and of clean-fid (Parmar et al. 2022). `reduced` is
     faster for large JPEGs: they are decoded at a half, a quarter or an eighth, not below twice the size,
     and resized from there. `device` decodes and resizes JPEGs where the network runs (`device_inputs`), other
     files as `clean`. `legacy_pytorch` and `legacy_tensorflow` are the bilinear resizes without antialiasing of

@@ -24,7 +24,7 @@ from distributions.distances import cdf
 from distributions.plots import cards
 from distributions.spec import layer_slices
 from pipeline.catalogue.sketches import HISTOGRAM, MOMENTS, moments
-from pipeline.errors import UserError
+from pipeline.errors import LayerUserError, UserError
 from pipeline.formats.manifests import Manifests
 from pipeline.formats.rows import Rows, hashes
 from pipeline.storage.folder import AT_ONCE
@@ -195,7 +195,7 @@ class StoredMatrix:
             return self._read(f"{metric}_overall", rows)
         every_layer, layers = list(self._layers), list(dict.fromkeys(layers))
         if unknown := [layer for layer in layers if layer not in every_layer]:
-            raise UserError(f"layers {', '.join(unknown)}: there are {', '.join(every_layer)}")
+            raise LayerUserError(f"layers {', '.join(unknown)}: there are {', '.join(every_layer)}")
         if not layers:
             raise UserError("layers=[]: name at least one")
         values = self._read(metric, rows)[..., [every_layer.index(layer) for layer in layers]]

@@ -27,7 +27,7 @@ def summary(vdna: VDNA) -> dict[str, Any]:
         "distributions": list(spec.distributions),
         "positions": {name: spec.samples_of(name) for name in spec.distributions},
         "ranges": spec.ranges.id if spec.ranges and spec.needs_ranges else "",
-        "network": spec.network,
+        "network": spec.network_id,
         "spec": spec.id,
         "layers": dict(spec.layers),
         **_flows(vdna),

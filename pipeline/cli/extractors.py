@@ -21,7 +21,7 @@ from rich.table import Table
 
 from extractors import Extractor, ExtractorConfig, ExtractorError, build
 from extractors.sources import SOURCES, names
-from extractors.trial import said
+from extractors.trial import describe_left_out
 from pipeline.config.networks import known_extractors, named_extractor
 from pipeline.errors import UserError
 from pipeline.terminal import lenient, plain
@@ -74,7 +74,11 @@ def _show(console: Console, name: str, every_module: bool) -> None:
         f"{extractor.name}: {config.source} {config.model}, {len(extractor.layers)} layers, "
         f"{sum(extractor.layers.values()):,} neurons; {extractor.preprocess.id}\n"
         f"weights {config.pretrained}; licence {extractor.licence or 'not stated'}"
-        + (f"\nleft out, since they cannot be measured: {said(extractor.left_out)}" if extractor.left_out else ""),
+        + (
+            f"\nleft out, since they cannot be measured: {describe_left_out(extractor.left_out)}"
+            if extractor.left_out
+            else ""
+        ),
         soft_wrap=True,
         highlight=False,
     )

@@ -23,6 +23,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from distributions.errors import VDNAError
 from extractors.preprocess.transform import turned
 from pipeline.data.orientation import jpeg_orientation, orientation_of
 
@@ -58,7 +59,7 @@ BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, MAXIMA = 258, 262, 284, 339, (341, 281
 NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"} if sys.byteorder == "little" else {}
 
 
-class BadImage(Exception):
+class BadImage(VDNAError):
     """An image that cannot be used. The ledger counts it under `reason`."""
 
     def __init__(self, reason: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow
 
-from extractors.download.web import known
+from extractors.download.web import web_error_behind
 from pipeline.data.columns import NoImages, Unclear, image_column
 from pipeline.data.indexed import members, open_parquet, open_zip
 from pipeline.data.listing import ACCEPTED, Entry, Listed, entries, mark_links
@@ -118,7 +118,7 @@ def _errors(url: str) -> Iterator[None]:
     except UnicodeDecodeError:
         raise UserError(f"{shown}: a list of paths must be UTF-8 text") from None
     except Exception as error:  # every store's client has its own exceptions
-        problem = known(error) or f"cannot be reached ({type(error).__name__}: {error})"
+        problem = web_error_behind(error) or f"cannot be reached ({type(error).__name__}: {error})"
         raise UserError(redact(f"{shown}: {problem}")) from error
 
 

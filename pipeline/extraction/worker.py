@@ -79,7 +79,7 @@ class Worker:
         self.job = job
         torch.set_num_threads(job.threads)
         self.extractor = network if isinstance(network, Extractor) else _built(job, network)
-        if network_spec(self.extractor).network != job.spec.network:
+        if network_spec(self.extractor).network_id != job.spec.network_id:
             raise RuntimeError("this worker built another network than the plan was made for")
         passes = [Pass(self.extractor, [partial(VDNASink, job.spec)])]
         self._walk = Walk(passes, job.batch_size, job.threads, job.decode_threads, job.patience, on_image=on_image)

@@ -16,7 +16,7 @@ import torch
 
 from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
 from distributions.spec import UNSTATED
-from pipeline.errors import UserError
+from pipeline.errors import LayerUserError, UserError
 from pipeline.formats.groups import MAX_NUMBER
 from pipeline.formats.manifests import NAME
 from pipeline.formats.vdna_files import covariance_fault, npz_array, refuse_unusual
@@ -35,7 +35,7 @@ def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
     if not vdna.has("layer-gaussian"):
         raise UserError(f"--format fid needs layer-gaussian; this VDNA has {', '.join(vdna.distributions)}")
     if layer not in vdna.layers:
-        raise UserError(f"--layer {layer}: this VDNA has {', '.join(vdna.layers)}")
+        raise LayerUserError(f"--layer {layer}: this VDNA has {', '.join(vdna.layers)}")
     refuse_unusual(vdna, "layer-gaussian")
     if not path.name:
         raise UserError(f"{path}: give the name of a file")

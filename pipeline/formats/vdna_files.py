@@ -69,7 +69,7 @@ def arrays_of(vdna: VDNA, distribution: str) -> dict[str, np.ndarray]:
 
 def refuse_unusual(vdna: VDNA, distribution: str) -> None:
     """Raise `UserError` unless a distribution has its default samples: the files of other programs assume these."""
-    if not vdna.spec.usual(distribution):
+    if not vdna.spec.has_default_samples(distribution):
         samples = vdna.spec.samples_of(distribution)
         raise UserError(f"{distribution} was made with positions={samples}, which these files cannot say")
 

@@ -170,7 +170,7 @@ def _network(example: StoredVDNA) -> Extractor:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build(named_extractor(spec.extractor, spec.precision), device)
     built = network_spec(network)
-    if built.network != spec.network:
+    if built.network_id != spec.network_id:
         raise UserError(
             f"extractor {spec.extractor}: this catalogue was made with another network of that name "
             f"({difference_between(built, replace(spec, distributions=built.distributions, ranges=None))}); "

@@ -143,7 +143,7 @@ def _axes(
         return ranges if isinstance(ranges, HistogramAxes) else read_ranges(str(ranges), network.published_ranges)
     if catalogue is None:
         return None
-    axes = CatalogueWriter(catalogue, storage).get_ranges(network_spec(network).network)
+    axes = CatalogueWriter(catalogue, storage).get_ranges(network_spec(network).network_id)
     if axes is None:
         raise UserError(f"catalogue={catalogue}: has no histogram axes for this network; give ranges= instead")
     return axes

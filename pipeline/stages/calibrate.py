@@ -32,7 +32,7 @@ def run(context: RunContext, strict: bool = True) -> None:
     if not has_histogram(settings.distributions):
         return
     network, store = context.plan.network, context.store
-    ranges = context.ranges_of(network.network)
+    ranges = context.ranges_of(network.network_id)
     if ranges is None:
         datasets = settings.calibration
         try:
@@ -45,7 +45,7 @@ def run(context: RunContext, strict: bool = True) -> None:
         log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(datasets))
     if dict(ranges.layers) != dict(network.layers):
         raise UserError(f"ranges={settings.ranges}: made for other layers than {network.extractor} has")
-    store.put_ranges(network.network, ranges)
+    store.put_ranges(network.network_id, ranges)
 
 
 def _readable(context: RunContext, spec: Spec) -> tuple[DatasetConfig, ...]:

@@ -102,7 +102,7 @@ class RunContext:
         """The spec of the VDNA that this run makes. Raises `UserError` if histograms are wanted and axes are
         missing."""
         needed = has_histogram(self.settings.distributions)
-        ranges = self.ranges_of(self.plan.network.network) if needed else None
+        ranges = self.ranges_of(self.plan.network.network_id) if needed else None
         if needed and ranges is None:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
         return self.plan.spec(self.settings.distributions, ranges, self.settings.positions)
@@ -118,7 +118,7 @@ class RunContext:
         """
         settings = self.settings
         check_device(settings.extractor, resources.device)
-        if network_spec(self.network).network != spec.network:
+        if network_spec(self.network).network_id != spec.network_id:
             planned = replace(spec, distributions=OBSERVE, ranges=None, positions={})
             difference = difference_between(planned, network_spec(self.network))
             raise UserError(f"the plan was made for another network ({difference}): add plan to stages=[...]")

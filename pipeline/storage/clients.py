@@ -19,6 +19,7 @@ from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
 
 from extractors.download import web
+from extractors.errors import Refused, WebError
 
 BY_ENVIRONMENT = "by the environment"
 """Stands in place of a proxy's address: the proxy is chosen for each request."""
@@ -45,11 +46,11 @@ def with_environment(protocol: str, options: Mapping[str, Any]) -> dict[str, Any
 
 async def _web(_: Mapping[str, str], **options: Any) -> aiohttp.ClientSession:
     """fsspec's client for websites."""
-    tls_errors: list[web.WebError] = []
+    tls_errors: list[WebError] = []
     if "connector" not in options:
         try:
             options["connector"] = aiohttp.TCPConnector(ssl=web.context())
-        except web.Refused as error:  # matters only to requests that use TLS
+        except Refused as error:  # matters only to requests that use TLS
             tls_errors.append(error)
 
     async def use_environment(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
@@ -69,7 +70,7 @@ async def _web(_: Mapping[str, str], **options: Any) -> aiohttp.ClientSession:
         if proxy and answer.status == 407:
             answer.close()
             raise web.refusal(proxy, 407, url)
-        web.meet(url)
+        web.mark_answered(url)
         return answer
 
     options["middlewares"] = (*options.get("middlewares", ()), use_environment)
@@ -117,9 +118,9 @@ class _S3(AIOHTTPSession):  # type: ignore[misc]  # untyped
             raise
         proxy = None
         if self._by_environment and answer.status_code == 407:
-            with contextlib.suppress(web.Refused):
+            with contextlib.suppress(Refused):
                 proxy = web.proxy(url)
         if proxy:
             raise web.refusal(proxy, 407, url)
-        web.meet(url)
+        web.mark_answered(url)
         return answer

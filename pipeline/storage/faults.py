@@ -19,7 +19,8 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from extractors.download.web import Refused, known
+from extractors.download.web import web_error_behind
+from extractors.errors import Refused
 from pipeline.errors import UserError
 
 PERMANENT = (
@@ -58,7 +59,7 @@ def root_cause(error: Exception) -> Exception:
 
     fsspec raises `FileNotFoundError` for a website that cannot be reached, and aiohttp wraps errors of the connection.
     """
-    if web_error := known(error):
+    if web_error := web_error_behind(error):
         return web_error
     cause = error.__cause__
     if type(error) is FileNotFoundError and isinstance(cause, OSError | aiohttp.ClientConnectionError):

@@ -26,7 +26,9 @@ from typing import Any, TypeVar
 import fsspec.asyn
 import fsspec.core
 
-from extractors.download.web import Unreachable, WebError, is_page, through
+from distributions.errors import VDNAError
+from extractors.download.web import is_page, through
+from extractors.errors import Unreachable, WebError
 from pipeline.errors import UserError
 from pipeline.storage import clients
 from pipeline.storage.ahead import MAX_FILES_AHEAD, MIN_RANGE_BYTES, RangeReader, begin, wait_for
@@ -63,7 +65,7 @@ VERSIONS = (
 """Keys under which file systems state an object's version. Hashes of the contents come before times."""
 
 
-class StoreFault(OSError):
+class StoreFault(VDNAError, OSError):
     """A store failed for longer than the patience. A later try may succeed."""
 
 

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub.utils import _http
 
 from extractors.download import files, hub_client
+from extractors.errors import FetchError
 from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
 from pipeline.errors import UserError
@@ -22,7 +23,7 @@ SECRET = "geh:e/im@7"
 LOGIN, GIVEN = f"me:{SECRET}", "me:geh%3Ae%2Fim%407"
 AT_ONCE = 5.0
 """Seconds, of which a busy machine needs most; patience is 120."""
-ERRORS = (UserError, files.FetchError)
+ERRORS = (UserError, FetchError)
 
 
 def forget() -> None:

@@ -109,7 +109,7 @@ def made(base: Path) -> Path:
         axes = vdna.spec.ranges
         store_vdna(store, vdna, name)
     assert axes is not None
-    store.put_ranges(vdna.spec.network, axes)
+    store.put_ranges(vdna.spec.network_id, axes)
     compared(store, vdna.spec)
     publish(store)
     return folder

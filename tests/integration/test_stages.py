@@ -137,14 +137,14 @@ class TestStages:
 
 def test_the_architecture_and_the_modules_are_in_the_spec() -> None:
     specs = {
-        network_spec(build(named_extractor("test_vit", weights="random", **options))).network
+        network_spec(build(named_extractor("test_vit", weights="random", **options))).network_id
         for options in ({"layers": {"x": "blocks.0"}}, {"layers": {"x": "blocks.1"}}, {"layers": {"y": "blocks.0"}})
     }
     assert len(specs) == 3
     packaged = named_extractor("efficientnet_lite0")
     lite0, other = (build(replace(packaged, model=model)) for model in (packaged.model, "efficientnet_lite0"))
     assert lite0.weights_sha256 == other.weights_sha256  # same tensors, other padding
-    assert network_spec(lite0).network != network_spec(other).network
+    assert network_spec(lite0).network_id != network_spec(other).network_id
 
 
 def test_ranges_alone_have_no_distances(tars: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from extractors.download import files, web
+from extractors.errors import Refused
 from pipeline.cli.catalogue import main
 from pipeline.errors import UserError
 from pipeline.storage.folder import ObjectStore
@@ -46,7 +47,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
             monkeypatch.delenv(name)
     for name in ("VDNA_CACHE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    monkeypatch.setattr(web, "_met", set())
+    monkeypatch.setattr(web, "_answered", set())
     monkeypatch.setattr(files, "PAUSE", 0.001)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     forget()
@@ -167,7 +168,7 @@ def test_what_no_proxy_names(
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
 def test_what_is_no_proxy(value: str, words: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(web.Refused, match=f"^{variable}: .*{words}") as caught:
+    with pytest.raises(Refused, match=f"^{variable}: .*{words}") as caught:
         web.proxy("http://host.invalid")
     assert "geh" not in str(caught.value)
 

@@ -283,7 +283,7 @@ def test_torch_hub_goes_the_way_of_the_others(variable: str, monkeypatch: pytest
         with pytest.raises(ExtractorError, match=rf"that {variable} names wants a password \(HTTP 407\)"):
             create("hub", "owner/repository:main/entry")
         monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
-        with static_server(tmp_path) as direct, files.heeding():
+        with static_server(tmp_path) as direct, files.environment_proxies():
             monkeypatch.setenv("HTTP_PROXY", url)
             (tmp_path / "file").write_text("here")
             assert urllib.request.urlopen(f"{direct}/file").read() == b"here"

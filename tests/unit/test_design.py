@@ -9,6 +9,11 @@ from pathlib import Path
 from tests.helpers.commands import ROOT
 
 PACKAGES = ("distributions", "extractors", "pipeline")
+FROM_DISTRIBUTIONS = {
+    "extractors/errors.py": "distributions.errors",  # one root for all exceptions
+    "extractors/preprocess/resize.py": "distributions.kernels.compiled",  # how loops are compiled, and kept
+}
+"""The files of `extractors` that import anything of `distributions`, and what."""
 
 
 def imported(path: Path) -> set[str]:
@@ -37,15 +42,11 @@ def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
         ("extractors", ("distributions", "pipeline", "ray", "hydra", "omegaconf", "zarr", "xarray", "fsspec")),
     ):
         for other in others:
-            # How loops are compiled, and where they are kept, is said once.
-            allowed = (
-                {"extractors/preprocess/resize.py"} if (package, other) == ("extractors", "distributions") else set()
-            )
-            assert users(other, package) == allowed, f"{package} imports {other}"
-    theirs = {
-        name for name in imported(ROOT / "extractors" / "preprocess" / "resize.py") if name.startswith("distributions")
-    }
-    assert theirs == {"distributions.kernels.compiled", "distributions.kernels.compiled.compiled"}
+            allowed = FROM_DISTRIBUTIONS if (package, other) == ("extractors", "distributions") else {}
+            assert users(other, package) == set(allowed), f"{package} imports {other}"
+    for path, module in FROM_DISTRIBUTIONS.items():
+        theirs = {name for name in imported(ROOT / path) if name.startswith("distributions")}
+        assert all(name == module or name.startswith(f"{module}.") for name in theirs), f"{path} imports {theirs}"
 
 
 def test_each_library_has_its_room() -> None:

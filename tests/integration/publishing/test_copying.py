@@ -222,14 +222,14 @@ class TestVerifying:
     def test_histogram_axes(self, catalogue: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         store, spec = Store(str(catalogue)), synthetic.spec_of()
         assert spec.ranges is not None
-        store.put_ranges(spec.network, spec.ranges)
+        store.put_ranges(spec.network_id, spec.ranges)
         publish(store)
         assert verify(Manifests(str(catalogue)))[2] == []
         copy(store, target(str(tmp_path / "there")))
-        copied = Store(str(tmp_path / "there")).get_ranges(spec.network)
+        copied = Store(str(tmp_path / "there")).get_ranges(spec.network_id)
         assert copied is not None
         assert copied.id == spec.ranges.id
-        folder = catalogue / "ranges" / spec.network
+        folder = catalogue / "ranges" / spec.network_id
         for path in (folder / f"{spec.ranges.id}.json", folder / "current"):
             whole = path.read_bytes()
             path.unlink()

@@ -198,6 +198,7 @@ class TestHistogramAxes:
         assert importlib.import_module("distributions.ranges") is distributions.axes is distributions.ranges
         assert distributions.ranges.Ranges is distributions.Ranges is HistogramAxes
         assert Moments(np.zeros(1), np.ones(1)).spread == 1
+        assert spec(None, ("gaussian",)).network == spec(None, ("gaussian",)).network_id
         assert LayerMoments(np.zeros(1), np.ones((1, 1))).spread == 1
 
     def test_margin(self) -> None:

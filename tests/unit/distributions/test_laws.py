@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import numpy as np
 import pytest
@@ -16,131 +17,74 @@ from distributions import (
     HistogramAxes,
     IncompatibleError,
     LayerGaussian,
+    testing,
 )
+from distributions.base import Batch, State
+from distributions.testing import LAWS, Case, check_laws, random_batches
 from tests.helpers.material import LAYERS, activations
 
 RANGES = HistogramAxes(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
+
+
+BATCHES = [activations(seed) for seed in (1, 2, 3)]
 
 
 class Laws:
     exact: tuple[str, ...] = ()
     """Arrays that are equal bit for bit however the images are grouped; others within float64 rounding."""
 
+    @property
+    def case(self) -> Case:
+        return Case(type(self).of, BATCHES, self.exact)
+
     def empty(self, device: str = "cpu") -> Distribution:
         raise NotImplementedError
 
     def filled(self, *seeds: int) -> Distribution:
-        distribution = self.empty()
-        for seed in seeds:
-            for layer, batch in activations(seed).items():
-                distribution.update(layer, batch)
-        return distribution
+        return self.case.filled(*(seed - 1 for seed in seeds))
 
     def assert_equal(self, a: Distribution, b: Distribution, bits: bool = False) -> None:
-        left, right = a.state(), b.state()
-        assert left.keys() == right.keys() == a.dims.keys()
-        for name in left:
-            if bits or name in self.exact:
-                np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-            else:
-                np.testing.assert_allclose(left[name], right[name], rtol=1e-12, atol=1e-12, err_msg=name)
+        self.case.assert_equal(a, b, bits)
 
     def test_state_differs_between_data(self) -> None:
-        """The laws below would hold for a distribution that ignored its data."""
-        a, b, empty = self.filled(1).state(), self.filled(2).state(), self.empty().state()
-        assert any((a[name] != b[name]).any() for name in a)
-        assert any((a[name] != empty[name]).any() for name in a)
+        testing.state_depends_on_the_data(self.case)
 
     def test_empty_is_the_identity_on_both_sides(self) -> None:
-        filled, left, right = self.filled(1, 2), self.empty(), self.filled(1, 2)
-        left.merge(filled)
-        right.merge(self.empty())
-        self.assert_equal(left, filled, bits=True)
-        self.assert_equal(right, filled, bits=True)
+        testing.empty_is_neutral(self.case)
 
     def test_many_merged_into_empty_leave_the_first_untouched(self) -> None:
-        first, total = self.filled(1), self.empty()
-        before = copy.deepcopy(first.state())
-        for part in (first, self.filled(2), self.filled(3)):
-            total.merge(part)
-        for name, array in first.state().items():
-            np.testing.assert_array_equal(array, before[name])
-        self.assert_equal(total, self.filled(1, 2, 3))
+        testing.merging_many_leaves_the_first_unchanged(self.case)
 
     @pytest.mark.parametrize("size", [1, 2, 4, 6])
     def test_any_split_of_the_batches_is_the_same(self, size: int) -> None:
-        split = self.empty()
-        for layer, batch in activations(1).items():
-            for part in batch.split(size):
-                split.update(layer, part)
-        self.assert_equal(split, self.filled(1))
+        testing.splits_agree(self.case, [size])
 
     def test_strides_do_not_matter(self) -> None:
-        """A CNN's activations come as a transposed view, a slice of tokens as a strided one."""
-        for view in (
-            lambda a: a.transpose(1, 2).contiguous().transpose(1, 2),
-            lambda a: torch.stack([a, a + 1], dim=2)[:, :, 0],
-            lambda a: a.flip(0).flip(0),
-        ):
-            distribution = self.empty()
-            for layer, batch in activations(1).items():
-                distribution.update(layer, view(batch))
-            self.assert_equal(distribution, self.filled(1))
+        testing.strides_do_not_matter(self.case)
 
     def test_commutative(self) -> None:
-        ab, ba = self.filled(1), self.filled(2)
-        ab.merge(self.filled(2))
-        ba.merge(self.filled(1))
-        self.assert_equal(ab, ba)
+        testing.merging_is_commutative(self.case)
 
     def test_associative(self) -> None:
-        left, right, tail = self.filled(1), self.filled(1), self.filled(2)
-        left.merge(self.filled(2))
-        left.merge(self.filled(3))
-        tail.merge(self.filled(3))
-        right.merge(tail)
-        self.assert_equal(left, right)
+        testing.merging_is_associative(self.case)
 
     def test_argument_is_untouched_and_not_aliased(self) -> None:
-        a, b = self.filled(1), self.filled(2)
-        before = copy.deepcopy(b.state())
-        a.merge(b)
-        for layer, batch in activations(3).items():
-            a.update(layer, batch)
-        for name, array in b.state().items():
-            np.testing.assert_array_equal(array, before[name])
+        testing.merging_neither_changes_nor_aliases_its_argument(self.case)
 
     def test_state_is_a_copy(self) -> None:
-        a = self.filled(1)
-        before = a.state()
-        for array in a.state().values():
-            array[...] = 0
-        for name, array in a.state().items():
-            np.testing.assert_array_equal(array, before[name])
+        testing.state_is_a_copy(self.case)
 
     def test_round_trip(self) -> None:
-        restored = self.empty()
-        state = self.filled(1, 2).state()
-        restored.load(state)
-        self.assert_equal(restored, self.filled(1, 2), bits=True)
-        for array in state.values():
-            array[...] = 0
-        self.assert_equal(restored, self.filled(1, 2), bits=True)
+        testing.state_can_be_loaded(self.case)
 
     def test_wrong_state_is_refused(self) -> None:
-        state = self.filled(1).state()
-        name = next(iter(state))
-        with pytest.raises(IncompatibleError, match=name):
-            self.empty().load({**state, name: state[name][:-1]})
-        with pytest.raises(IncompatibleError, match=name):
-            self.empty().load({k: v for k, v in state.items() if k != name})
+        testing.wrong_states_are_refused(self.case)
 
     def test_other_layers_are_refused(self) -> None:
-        other = type(self).of({"first": 5, "other": 3})
-        with pytest.raises(IncompatibleError, match="layers"):
-            self.empty().merge(other)
+        testing.other_layers_are_refused(self.case)
 
     def test_wrong_batches_are_refused(self) -> None:
+        testing.wrong_batches_are_refused(self.case)
         with pytest.raises(ValueError, match="unknown layer 'third'; layers: first, second"):
             self.empty().update("third", torch.zeros(1, 1, 3))
         with pytest.raises(ValueError, match=r"expects \(samples, positions, 5\)"):
@@ -149,16 +93,10 @@ class Laws:
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_cuda_equals_cpu(self) -> None:
-        device = self.empty("cuda")
-        for layer, batch in activations(1).items():
-            device.update(layer, batch.cuda())
-        self.assert_equal(device, self.filled(1))
-        merged = self.empty()
-        merged.merge(device)
-        self.assert_equal(merged, self.filled(1))
+        testing.devices_agree(self.case, self.empty("cuda"), "cuda")
 
     @classmethod
-    def of(cls, layers: dict[str, int]) -> Distribution:
+    def of(cls, layers: Mapping[str, int]) -> Distribution:
         raise NotImplementedError
 
 
@@ -169,7 +107,7 @@ class TestHistogram(Laws):
         return Histogram(LAYERS, 20, RANGES, device)
 
     @classmethod
-    def of(cls, layers: dict[str, int]) -> Histogram:
+    def of(cls, layers: Mapping[str, int]) -> Histogram:
         return Histogram(layers, 20, HistogramAxes(layers, RANGES.minimum, RANGES.maximum))
 
     def test_other_bins_and_ranges_are_refused(self) -> None:
@@ -181,7 +119,7 @@ class TestHistogram(Laws):
     def test_what_32_bits_cannot_hold_is_taken_into_64(self, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = self.filled(1, 2, 3)
         images, positions, _ = activations(1)["first"].shape
-        monkeypatch.setattr("distributions.histogram.MOST_RECENT", 2 * images * positions)
+        monkeypatch.setattr("distributions.histogram.MAX_RECENT_COUNT", 2 * images * positions)
         settled = self.filled(1, 2, 3)
         assert int(settled.slots.sum()) > 0
         self.assert_equal(settled, expected, bits=True)
@@ -209,7 +147,7 @@ class TestGaussian(Laws):
         return Gaussian(LAYERS, device)
 
     @classmethod
-    def of(cls, layers: dict[str, int]) -> Gaussian:
+    def of(cls, layers: Mapping[str, int]) -> Gaussian:
         return Gaussian(layers)
 
     def test_mean_and_variance_are_numpys(self) -> None:
@@ -248,7 +186,7 @@ class TestLayerGaussian(Laws):
         return LayerGaussian(LAYERS, device)
 
     @classmethod
-    def of(cls, layers: dict[str, int]) -> LayerGaussian:
+    def of(cls, layers: Mapping[str, int]) -> LayerGaussian:
         return LayerGaussian(layers)
 
     def test_mean_and_covariance_are_numpys(self) -> None:
@@ -275,7 +213,7 @@ class TestActivationRanges(Laws):
         return ActivationRanges(LAYERS, device)
 
     @classmethod
-    def of(cls, layers: dict[str, int]) -> ActivationRanges:
+    def of(cls, layers: Mapping[str, int]) -> ActivationRanges:
         return ActivationRanges(layers)
 
     def test_values_that_are_not_finite_are_counted_and_left_out(self) -> None:
@@ -285,3 +223,89 @@ class TestActivationRanges(Laws):
         assert state["min"].tolist() == [1.0, 3.0, np.inf]
         assert state["max"].tolist() == [2.0, 3.0, -np.inf]
         assert state["range_nonfinite"].tolist() == [0, 1, 2]
+
+
+class Broken(Gaussian):
+    """A Gaussian with one mistake, which the laws find."""
+
+    def __init__(self, layers: Mapping[str, int], mistake: str) -> None:
+        super().__init__(layers)
+        self.mistake = mistake
+
+    def fold(self, layer: str, batch: Batch) -> None:
+        if self.mistake == "ignores its data":
+            return
+        if self.mistake == "counts batches":
+            batch = Batch(batch.activations[:1])
+        if self.mistake == "takes any view for contiguous":
+            samples, positions, neurons = batch.activations.shape
+            strides = (positions * neurons, neurons, 1)
+            batch = Batch(batch.activations.as_strided((samples, positions, neurons), strides))
+        super().fold(layer, batch)
+
+    def merge(self, other: Self) -> None:
+        if self.mistake == "takes any layers":
+            self._fold(slice(None), other.count, other.mean, other.m2)
+            return
+        if self.mistake == "keeps the other's arrays" and not self.count.any():
+            self.check_mergeable(other)
+            self.count, self.mean, self.m2 = other.count, other.mean, other.m2
+            return
+        super().merge(other)
+        if self.mistake == "merges in one order alone":
+            self.mean += 0.5 * (other.mean - self.mean)
+        if self.mistake == "empties the other":
+            other.count.zero_()
+
+    def state(self) -> State:
+        if self.mistake == "gives its arrays away":
+            return {"count": self.count.numpy().view(np.uint64), "mean": self.mean.numpy(), "m2": self.m2.numpy()}
+        return super().state()
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        if self.mistake == "loads anything":
+            size = len(state.get("mean", ()))
+            self.count[:size] = torch.from_numpy(state["count"].astype(np.int64))[:size] if "count" in state else 0
+            return
+        super().load(state)
+
+    def check_batch(self, layer: str, activations: torch.Tensor) -> None:
+        if self.mistake != "takes any batch":
+            super().check_batch(layer, activations)
+
+
+def broken(mistake: str) -> Case:
+    return Case(lambda layers: Broken(layers, mistake), random_batches(LAYERS), ("count",))
+
+
+def test_the_laws_hold_for_a_distribution_without_a_mistake() -> None:
+    check_laws(broken(""))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "law"),
+    [
+        ("ignores its data", testing.state_depends_on_the_data),
+        ("counts batches", testing.splits_agree),
+        ("takes any view for contiguous", testing.strides_do_not_matter),
+        ("takes any layers", testing.other_layers_are_refused),
+        ("keeps the other's arrays", testing.merging_many_leaves_the_first_unchanged),
+        ("merges in one order alone", testing.merging_is_commutative),
+        ("merges in one order alone", testing.merging_is_associative),
+        ("merges in one order alone", testing.empty_is_neutral),
+        ("empties the other", testing.merging_neither_changes_nor_aliases_its_argument),
+        ("gives its arrays away", testing.state_is_a_copy),
+        ("loads anything", testing.state_can_be_loaded),
+        ("loads anything", testing.wrong_states_are_refused),
+        ("takes any batch", testing.wrong_batches_are_refused),
+    ],
+)
+def test_a_mistake_breaks_its_law(mistake: str, law: Callable[[Case], None]) -> None:
+    assert law in LAWS
+    with pytest.raises(AssertionError):
+        law(broken(mistake))
+
+
+def test_laws_need_three_batches() -> None:
+    with pytest.raises(ValueError, match="three batches, got 2"):
+        Case(Gaussian, random_batches(LAYERS, number=2))

@@ -20,7 +20,7 @@ from distributions import VDNA, HistogramAxes, ShardRecord, Spec, View
 from distributions.comparison import Comparison, compare
 from distributions.plots import of_comparison, of_matrix, of_view
 from distributions.plots.matrices import clustered
-from distributions.plots.paper import known, shorten
+from distributions.plots.paper import printable, shorten
 from pipeline.catalogue import open_catalogue
 from pipeline.catalogue.matrix import Matrix
 from tests.helpers import synthetic
@@ -192,7 +192,7 @@ def test_the_same_picture_each_time_and_in_any_thread(tmp_path: Path) -> None:
 
 
 def test_names_in_letters_that_there_are() -> None:
-    assert known("a\nb\x00 日") == "a b\N{WHITE SQUARE} \N{WHITE SQUARE}"
+    assert printable("a\nb\x00 日") == "a b\N{WHITE SQUARE} \N{WHITE SQUARE}"
     assert shorten("a-name-that-is-long", 10) == "a-name…ong"
     assert shorten("short", 10) == "short"
 

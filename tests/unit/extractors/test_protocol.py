@@ -85,7 +85,7 @@ def test_an_extractor_may_use_autograd(network: FrozenNetwork) -> None:
     assert len(extractor.threads) == 2
     assert np.isfinite(vdna.gaussian().mean).all()
     assert (vdna.ranges().maximum > vdna.ranges().minimum).all()
-    assert vdna.spec.network != network_spec(network).network
+    assert vdna.spec.network_id != network_spec(network).network_id
 
 
 def test_a_worker_without_a_configuration_is_given_its_extractor() -> None:
