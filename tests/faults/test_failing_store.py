@@ -88,7 +88,9 @@ def test_a_flaky_store_changes_nothing(calm: str, store: ObjectStore, cluster: N
     assert set(proxy.injected) >= {"slowdown", "reset", "cut", "lost", "short"}
 
 
-def test_what_stays_unreadable_is_recorded_and_stops_nothing_else(calm: str, store: ObjectStore, cluster: None) -> None:
+def test_what_stays_unreadable_is_recorded_and_stops_nothing_else(
+    calm: str, store: ObjectStore, in_process: None
+) -> None:
     url = store.bucket("broken")
     plan = flaky.Plan(broken=re.compile(r"^/shards/faces/0[37]-00\.tar"), broken_as="slowdown")
     with flaky.FlakyProxy(store.endpoint, plan) as proxy:

@@ -67,9 +67,9 @@ def exercise(fs: s3fs.S3FileSystem, folder: str) -> None:
 def test_the_store_is_an_s3(store: ObjectStore) -> None:
     exercise(store.filesystem(), "shards/direct")
     for wrong in (replace(store, secret="wrong"), replace(store, key="wrong")):
-        for use in (lambda fs: fs.ls("shards"), lambda fs: fs.cat_file(PATH), lambda fs: fs.pipe_file(PATH, b"")):
+        for method, arguments in (("ls", ["shards"]), ("cat_file", [PATH]), ("pipe_file", [PATH, b""])):
             with pytest.raises(PermissionError):
-                use(wrong.filesystem())
+                getattr(wrong.filesystem(), method)(*arguments)
 
 
 def test_the_environment_leads_there(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

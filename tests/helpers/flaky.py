@@ -33,8 +33,10 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedIOBase
 from typing import Any, BinaryIO, NamedTuple
 
+Stream = BinaryIO | BufferedIOBase
 BODY = ("cut", "stall", "truncated", "short")
 KINDS = ("slowdown", "error", "reset", "hang", "lost", *BODY)
 ANSWERS = {
@@ -230,7 +232,7 @@ def _fits(kind: str, method: str) -> bool:
     return kind != "lost" or method in ("PUT", "POST", "DELETE")
 
 
-def _read_head(stream: BinaryIO) -> _Head | None:
+def _read_head(stream: Stream) -> _Head | None:
     """The next head, or None at the end of the stream."""
     lines: list[bytes] = []
     while lines[-1:] != [b"\r\n"]:
@@ -243,7 +245,7 @@ def _read_head(stream: BinaryIO) -> _Head | None:
     return _Head(b"".join(lines), lines[0].decode("latin-1").split(), fields)
 
 
-def _copy_body(source: BinaryIO, sink: Callable[[bytes], object], head: _Head) -> None:
+def _copy_body(source: Stream, sink: Callable[[bytes], object], head: _Head) -> None:
     if "chunked" not in head.fields.get("transfer-encoding", ""):
         _copy(source, sink, head.length)
         return
@@ -260,7 +262,7 @@ def _copy_body(source: BinaryIO, sink: Callable[[bytes], object], head: _Head) -
             break
 
 
-def _copy(source: BinaryIO, sink: Callable[[bytes], object], size: int) -> None:
+def _copy(source: Stream, sink: Callable[[bytes], object], size: int) -> None:
     while size:
         block = source.read1(min(size, 1 << 16))  # type: ignore[attr-defined]
         if not block:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -35,7 +35,7 @@ def numbers(most: int, seed: int = 0, channels: int = 0, least: int = 0) -> np.n
     return found
 
 
-def tiff(data: np.ndarray, bits: int = 0, order: str = "<", packed: bool = False, **tags: Any) -> bytes:
+def tiff(data: np.ndarray, bits: int = 0, order: Literal["<", ">"] = "<", packed: bool = False, **tags: Any) -> bytes:
     """A TIFF put together by hand. `tags` are t262=…; two 16-bit values at most in each."""
     array = data.astype(data.dtype.newbyteorder(order))
     samples = data.shape[2] if data.ndim == 3 else 1

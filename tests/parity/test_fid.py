@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-IMAGES = 32
+IMAGES, BATCH = 12, 8
 HEIGHT, WIDTH = 150, 200
 
 
@@ -104,7 +104,7 @@ def test_pytorch_fids_way(folders: list[Path], weights: Path, tmp_path: Path) ->
     with their_network(weights) as network:
         for folder in folders:
             files = sorted(map(str, folder.iterdir()))
-            statistics = pytorch_fid.fid_score.calculate_activation_statistics(files, network, 16, 2048, "cpu", 0)
+            statistics = pytorch_fid.fid_score.calculate_activation_statistics(files, network, BATCH, 2048, "cpu", 0)
             theirs.append(statistics)
     expected = pytorch_fid.fid_score.calculate_frechet_distance(*theirs[0], *theirs[1])
     mine = [ours(folder, weights, resize="legacy_pytorch") for folder in folders]
@@ -129,7 +129,8 @@ def test_the_clean_way(folders: list[Path], weights: Path, half: float) -> None:
         for folder in folders:
             files = sorted(map(str, folder.iterdir()))
             resized = ResizeDataset(files, size=(299, 299), norm_mean=[half] * 3, norm_std=[half] * 3)
-            features = [network(torch.stack([resized[i] for i in range(k, k + 16)]))[0] for k in range(0, IMAGES, 16)]
+            parts = [range(k, min(k + BATCH, IMAGES)) for k in range(0, IMAGES, BATCH)]
+            features = [network(torch.stack([resized[i] for i in part]))[0] for part in parts]
             theirs.append(torch.cat(features).flatten(1).double().numpy())
     (m1, s1), (m2, s2) = ((a.mean(0), np.cov(a, rowvar=False)) for a in theirs)
     expected = pytorch_fid.fid_score.calculate_frechet_distance(m1, s1, m2, s2)
@@ -145,7 +146,7 @@ def test_torch_fidelitys_way(folders: list[Path], weights: Path) -> None:
         fid=True,
         cuda=False,
         verbose=False,
-        batch_size=16,
+        batch_size=BATCH,
         cache=False,
         save_cpu_ram=True,
         feature_extractor_weights_path=str(weights),
@@ -156,15 +157,15 @@ def test_torch_fidelitys_way(folders: list[Path], weights: Path) -> None:
 
 
 def test_from_the_same_activations() -> None:
-    draw = np.random.default_rng(0)
-    mixing = draw.standard_normal((2048, 2048)) / 40
-    features = [(draw.standard_normal((3000, 2048)) @ mixing + shift).astype(np.float32) for shift in (0.0, 0.1)]
+    draw, images, neurons = np.random.default_rng(0), 600, 256
+    mixing = draw.standard_normal((neurons, neurons)) / 14
+    features = [(draw.standard_normal((images, neurons)) @ mixing + shift).astype(np.float32) for shift in (0.0, 0.1)]
     mine = []
     for number, values in enumerate(features):
-        vdna = VDNA(Spec("inception", "a", "w", "p", "fp32", {"block_3": 2048}, ("layer-gaussian",)))
-        for part in torch.from_numpy(values).unsqueeze(1).split(500):
+        vdna = VDNA(Spec("inception", "a", "w", "p", "fp32", {"block_3": neurons}, ("layer-gaussian",)))
+        for part in torch.from_numpy(values).unsqueeze(1).split(100):
             vdna.update("block_3", part)
-        vdna.ledger.add(ShardRecord(f"shard-{number}", counted=3000))
+        vdna.ledger.add(ShardRecord(f"shard-{number}", counted=images))
         mine.append(vdna)
     (m1, s1), (m2, s2) = ((a.mean(0, dtype=np.float64), np.cov(a.astype(np.float64), rowvar=False)) for a in features)
     expected = pytorch_fid.fid_score.calculate_frechet_distance(m1, s1, m2, s2)
