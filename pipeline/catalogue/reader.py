@@ -182,6 +182,9 @@ class CatalogueReader(Contents):
         return None
 
 
+Catalogue = CatalogueReader  # the public name
+
+
 def open_catalogue(url: str, **storage: Any) -> CatalogueReader:
     """Open a catalogue. This reads its index, with two requests; everything else is read when it is first used.
 
