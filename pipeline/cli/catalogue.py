@@ -25,7 +25,7 @@ from pipeline.catalogue.targets import address
 from pipeline.cli.options import Command, add, parse_storage
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 from pipeline.storage.urls import redact
 from pipeline.terminal import Tracker, lenient, plain
 
@@ -215,7 +215,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _check_picture(path: str) -> None:
     """Raise an error before the comparison is computed if its picture could not be written."""
     check_ending(path)
-    if not (folder := named(path).parent).is_dir():
+    if not (folder := expand_home(path).parent).is_dir():
         raise UserError(f"--save {path}: there is no folder {folder}")
 
 
@@ -232,7 +232,7 @@ def _print_comparison(comparison: Comparison, k: int) -> None:
 
 def _check_source(cat: CatalogueReader, source: str) -> None:
     """Raise `UserError` for a mistyped name before the extra `images` is imported."""
-    if "://" in source or any(sign in source for sign in "*{") or named(source).exists():
+    if "://" in source or any(sign in source for sign in "*{") or expand_home(source).exists():
         return
     close = difflib.get_close_matches(source, cat.index()["dataset"], 1)
     hint = f"did you mean {close[0]}?" if close else f"there are {cat.describe()}"

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.formats import fid_files, vdna_files
 from pipeline.formats.manifests import NAME
 from pipeline.storage import hub
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 
 def export_vdna(vdna: VDNA, out: str, form: str, distribution: str, layer: str) -> list[str]:
@@ -68,6 +68,6 @@ def write_ranges(view: View, out: str) -> None:
     """Write the histogram axes of a VDNA as a file of the vdna library. Raises `UserError` if it has no histogram."""
     if view.spec.ranges is None:
         raise UserError("this VDNA has no histogram, whose axes these would be")
-    path = named(out)
+    path = expand_home(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(view.spec.ranges.to_vdna_json())

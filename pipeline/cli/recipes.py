@@ -36,7 +36,7 @@ from pipeline.config.composition import read as read_settings
 from pipeline.config.networks import CONF
 from pipeline.config.settings import DatasetConfig, Settings
 from pipeline.errors import UserError
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Recipe:
 
 def read(name: str, files: Mapping[str, Path]) -> Recipe:
     """Read a recipe by its name in `files`, or by a path. `UserError` names the file and the key of a mistake."""
-    path = files.get(name) or named(name)
+    path = files.get(name) or expand_home(name)
     if name not in files and not (path.suffix in (".yaml", ".yml") and path.is_file()):
         raise UserError(f"catalogue_recipe={name}: no such recipe; there are {', '.join(sorted(files)) or 'none'}")
     try:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from pipeline.config.networks import CONF
 from pipeline.errors import UserError
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 from pipeline.storage.urls import is_text
 
 TEXTS = (
@@ -157,7 +157,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
             settings.append(word)
         elif name in FLAGS_WITH_VALUE:
             value = value if equals else next(remaining, "")
-            flags += [name, str(named(value)) if name in FOLDER else value]
+            flags += [name, str(expand_home(value)) if name in FOLDER else value]
         elif word in FLAGS:
             flags.append(word)
         else:

@@ -23,7 +23,7 @@ import webdataset
 from PIL import Image, ImageOps
 
 from pipeline.errors import UserError
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 SHARDS = 4
 CUT = {
@@ -104,4 +104,4 @@ def _wheel(package: str, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    write(named(sys.argv[1] if len(sys.argv) > 1 else "demo_data"))
+    write(expand_home(sys.argv[1] if len(sys.argv) > 1 else "demo_data"))

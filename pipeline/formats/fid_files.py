@@ -20,7 +20,7 @@ from pipeline.errors import LayerUserError, UserError
 from pipeline.formats.groups import MAX_NUMBER
 from pipeline.formats.manifests import NAME
 from pipeline.formats.vdna_files import covariance_fault, npz_array, refuse_unusual
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 EXTRACTOR, LAYER = "inception", "block_3"
 MAX_FID_NEURONS = 1 << 13
@@ -42,7 +42,7 @@ def write(vdna: VDNA, path: Path, layer: str = LAYER) -> Path:
     mean, covariance = vdna.layer_gaussian(layer)
     packed = io.BytesIO()
     np.savez(packed, mu=mean, sigma=covariance)
-    path = named(path)
+    path = expand_home(path)
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(packed.getvalue())
@@ -56,7 +56,7 @@ def read(path: Path, images: int, extractor: str = EXTRACTOR, layer: str = LAYER
     VDNAs of `extractor`. Raises `UserError` if the file is not one of FID statistics, or an argument is out of range.
     """
     try:
-        with zipfile.ZipFile(named(path)) as archive:
+        with zipfile.ZipFile(expand_home(path)) as archive:
             mean = npz_array(archive, "mu", max_bytes=8 * MAX_FID_NEURONS + 1024)
             covariance = npz_array(archive, "sigma", mean.shape * 2) if mean.ndim == 1 else mean
     except FileNotFoundError:

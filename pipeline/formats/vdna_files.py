@@ -26,7 +26,7 @@ from extractors.download.files import fetch
 from pipeline.errors import UserError
 from pipeline.formats.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
 from pipeline.formats.manifests import NAME
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 VDNA_VERSION = "0.1.1"
 KINDS = {"gaussian": ("mu", "var"), "layer-gaussian": ("mu", "sigma"), "activation-ranges": ("min", "max")}
@@ -82,7 +82,7 @@ def as_int32(layer: str, counts: np.ndarray) -> np.ndarray:
 
 def store(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Path]:
     """Write `path.json` and `path.npz`. Raises `UserError` for a name with a dot, where the `vdna` library cuts it."""
-    path = named(path)
+    path = expand_home(path)
     if "." in path.name or not path.name:
         raise UserError(f"{path.name or path}: give a name without a dot, at which the vdna library would cut it")
     files = [path.with_name(f"{path.name}.{ending}") for ending in ("json", "npz")]
@@ -182,7 +182,7 @@ def read_ranges(where: str, published: str = "") -> HistogramAxes:
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description in `path.json` and the arrays in `path.npz`, checked against it. Raises `UserError`."""
-    path = named(path)
+    path = expand_home(path)
     base = path.with_suffix("") if path.suffix in (".json", ".npz") else path
     try:
         return _described(base)

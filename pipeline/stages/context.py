@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.extraction.worker import Job, Worker
 from pipeline.formats.manifests import NAME
 from pipeline.formats.vdna_files import read_ranges
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 
 class RunContext:
@@ -91,7 +91,7 @@ class RunContext:
         ranges = self.settings.ranges
         if ranges == "auto":
             return self.store.get_ranges(network)
-        if named(ranges).is_file() or ranges.startswith(("published", "hf:", "http://", "https://")):
+        if expand_home(ranges).is_file() or ranges.startswith(("published", "hf:", "http://", "https://")):
             return read_ranges(ranges, self.settings.extractor.ranges)
         axes = self.store.get_ranges(network, ranges) if NAME.fullmatch(ranges) else None
         if axes is None:

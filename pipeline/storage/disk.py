@@ -35,7 +35,7 @@ def write(path: Path, data: bytes, new: bool = False) -> None:
         raise
 
 
-def named(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """A path that a user has given, with `~` expanded. If the home is unknown, `~` stays part of the file's name."""
     try:
         return Path(path).expanduser()

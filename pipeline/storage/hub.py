@@ -14,7 +14,7 @@ import huggingface_hub
 from extractors.download import hub_client
 from extractors.download.files import fetch, line_of
 from pipeline.errors import UserError
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 HUB = "hf:"
 
@@ -29,7 +29,7 @@ def local(source: str, endings: Sequence[str] = ()) -> Path:
     if web and endings:
         raise UserError(f"{source}: fetch NAME.json and NAME.npz first, and give their path; or give hf:")
     if not web and not source.startswith(HUB):
-        return named(source)
+        return expand_home(source)
     for ending in endings:
         source = source.removesuffix(f".{ending}")
     try:

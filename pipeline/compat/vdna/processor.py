@@ -22,7 +22,7 @@ from pipeline.data.decode import BadImage, decode
 from pipeline.errors import UserError
 from pipeline.formats import vdna_files
 from pipeline.measure.make import listed, make_vdna, remedy, shown
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 
 EXTENSIONS = ("bmp", "jpg", "jpeg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 """File extensions that `vdna` finds in a folder."""
@@ -117,7 +117,7 @@ class VDNAProcessor:
             seed=seed,
         )
         if save_sample_images is not None:
-            _save_samples(network, images, named(save_sample_images), n_sample_images)
+            _save_samples(network, images, expand_home(save_sample_images), n_sample_images)
         return vdna
 
     def _network(self, name: str, crop: str, device: str) -> Extractor:
@@ -178,7 +178,7 @@ def _images(source: Any, num_images: int, shuffle: bool, seed: int) -> Any:
 
 def _at_home(path: str | Path) -> str:
     """A path with `~` replaced by the user's home folder. A URL is returned unchanged."""
-    return str(named(path)) if str(path).startswith("~") else str(path)
+    return str(expand_home(path)) if str(path).startswith("~") else str(path)
 
 
 def _pixels(index: int, image: Any) -> np.ndarray:

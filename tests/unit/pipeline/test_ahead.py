@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
-from pipeline.data import readers
+from pipeline.data import loose, readers
 from pipeline.data.decode import BadImage
 from pipeline.data.discovery import Entry, group_version
 from pipeline.data.readers import ShardReader, in_turn
@@ -310,7 +310,7 @@ class TestFiles:
             list(ShardReader(shard))
 
     def test_missing_and_too_large(self, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(readers, "MAX_BYTES", 198)
+        monkeypatch.setattr(loose, "MAX_BYTES", 198)
         shard = self.shard(remote)
         sizes = (*shard.sizes[:5], -2, *shard.sizes[6:])
         reader = ShardReader(Shard("files", "folder", 1, "", "part", shard.members, sizes))

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.formats import fid_files, vdna_files
 from pipeline.stages.context import RunContext
 from pipeline.storage import hub
-from pipeline.storage.disk import named
+from pipeline.storage.disk import expand_home
 from tests.helpers.commands import settings
 
 HUBCONF = "from torch import nn\ndef entry(**_): return nn.Conv2d(3, 4, 3)\n"
@@ -94,9 +94,9 @@ def test_sources_of_the_seed_s_interface(source: Any, number: int, expected: lis
 
 
 def test_nobodys_home_is_a_name(home: Path) -> None:
-    assert named("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
-    assert named("a/~") == Path("a/~")
-    assert named("~") == home
+    assert expand_home("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert expand_home("a/~") == Path("a/~")
+    assert expand_home("~") == home
     paper.save(Figure(), "~backup.svg")
     assert (Path.cwd() / "~backup.svg").exists()
     with pytest.raises(ExtractorError, match=r"cannot make it|there is no"):
