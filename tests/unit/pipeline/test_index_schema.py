@@ -21,7 +21,7 @@ RECORD = {"path": "vdnas/a/net/versions/x.json", "sha256": "0" * 64}
 VERSION = {"version": 1, "created": "2026-01-01T00:00:00+00:00", "images": 3, "digest": "1" * 64, "manifest": RECORD}
 SPEC = {
     **dict.fromkeys(("architecture", "weights", "preprocessing", "precision", "ranges", "network"), ""),
-    **{"extractor": "net", "distributions": ["gaussian"], "layers": {"first": 5, "second": 3}},
+    **{"extractor": "net", "distributions": ["gaussian"], "layers": {"stem": 5, "norm": 3}},
 }
 ROW = {
     **{"dataset": "a", "spec": "0123", "skipped": 0, "fingerprint": "2" * 16, "group": "vdnas/a/net/x.zarr"},
@@ -56,6 +56,7 @@ def test_an_index_is_read_as_it_was_written() -> None:
     for index in (INDEX, {**INDEX, "specs": {"0123": more}, "vdnas": [{**row, **FULL} for row in INDEX["vdnas"]]}):
         check.validate(index)
         assert parse_index(URL, json.dumps(index).encode()) == index
+    assert list(parse_index(URL, json.dumps(INDEX).encode())["specs"]["0123"]["layers"]) == ["stem", "norm"]  # in order
 
 
 REFUSED: list[tuple[str, Any]] = [
