@@ -16,21 +16,21 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.metadata
-import importlib.resources
 import json
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from distributions.comparison import metrics_of
 from distributions.distances import UNITS
+from pipeline.catalogue.index_schema import FORMAT, parse_index
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import damage
-from pipeline.formats.manifests import NAME, contents, group_path, now, version_of
+from pipeline.formats.manifests import contents, group_path, now, version_of
 from pipeline.storage.folder import ObjectStore
 
-FORMAT = 2
-"""Format of the index. An older catalogue without an index has format 1 and is read by listing its manifests."""
+T = TypeVar("T")
+
 POINTER = "catalogue.json"
 MAX_POINTER = 1 << 20
 MAX_BYTES = 1 << 30
@@ -137,43 +137,23 @@ def read(folder: ObjectStore) -> dict[str, Any] | None:
 
 
 def read_index(folder: ObjectStore, pointer: Mapping[str, Any]) -> dict[str, Any]:
-    """The index that a pointer names. Checks the entries that a reader needs; raises `DamagedError` or `UserError`."""
-    index = unpacked(folder, pointer["index"])
-    with damage(f"{folder.url}/{pointer['index']['path']} is damaged"):
-        if index["format"] > FORMAT:
-            raise UserError(f"catalogue={folder.url}: written by a newer version of this program; update it")
-        for row in index["vdnas"]:
-            spec = index["specs"][row["spec"]]
-            sound = all(NAME.fullmatch(name) for name in (row["dataset"], spec["extractor"]))
-            sound = sound and all(isinstance(r["path"], str) for r in (row["manifest"], *_records(row)))
-            sound = sound and isinstance(row["group"], str) and isinstance(row["images"], int)
-            if not (sound and all(isinstance(n, int) and n > 0 for n in spec["layers"].values())):
-                raise DamagedError(
-                    f"{folder.url}: its index is not as this program writes it, of {row['dataset']!r:.99}"
-                )
-        for matrix in index["matrices"]:
-            names = [index["vdnas"][place]["dataset"] for place in matrix["members"]]
-            if (
-                len(set(names)) < len(names)
-                or not {"group", "metrics", "units", "created", "manifest"} <= matrix.keys()
-            ):
-                raise DamagedError(f"{folder.url}: its index is not as this program writes it, of a matrix")
-    return dict(index)
-
-
-def _records(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [version["manifest"] for version in row["versions"]]
+    """The index that a pointer names, as `index_schema` defines it. Raises `DamagedError` or `UserError`."""
+    return _parsed(folder, pointer["index"], partial(parse_index, folder.url))
 
 
 def unpacked(folder: ObjectStore, part: Mapping[str, Any]) -> Any:
     """The content of a gzipped JSON object, hashed before it is unpacked. `part` has its path and SHA-256."""
+    return _parsed(folder, part, json.loads)
+
+
+def _parsed(folder: ObjectStore, part: Mapping[str, Any], parse: Callable[[bytes], T]) -> T:
     data = checked(folder, part)
     try:
         unpacker = zlib.decompressobj(wbits=31)
         text = unpacker.decompress(data, MAX_BYTES)
         if unpacker.unconsumed_tail:
             raise ValueError("it unpacks to more than an index may have")
-        return json.loads(text)
+        return parse(text)
     except (ValueError, zlib.error, RecursionError) as error:
         raise DamagedError(f"{folder.url}/{part['path']} is damaged: {error}") from error
 
@@ -184,8 +164,3 @@ def checked(folder: ObjectStore, part: Mapping[str, Any]) -> bytes:
     if data is None:
         raise DamagedError(f"{folder.url}/{part['path']} is damaged: it is not what was written")
     return data
-
-
-def schema() -> bytes:
-    """The JSON schema of the index."""
-    return importlib.resources.files("pipeline.catalogue").joinpath("index.schema.json").read_bytes()

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.catalogue import index as published
 from pipeline.catalogue import site_data
 from pipeline.catalogue.copies import PAGE, SITE, app, listed, walk
+from pipeline.catalogue.index_schema import FORMAT, schema
 from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.errors import DamagedError, UserError
 from pipeline.formats.manifests import Manifests, now
@@ -65,7 +66,7 @@ def _write_parts(store: CatalogueWriter, current: bytes | None) -> bytes | None:
                 matrix["extractor"],
             )
     page, files = app()
-    files |= {f"index/schema-{published.FORMAT}.json": published.schema()}
+    files |= {f"index/schema-{FORMAT}.json": schema()}
     all_files = {**files, PAGE: page, **_ranges(store, index)}
     file_hashes = {path: hashlib.sha256(data).hexdigest() for path, data in all_files.items()}
     data = {"index": published.packed(index), "site": published.packed(_site(store, index, previous, file_hashes))}

@@ -18,6 +18,7 @@ import pytest
 from distributions import VDNA, emd, fd
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
+from pipeline.catalogue.index_schema import FORMAT
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
@@ -33,7 +34,7 @@ def test_the_index_keeps_its_schema(store: Store) -> None:
     folder = ObjectStore(store.url)
     index = published.read(folder)
     assert index is not None
-    schema = json.loads(folder.get(f"index/schema-{published.FORMAT}.json") or b"")
+    schema = json.loads(folder.get(f"index/schema-{FORMAT}.json") or b"")
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(index, schema)
     assert len(index["vdnas"]) == DATASETS

@@ -12,6 +12,7 @@ import pytest
 from distributions import VDNA
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
+from pipeline.catalogue.index_schema import FORMAT
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.writer import Store
 from pipeline.cli.catalogue import main
@@ -65,7 +66,7 @@ def test_what_a_newer_program_wrote_is_refused(tmp_path: Path, filled: Callable[
     store.put_vdna(filled(1), "mine", synthetic.facts_of("x", 0))
     publish(store)
     said = store.get_json("catalogue.json")
-    store.put_json("catalogue.json", {**said, "format": published.FORMAT + 1})
+    store.put_json("catalogue.json", {**said, "format": FORMAT + 1})
     with pytest.raises(UserError, match="newer version of this program; update it"):
         open_catalogue(store.url)
 

@@ -13,6 +13,7 @@ from distributions import HistogramAxes
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
 from pipeline.catalogue.copies import copy, listed, verify, walk
+from pipeline.catalogue.index_schema import FORMAT
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.targets import target
 from pipeline.catalogue.writer import Store
@@ -140,7 +141,7 @@ class TestCopying:
     def test_to_a_repository_of_the_hub(self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with hub_server(monkeypatch, tmp_path, []) as files:
             assert main(["--catalogue", str(catalogue), "publish", "hf:datasets/me/vdnas"]) == 0
-            assert json.loads(files["datasets/me/vdnas/catalogue.json"])["format"] == published.FORMAT
+            assert json.loads(files["datasets/me/vdnas/catalogue.json"])["format"] == FORMAT
             count = len(files)
             assert copy(Manifests(str(catalogue)), target("hf:datasets/me/vdnas")) == (0, 0)
             assert len(files) == count
