@@ -29,9 +29,9 @@ from pipeline import make_vdna, open_catalogue
 from pipeline.catalogue.writer import Store
 from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
-from tests.test_examples import here, place, store_vdna  # noqa: F401  (fixtures)
+from tests.integration.test_examples import here, place, store_vdna  # noqa: F401  (fixtures)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Example(NamedTuple):

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.moved import MOVED
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 MADE = {"tutorial.md", "contributing.md", "changelog.md", "security.md", "measurements.md"}
 """Pages that docs/build.py makes from files elsewhere."""
