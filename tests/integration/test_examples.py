@@ -160,7 +160,7 @@ LINES = list(command_lines())
 
 
 def test_the_blocks_are_found() -> None:
-    assert PROGRAMS <= {words[0] for _, words in LINES}
+    assert {words[0] for _, words in LINES} >= PROGRAMS
     assert len(LINES) > 20
     drawings = [block for block in all_blocks("") if is_drawing(block)]
     assert len(drawings) >= 2
@@ -255,7 +255,7 @@ def in_copy(copy: Path, *words: str) -> str:
 
 
 def test_contributing_is_followed(followed: Path) -> None:
-    added = ["tests/test_sparsity.py", "tests/test_idx.py"]
+    added = ["tests/unit/distributions/test_sparsity.py", "tests/unit/pipeline/test_idx.py"]
     told = in_copy(followed, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", *added)
     assert int(re.findall(r"(\d+) passed", told)[0]) > 15
     script = """
