@@ -87,7 +87,7 @@ def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
         nonlocal decoded
         result = decodes(key, data)
         decoded += 1
-        return result
+        return result  # type: ignore[return-value]
 
     monkeypatch.setattr("pipeline.extraction.feed.AHEAD_BYTES", 1)
     monkeypatch.setattr(ShardReader, "_files", files)

@@ -60,7 +60,7 @@ def poll(url: str, writer: Callable[[], None], **options: Any) -> set[int]:
 
 def test_readers_during_ten_publishes_see_the_old_or_the_new(catalogue: Path) -> None:
     store = Store(str(catalogue))
-    seen = poll(str(catalogue), lambda: [add(store, seed) for seed in range(10)] and None)  # type: ignore[func-returns-value]
+    seen = poll(str(catalogue), lambda: [add(store, seed) for seed in range(10)] and None)
     assert seen <= set(range(1, 12))
     assert len(seen) > 2
     assert consistent(str(catalogue)) == 11
