@@ -96,7 +96,7 @@ class _Bare:
             list(lanes.map(self.run, [images // cores()] * cores()))
 
 
-class _Seeds(FeatureExtractionModel):  # type: ignore[misc]
+class _Seeds(FeatureExtractionModel):
     """The seed's extraction with a network of ours instead of one of its own."""
 
     def __init__(self, network: FrozenNetwork, axes: HistogramAxes) -> None:

@@ -207,7 +207,7 @@ def kernels(size: Size, device: str) -> Figures:
         low, high = (torch.full((neurons,), value, device=device) for value in (torch.inf, -torch.inf))
         nonfinite = torch.zeros(neurons, dtype=torch.int64, device=device)
         ways = {
-            "count_bins": lambda a=activations, axes=axes, slots=slots: count_bins(a, *axes, slots),
+            "count_bins": lambda a=activations, axes=axes, slots=slots: count_bins(a, *axes, slots),  # type: ignore[call-arg]
             "position_means": lambda a=activations: position_means(a),
             "extremes": lambda a=activations, out=(low, high, nonfinite): extremes(a, *out),
         }

@@ -86,7 +86,7 @@ def two_cores(work: Callable[[T], object], of_each: list[T]) -> list[float]:
 
 
 @numba.njit(nogil=True)
-def spin(times: int) -> np.uint64:  # type: ignore[untyped-decorator]
+def spin(times: int) -> np.uint64:
     state = np.uint64(1)
     for i in range(times):
         state = state * np.uint64(6364136223846793005) + np.uint64(i)

@@ -112,7 +112,7 @@ def dispatching() -> dict[str, Any]:
     """100,000 tasks through the pool's own loop to 1,000 actors."""
     ray.init("local", num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
     hosts = [ray.remote(_Host).options(max_concurrency=ACTORS).remote() for _ in range(PROCESSES)]
-    ray.get([host.node.remote() for host in hosts])
+    ray.get([host.node.remote() for host in hosts])  # type: ignore[attr-defined]
     hired: Iterator[int] = iter(range(sys.maxsize))
     pool = Pool(lambda: hosts[next(hired) % PROCESSES], ACTORS, kill=lambda _: None)
     tasks = [Task(i, (Shard("tar", f"s3://bucket/laion/{i:07d}.tar", 300_000_000, f"{i:032x}"),)) for i in range(TASKS)]
@@ -144,7 +144,7 @@ def merging() -> dict[str, Any]:
         seconds = time.monotonic() - start
     levels, parts = [], [Task(i, ()) for i in range(TASKS)]
     while len(parts) > reduce.FAN_IN:
-        parts = reduce.next_level(parts)
+        parts = reduce.next_level(parts)  # type: ignore[assignment]
         levels.append(len(parts))
     read = TASKS + sum(levels)
     return {

@@ -18,7 +18,7 @@ pytestmark = browsing.NEEDED
 
 
 def names_in(page: Any) -> list[str]:
-    return page.locator(".home .listing tbody th").all_inner_texts()  # type: ignore[no-any-return]
+    return page.locator(".home .listing tbody th").all_inner_texts()
 
 
 def test_searching_filters_the_table(visit: Callable[..., Any], store: Store) -> None:

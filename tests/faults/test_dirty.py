@@ -74,7 +74,7 @@ def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
     task = Task(0, tuple(find(str(tmp_path))))
     before = worker.vdna(task).digest()
     read, decoded, most = 0, 0, 0
-    its, decodes = ShardReader._files, worker._input
+    its, decodes = ShardReader._files, worker._walk._input
 
     def files(reader: ShardReader) -> Iterator[tuple[str, bytes | BadImage]]:
         nonlocal read, most
@@ -87,11 +87,11 @@ def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
         nonlocal decoded
         result = decodes(key, data)
         decoded += 1
-        return result
+        return result  # type: ignore[return-value]
 
     monkeypatch.setattr("pipeline.extraction.feed.AHEAD_BYTES", 1)
     monkeypatch.setattr(ShardReader, "_files", files)
-    monkeypatch.setattr(worker, "_input", slow)
+    monkeypatch.setattr(worker._walk, "_input", slow)
     assert worker.vdna(task).digest() == before
     assert (read, decoded) == (len(pictures()), len(pictures()))
     assert most <= 3

@@ -37,7 +37,7 @@ def proxied(store: ObjectStore) -> Iterator[Callable[..., tuple[FlakyProxy, s3fs
     proxies = []
 
     def make(**plan: object) -> tuple[FlakyProxy, s3fs.S3FileSystem]:
-        proxies.append(FlakyProxy(store.endpoint, Plan(**plan)))  # type: ignore[arg-type]
+        proxies.append(FlakyProxy(store.endpoint, Plan(**plan)))
         proxy = proxies[-1].__enter__()
         fs = store.at(proxy.endpoint).filesystem(config_kwargs={"retries": {"max_attempts": 0}})
         fs.retries = 1

@@ -264,7 +264,7 @@ def _copy_body(source: Stream, sink: Callable[[bytes], object], head: _Head) -> 
 
 def _copy(source: Stream, sink: Callable[[bytes], object], size: int) -> None:
     while size:
-        block = source.read1(min(size, 1 << 16))  # type: ignore[attr-defined]
+        block = source.read1(min(size, 1 << 16))
         if not block:
             raise ConnectionError("the other side has left")
         sink(block)

@@ -58,7 +58,7 @@ def hub(url: str) -> bytes:
         files = url + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(huggingface_hub.constants, "ENDPOINT", url)
         patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        return files.fetch("hf:me/net/weights.safetensors").read_bytes()
+        return files.fetch("hf:me/net/weights.safetensors").read_bytes()  # type: ignore[attr-defined]
 
 
 CLIENTS = pytest.mark.parametrize("client", [shard, catalogue, s3, weights, hub], ids=lambda client: client.__name__)

@@ -180,7 +180,7 @@ def halves(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 for index in part:
                     tar.addfile(images[index][0], io.BytesIO(images[index][1]))
         found[source.name] = paths
-    return found
+    return found  # type: ignore[return-value]
 
 
 def test_the_matrix_makes_sense(halves: dict[str, tuple[Path, Path]]) -> None:

@@ -221,7 +221,7 @@ def composed(manifests: list[Manifest], folder: Path) -> dict[str, Settings]:
 def test_the_command_is_a_valid_configuration(name: str, tmp_path: Path) -> None:
     run = composed(rendered(name), tmp_path)["mine"]
     assert run.pool.address == "auto"
-    assert run.dataset.url.startswith("s3://")  # type: ignore[union-attr]
+    assert run.dataset.url.startswith("s3://")
     assert run.catalogue.startswith("s3://")
     assert run.pool.device == ("cpu" if name in ("base", "cpu") else "cuda")
 
@@ -268,7 +268,7 @@ def test_kueue_gets_each_night_and_not_the_template() -> None:
 
 def quantity(text: Any) -> float:
     """A Kubernetes quantity as a number: cores or bytes."""
-    number, unit = re.fullmatch(r"([0-9.]+)(\w*)", str(text)).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"([0-9.]+)(\w*)", str(text)).groups()
     return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}[unit]
 
 

@@ -229,7 +229,7 @@ def test_options_that_nobody_would_read_are_refused() -> None:
     for options in ({"tokens": "cls"}, {"precision": "bf16"}, {"compile": True}):
         with pytest.raises(UserError, match=r"go to build\(\)"):
             make_vdna(PICTURES, extractor, ["gaussian"], **options)
-    for options, message in (
+    for options, message in (  # type: ignore[assignment]
         ({"seed": -1}, "not negative"),
         ({"preprocess": {"mean": (float("nan"),) * 3}}, "give three numbers"),
         ({"preprocess": {"mean": (True,) * 3}}, "give three numbers"),
@@ -277,7 +277,7 @@ class TestOnesOwn:
     def test_as_documented(self, module: Path, demo_data: Path) -> None:
         """With Ray's actors, which import the same module; and with weights of its own."""
         import safetensors.torch
-        from mine import network
+        from mine import network  # type: ignore[import-not-found]
 
         torch.manual_seed(5)
         safetensors.torch.save_file(network().state_dict(), module / "mine.safetensors")

@@ -136,7 +136,7 @@ def test_impossible_counts_are_damage(said: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "c"))
     Worker(Job(config, spec)).run(task, store)
     path = f"partials/{spec.id}/{task.id}.zip"
-    store.put_partial(store.get_partial(spec, task.id)[0], task.id, {})  # type: ignore[index]
+    store.put_partial(store.get_partial(spec, task.id)[0], task.id, {})
     written = store.get(path)
     assert written is not None
     before = json.dumps(json.dumps(NOTICED | {}))[1:-1].encode()

@@ -106,7 +106,7 @@ class TestPatience:
 
         def ask() -> None:
             error = Refused()
-            error.status = status
+            error.status = status  # type: ignore[attr-defined]
             raise error
 
         with pytest.raises(kind):
@@ -123,7 +123,7 @@ class TestPatience:
             tries.append(status)
             if len(tries) < 3:
                 error = Busy()
-                error.status = status
+                error.status = status  # type: ignore[attr-defined]
                 raise error
             return len(tries)
 

@@ -227,7 +227,7 @@ class TestTree:
 
         parts: list[Task | reduce.MergeTask] = list(tasks)
         while len(parts) > reduce.FAN_IN:
-            parts = reduce.next_level(parts)
+            parts = reduce.next_level(parts)  # type: ignore[assignment]
             for merge in parts:
                 receipt = reduce.MergeWorker(its).run(merge, store)
                 assert receipt.counted <= merge.size

@@ -35,11 +35,11 @@ ASKED = 8.0
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What Ray is asked to join or start; nothing is."""
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(ray_start.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_start.ray, "init", lambda **options: calls.append(options))
-    monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_start.ray, "is_initialized", lambda: False)  # type: ignore[attr-defined]
+    monkeypatch.setattr(ray_start.ray, "init", lambda **options: calls.append(options))  # type: ignore[attr-defined]
+    monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)  # type: ignore[attr-defined]
     monkeypatch.setattr(ray_start, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(ray_start.services, "canonicalize_bootstrap_address", lambda address: address)
+    monkeypatch.setattr(ray_start.services, "canonicalize_bootstrap_address", lambda address: address)  # type: ignore[attr-defined]
     monkeypatch.setattr(ray_start, "PROBE_SECONDS", ASKED)
     for name in [*os.environ]:
         if name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "RAY_USE_TLS") or name.startswith("RAY_AUTH"):
@@ -114,7 +114,7 @@ def test_an_address_that_cannot_be(address: str, inherited: bool, monkeypatch: p
 def test_what_listens_but_is_no_cluster(
     protocol: str, answer: bytes | None, monkeypatch: pytest.MonkeyPatch, joined: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(ray_start.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(ray_start.importlib.util, "find_spec", lambda name: name)  # type: ignore[attr-defined]
     start = time.monotonic()
     with listening(answer) as place, pytest.raises(UserError, match=r"unset RAY_ADDRESS.*set cluster\.address"):
         start_ray(PoolConfig(address=f"{protocol}{place}"))
@@ -130,7 +130,7 @@ def test_a_web_server_and_a_port_that_is_closed() -> None:
 
 
 def test_rays_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_start.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_start.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"cluster\.address=ray://head:10001: .*pip install 'ray\[client\]'"):
         start_ray(PoolConfig(address="ray://head:10001"))
 
@@ -185,7 +185,7 @@ def test_whatever_ray_raises_is_one_line(
     def fails(**_: Any) -> None:
         raise ConnectionError("the raylet\n   died\ntwice")
 
-    monkeypatch.setattr(ray_start.ray, "init", fails)
+    monkeypatch.setattr(ray_start.ray, "init", fails)  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=message) as error:
         start_ray(PoolConfig(address=address))
     assert "\n" not in str(error.value)

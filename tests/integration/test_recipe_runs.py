@@ -48,7 +48,7 @@ class TestBatch:
         """Names of the networks that the driver builds."""
         caplog.set_level(logging.INFO)
         built: list[str] = []
-        really = context_module.build
+        really = context_module.build  # type: ignore[attr-defined]
 
         def spy(config: ExtractorConfig) -> FrozenNetwork:
             built.append(config.name)

@@ -94,7 +94,7 @@ def seeds(kind: type, seed: int) -> object:
 def test_histograms_are_the_seeds_bit_for_bit(seed: int, batch: int) -> None:
     mine, theirs = ours(seed, batch), seeds(VDNAHist, seed)
     for layer in LAYERS:
-        np.testing.assert_array_equal(mine.histogram(layer), theirs.data[layer].numpy())
+        np.testing.assert_array_equal(mine.histogram(layer), theirs.data[layer].numpy())  # type: ignore[attr-defined]
     assert mine.histogram().sum() == IMAGES * SIDE**2 * sum(LAYERS.values())
 
 
@@ -115,10 +115,10 @@ def test_bins_are_torch_histcs_on_the_edges(bins: int) -> None:
 def test_moments_are_the_seeds(seed: int) -> None:
     mine, neuron, layer = ours(seed, 7), seeds(VDNAGauss, seed), seeds(VDNALayerGauss, seed)
     for name in LAYERS:
-        theirs = neuron.get_all_neurons_in_layer_dist(name)
+        theirs = neuron.get_all_neurons_in_layer_dist(name)  # type: ignore[attr-defined]
         np.testing.assert_allclose(mine.gaussian(name).mean, theirs["mu"], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(mine.gaussian(name).variance, theirs["var"], rtol=1e-6, atol=1e-9)
-        theirs = layer.get_all_neurons_in_layer_dist(name)
+        theirs = layer.get_all_neurons_in_layer_dist(name)  # type: ignore[attr-defined]
         scale = float(theirs["sigma"].abs().max())
         np.testing.assert_allclose(mine.layer_gaussian(name).mean, theirs["mu"], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(mine.layer_gaussian(name).covariance, theirs["sigma"], rtol=1e-6, atol=1e-6 * scale)

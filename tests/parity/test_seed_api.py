@@ -20,7 +20,7 @@ from pipeline.compat.vdna.processor import _images
 from pipeline.errors import UserError
 from pipeline.measure.make import remedy
 from tests.helpers.hub_server import hub_server
-from tests.parity.test_zoo import SETTINGS, mugs, patched, spread
+from tests.parity.test_zoo import SETTINGS, mugs, patched, spread  # type: ignore[attr-defined]
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -63,7 +63,7 @@ def ranges(pictures: Path, weights: Path) -> HistogramAxes:
     """As the seed would have published them."""
     seen = make_vdna(pictures, "mugs_vit_small", ["activation-ranges"], weights=str(weights))
     found = {side: getattr(seen.ranges(), f"{side}imum") for side in ("min", "max")}
-    return HistogramAxes(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")
+    return HistogramAxes(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")  # type: ignore[call-arg]
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_what_cannot_be_held_is_refused(filled: Callable[..., VDNA], tmp_path: P
         write(vdna, tmp_path / "v1.0", "gaussian")
     with pytest.raises(UserError, match="this VDNA has histogram-20, gaussian"):
         write(vdna, tmp_path / "x", "histogram-30")
-    vdna.distributions["histogram-20"].slots[0, 1] = 2**31
+    vdna.distributions["histogram-20"].slots[0, 1] = 2**31  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="int32 cannot hold"):
         write(vdna, tmp_path / "x", "histogram-20")
     assert not list(tmp_path.iterdir())

@@ -74,7 +74,7 @@ NEURONS |= {"inception": 3072, "clip_im_vit_b16": 9984, "clip_im_vit_l14": 25600
 BIG = ("mugs_vit_large", "clip_im_vit_l14", "mugs_vit_base", "clip_im_vit_b16")
 SAMPLE = ("crossvit", "efficientvim", "hrnet", "levit", "resnet", "tnt", "swin_transformer_v2")
 CLIPS = {"vit_b32": (512, 224, 12, 768, 32), "vit_b16": (512, 224, 12, 768, 16), "vit_l14": (768, 224, 24, 1024, 14)}
-CLIPS["rn50"] = (1024, 224, (3, 4, 6, 3), 64, None)
+CLIPS["rn50"] = (1024, 224, (3, 4, 6, 3), 64, None)  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -181,7 +181,7 @@ def seed_network(tmp_path: Path) -> Callable[[str], tuple[nn.Module, Path]]:
 
 def without_loading(make: Callable[[], nn.Module]) -> nn.Module:
     before = nn.Module.load_state_dict
-    nn.Module.load_state_dict = lambda *a, **k: None  # type: ignore[method-assign,assignment]
+    nn.Module.load_state_dict = lambda *a, **k: None  # type: ignore[method-assign]
     try:
         return make()
     finally:

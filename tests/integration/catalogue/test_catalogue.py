@@ -104,7 +104,7 @@ class TestVersions:
             store.put_vdna(vdna, "mine", facts)
             publish(store)
         cat = open_catalogue(store.url)
-        row = published.read(ObjectStore(store.url))["vdnas"][0]  # type: ignore[index]
+        row = published.read(ObjectStore(store.url))["vdnas"][0]
         assert row["version"] == 3
         assert [version["version"] for version in row["versions"]] == [1, 2, 3]
         assert cat.vdna("mine", "net").digest() == filled(3).digest()

@@ -15,7 +15,7 @@ import pytest
 from distributions import VDNA
 from pipeline import open_catalogue
 from pipeline.catalogue import index as published
-from pipeline.catalogue.copies import copy, verify, walk
+from pipeline.catalogue.copies import copy, listed, verify, walk
 from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.targets import target
 from pipeline.catalogue.writer import Store
@@ -60,7 +60,7 @@ def poll(url: str, writer: Callable[[], None], **options: Any) -> set[int]:
 
 def test_readers_during_ten_publishes_see_the_old_or_the_new(catalogue: Path) -> None:
     store = Store(str(catalogue))
-    seen = poll(str(catalogue), lambda: [add(store, seed) for seed in range(10)] and None)  # type: ignore[func-returns-value]
+    seen = poll(str(catalogue), lambda: [add(store, seed) for seed in range(10)] and None)
     assert seen <= set(range(1, 12))
     assert len(seen) > 2
     assert consistent(str(catalogue)) == 11
@@ -150,7 +150,8 @@ def test_what_nothing_names_any_more_goes_when_it_is_old(catalogue: Path) -> Non
 
 
 def _named(store: Store) -> set[str]:
-    return {path.rpartition("/")[2] for path, _ in walk(store, published.read_pointer(store) or {}, [])}
+    pointer = published.read_pointer(store) or {}
+    return {path.rpartition("/")[2] for path, _ in walk(store, pointer, listed(store, pointer, []), [])}
 
 
 def test_a_vdna_of_another_program_is_published(tmp_path: Path, filled: Callable[..., VDNA]) -> None:

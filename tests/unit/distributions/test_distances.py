@@ -31,12 +31,12 @@ def test_symmetric_to_the_bit_and_zero_with_itself(filled: Callable[..., VDNA], 
 def test_selections_agree(filled: Callable[..., VDNA], distance: Callable[..., object]) -> None:
     a, b = filled(1), filled(2)
     rows = distance(a, b, per_neuron=True)
-    assert {layer: len(values) for layer, values in rows.items()} == LAYERS
+    assert {layer: len(values) for layer, values in rows.items()} == LAYERS  # type: ignore[attr-defined]
     assert distance(a, b, layer="second", neuron=1) == pytest.approx(rows["second"][1])
     np.testing.assert_array_equal(distance(a, b, layer="second", per_neuron=True)["second"], rows["second"])
     if distance is not fd:
         assert distance(a, b, layer="first") == pytest.approx(rows["first"].mean())
-        assert distance(a, b) == pytest.approx(np.concatenate(list(rows.values())).mean())
+        assert distance(a, b) == pytest.approx(np.concatenate(list(rows.values())).mean())  # type: ignore[attr-defined]
     else:
         assert distance(a, b) == pytest.approx(np.mean([distance(a, b, layer=layer) for layer in LAYERS]))
 

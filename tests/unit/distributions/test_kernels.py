@@ -46,7 +46,7 @@ def test_count_bins(device: str, shape: tuple[int, int, int], layout: str, bins:
     slots = torch.zeros((neurons, bins + 3), dtype=torch.int64, device=device)
     axes = [torch.from_numpy(a).to(device) for a in (centre, half)]
     for _ in range(2):
-        count_bins(activations.to(device), *axes, slots)
+        count_bins(activations.to(device), *axes, slots)  # type: ignore[call-arg]
     np.testing.assert_array_equal(slots.cpu(), 2 * counted(activations, centre, half, bins))
 
 

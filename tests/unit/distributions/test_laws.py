@@ -121,7 +121,7 @@ class TestHistogram(Laws):
         images, positions, _ = activations(1)["first"].shape
         monkeypatch.setattr("distributions.histogram.MAX_RECENT_COUNT", 2 * images * positions)
         settled = self.filled(1, 2, 3)
-        assert int(settled.slots.sum()) > 0
+        assert int(settled.slots.sum()) > 0  # type: ignore[attr-defined]
         self.assert_equal(settled, expected, bits=True)
         total = self.filled(2)
         total.merge(settled)
@@ -152,7 +152,7 @@ class TestGaussian(Laws):
 
     def test_mean_and_variance_are_numpys(self) -> None:
         images = np.concatenate([b.double().mean(1).numpy() for s in (1, 2) for b in [activations(s)["first"]]])
-        mean, variance = self.filled(1, 2).compute()
+        mean, variance = self.filled(1, 2).compute()  # type: ignore[attr-defined]
         np.testing.assert_allclose(mean[:5], images.mean(0), rtol=1e-12)
         np.testing.assert_allclose(variance[:5], images.var(0, ddof=1), rtol=1e-12)
 
@@ -191,7 +191,7 @@ class TestLayerGaussian(Laws):
 
     def test_mean_and_covariance_are_numpys(self) -> None:
         images = np.concatenate([activations(s)["first"].double().mean(1).numpy() for s in (1, 2)])
-        mean, covariance = self.filled(1, 2).compute("first")
+        mean, covariance = self.filled(1, 2).compute("first")  # type: ignore[attr-defined]
         np.testing.assert_allclose(mean, images.mean(0), rtol=1e-12)
         np.testing.assert_allclose(covariance, np.cov(images.T), rtol=1e-11, atol=1e-14)
 

@@ -98,4 +98,4 @@ def test_a_worker_without_a_configuration_is_given_its_extractor() -> None:
 
 def test_neither_a_name_nor_an_extractor() -> None:
     with pytest.raises(UserError, match="give a name"):
-        make_vdna(PICTURES, torch.nn.Identity())  # type: ignore[arg-type]
+        make_vdna(PICTURES, torch.nn.Identity())

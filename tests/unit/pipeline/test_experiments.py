@@ -54,7 +54,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, *given: str) -> list[dict[str, Any]]:
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
     def main(cfg: DictConfig) -> None:
-        seen.append(dict(OmegaConf.to_container(cfg)))  # type: ignore[call-overload]
+        seen.append(dict(OmegaConf.to_container(cfg)))
 
     monkeypatch.setattr(sys, "argv", ["run", *for_hydra(arguments(given))])
     monkeypatch.setattr(swept_datasets(), "names", [])

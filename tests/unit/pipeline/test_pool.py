@@ -85,7 +85,7 @@ def tasks(count: int) -> list[Task]:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actors, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(scheduler.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(scheduler.random, "uniform", lambda low, high: 0.0)  # type: ignore[attr-defined]
 
 
 def play(
@@ -188,8 +188,8 @@ def test_actors_that_never_start_end_the_run() -> None:
 
 
 def test_a_folder_too_long_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(scheduler.ray, "is_initialized", lambda: False)  # type: ignore[attr-defined]
     monkeypatch.setenv("RAY_TMPDIR", f"{tmp_path}/{'x' * 40}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match="set RAY_TMPDIR to a short folder"):
-        scheduler.start_ray(PoolConfig())
+        scheduler.start_ray(PoolConfig())  # type: ignore[attr-defined]

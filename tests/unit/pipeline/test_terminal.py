@@ -216,7 +216,7 @@ def test_what_a_file_says_of_a_dataset_is_text(key: str) -> None:
     for value in (["draft"], {"a": 1}, True):
         with pytest.raises(UserError, match=rf"^dataset\.{key}=.*: give a text"):
             dataset_config({"name": "a", "url": "b", key: value})
-    for value, shown in ((2024, "2024"), (4.0, "4.0"), (None, ""), ("x", "x")):
+    for value, shown in ((2024, "2024"), (4.0, "4.0"), (None, ""), ("x", "x")):  # type: ignore[assignment]
         assert getattr(dataset_config({"name": "a", "url": "b", key: value}), key) == shown
 
 

@@ -162,7 +162,7 @@ def test_sinks_of_several_networks_share_one_walk(
     assert isinstance(counted, VDNASink)
     assert isinstance(means, Means)
     assert isinstance(others, Means)
-    alone = Worker(Job(extractor.config, network_spec(extractor), 2, threads), extractor).vdna(task)
+    alone = Worker(Job(extractor.config, network_spec(extractor), 2, threads), extractor).vdna(task)  # type: ignore[attr-defined]
     counted.vdna.ledger = ledger
     assert counted.vdna.digest() == alone.digest()
     assert walk.progress() == (COUNT - 1, 1)
