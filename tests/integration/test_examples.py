@@ -35,8 +35,8 @@ from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.writer import Store
 from pipeline.cli import catalogue, extractors, recipes
 from pipeline.config.arguments import arguments, for_hydra
+from pipeline.config.composition import read
 from pipeline.config.networks import CONF, named_extractor
-from pipeline.config.settings import Settings
 from tests.helpers.synthetic import compared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,7 +213,7 @@ def runs(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         for each in several:
             cfg = compose("config", overrides=list(each))
             if cfg.catalogue_recipe.name is None:
-                Settings.from_config(cfg)
+                read(cfg)
             else:
                 folder = {path.stem: path for path in (CONF / "catalogue_recipe").glob("*.yaml")}
                 assert recipes.read(cfg.catalogue_recipe.name, folder)
