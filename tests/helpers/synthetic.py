@@ -25,7 +25,7 @@ from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.sketches import sketches
 from pipeline.catalogue.writer import Store
 from pipeline.formats.manifests import contents, now
-from pipeline.matrix.assembling import empty, fill, reuse
+from pipeline.matrix import assembling
 from pipeline.matrix.tiles import Tiler, tiles
 
 LAYERS = {"block_0": 16, "block_1": 16, "norm": 24}
@@ -112,10 +112,10 @@ def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]], images: 
 def compared(store: Store, spec: Spec) -> None:
     """Store the matrix of a spec's VDNAs; only new pairs are computed."""
     members = [m for m in store.manifests() if m["spec"] == spec.id]
-    matrix = empty(members, spec)
+    matrix = assembling.empty(members, spec)
     old = store.get_distances(spec.extractor, spec.id)
-    todo, tiler = tiles(spec, members, reuse(matrix, old)), Tiler(spec, members)
-    fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+    todo, tiler = tiles(spec, members, assembling.reuse(matrix, old)), Tiler(spec, members)
+    assembling.fill(matrix, todo, lambda tile: tiler.distances(tile, store))
     matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
