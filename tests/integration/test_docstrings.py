@@ -77,6 +77,7 @@ def is_code(text: str) -> bool:
 EXAMPLES = list(examples())
 LAYERS = {"block_0": 48, "blocks.6.0": 8}
 SUBSTITUTES = {
+    'Path("catalogue/': 'Path("files/',
     '"https://host/catalogue"': '"catalogue"',
     '"hf:datasets/OWNER/NAME"': '"repository"',
     '"s3://bucket/laion/{00000..00099}.tar"': '"shards/{00000..00001}.tar"',
@@ -98,6 +99,15 @@ SUBSTITUTES = {
 }
 """What stands in an example for things elsewhere, or takes long, and what is here in its place."""
 NOT_RUN = {
+    "pipeline.cli.runs": "starts Ray",
+    "pipeline.data.loose": "an object of a store, which test_sources.py has",
+    "pipeline.data.plan": "test_stages.py writes and reads plans",
+    "pipeline.extraction.lanes": "test_lanes.py measures with lanes",
+    "pipeline.extraction.sinks": "sketches a class; test_walk.py has one",
+    "pipeline.extraction.walk": "test_walk.py walks",
+    "pipeline.extraction.worker": "test_pipeline.py runs workers",
+    "pipeline.matrix.assembling": "test_tiles.py assembles matrices",
+    "pipeline.stages.context": "starts Ray",
     "extractors.download.files": "needs a network",
     "extractors.streams": "needs a GPU",
     "pipeline.cli.recipes": "goes on from the command's own configuration; test_recipes.py has that",
@@ -116,6 +126,16 @@ import pyarrow, pyarrow.parquet
 pyarrow.parquet.write_table(pyarrow.table({"image": [data] * 2}), "images.parquet")
 """
 BEFORE = {
+    "distributions.moments": "a, b = (d.state() for d in list(v.distributions.values())[1:3])\n"
+    "count, mean, m2, comoment = a['count'][:48], a['mean'][:48], a['m2'][:48], b['comoment'][:48]",
+    "extractors.base": "import hashlib",
+    "pipeline.config.arguments": "import sys\nsys.argv = ['run', 'batch_size=2']",
+    "pipeline.config.composition": "from pipeline.config.networks import CONF\n"
+    "from hydra import initialize_config_dir\ninitialize_config_dir(str(CONF), version_base='1.3')\n"
+    "cfg = compose('config', overrides=['dataset=demo_digits'])",
+    "pipeline.storage.changes": "from pipeline.storage.folder import Folder\n"
+    "store, make = Folder('changed'), lambda current: b''",
+    "pipeline.storage.faults": "caught = OSError()",
     "distributions.axes": "from distributions import ActivationRanges",
     "distributions.base": "from distributions import Gaussian\nfirst = second = torch.randn(6, 4, 3)",
     "distributions.bounds": "from distributions.distances import cdf\nhistogram, bins = v.histogram('block_0'), 20\n"
@@ -143,7 +163,6 @@ BEFORE = {
     "pipeline.compat.vdna": "import warnings\nwarnings.simplefilter('ignore')\n"
     "VDNAProcessor(axes).make_vdna('others', feat_extractor_name='efficientnet_lite0').save('others')",
     "pipeline.config.checks": "value, settings = 'cpu', {'batch_size': 2}",
-    "pipeline.config.settings": f"{HYDRA}\ncfg = compose('config', overrides=['dataset=demo_digits'])",
     "pipeline.data.columns": f"{PARQUET}file = io.BytesIO(Path('images.parquet').read_bytes())\n"
     "table = pyarrow.parquet.ParquetFile('images.parquet')",
     "pipeline.data.indexed": f"{PARQUET}import shutil\nshutil.make_archive('zipped', 'zip', 'photos')\n"
@@ -155,12 +174,6 @@ BEFORE = {
     "pipeline.data.shards": "shards = [shard]",
     "pipeline.data.tars": "file = io.BytesIO(Path('shards/00000.tar').read_bytes())",
     "pipeline.extraction.feed": "convert = lambda key, data: data",
-    "pipeline.extraction.lanes": f"from extractors import build\nfrom pipeline.config.networks import named_extractor\n"
-    f"{NETWORK}\nspec, batches = network_spec(extractor), [[torch.zeros(3, 160, 160)]]",
-    "pipeline.extraction.worker": "from pipeline.config.networks import named_extractor\n"
-    "from pipeline.data.plan import network_spec\nfrom pipeline.data.shards import Task\n"
-    "state, task = build(named_extractor('test_vit', weights='random')), Task(0, (shard,))\n"
-    "job = Job(state.config, network_spec(state))",
     "pipeline.extraction.thumbnails": "from pipeline.data.plan import Plan\nfrom pipeline.data.shards import Task\n"
     "plan = Plan({'name': 'a'}, spec, (Task(0, (shard,)),))",
     "pipeline.formats.fid_files": "np.savez('cifar10_train.npz', mu=np.zeros(4), sigma=np.eye(4))\n"
