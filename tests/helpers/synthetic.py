@@ -25,8 +25,8 @@ from pipeline.catalogue.publishing import publish
 from pipeline.catalogue.sketches import sketches
 from pipeline.catalogue.writer import Store
 from pipeline.formats.manifests import contents, now
+from pipeline.matrix import assembling
 from pipeline.matrix.tiles import Tiler, tiles
-from pipeline.stages import compare
 
 LAYERS = {"block_0": 16, "block_1": 16, "norm": 24}
 FULL = ("histogram-100", "gaussian", "layer-gaussian", "activation-ranges")
@@ -112,10 +112,10 @@ def fill(store: Store, spec: Spec, datasets: Sequence[tuple[str, int]], images: 
 def compared(store: Store, spec: Spec) -> None:
     """Store the matrix of a spec's VDNAs; only new pairs are computed."""
     members = [m for m in store.manifests() if m["spec"] == spec.id]
-    matrix = compare._empty(members, spec)
+    matrix = assembling.empty(members, spec)
     old = store.get_distances(spec.extractor, spec.id)
-    todo, tiler = tiles(spec, members, compare._reuse(matrix, old)), Tiler(spec, members)
-    compare._fill(matrix, todo, lambda tile: tiler.distances(tile, store))
+    todo, tiler = tiles(spec, members, assembling.reuse(matrix, old)), Tiler(spec, members)
+    assembling.fill(matrix, todo, lambda tile: tiler.distances(tile, store))
     matrix = matrix.assign(sketches(store, spec, members, old))
     facts = {"digest": contents(members), "datasets": [m["dataset"] for m in members], "created": now()}
     store.put_distances(spec.id, spec.extractor, matrix, facts)
