@@ -58,10 +58,10 @@ def start_ray(config: PoolConfig) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # otherwise equal lines of different actors are lost
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    asked = str(config.address or "").strip()
+    configured = str(config.address or "").strip()
     inherited = os.environ.get("RAY_ADDRESS", "").strip()
-    address = inherited if asked in ("", "auto") and inherited else asked
-    key = "cluster.address" if address == asked else "RAY_ADDRESS"
+    address = inherited if configured in ("", "auto") and inherited else configured
+    key = "cluster.address" if address == configured else "RAY_ADDRESS"
     if address in ("", "local"):
         _init("Ray cannot be started on this machine", address="local", **_local_options(config))
         return
