@@ -34,6 +34,11 @@ class Answer:
         return self.answer
 
 
+@dataclass
+class _Method:
+    remote: Callable[[], Answer]
+
+
 class Played:
     """An actor on a node. `acts` decides what becomes of a task: a result, an error, or its death."""
 
@@ -44,12 +49,16 @@ class Played:
         self.started = Answer()
         if acts:
             self.started.answer.set_result(node)
-        self.node = self.progress = self.run = self
+        self.node, self.progress, self.run = _Method(lambda: self.started), _Method(self._nothing_yet), self
         self.dead, self.lives = False, 3
 
-    def remote(self, task: Task | None = None, store: Store | None = None) -> Answer:
-        if task is None:
-            return self.started if not self.tried else Answer()
+    @staticmethod
+    def _nothing_yet() -> Answer:
+        answer = Answer()
+        answer.answer.set_result((0, 0))
+        return answer
+
+    def remote(self, task: Task, store: Store) -> Answer:
         self.tried.append(task.index)
         answer = Answer()
         self.held.append((task, answer))
