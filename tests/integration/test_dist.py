@@ -48,7 +48,7 @@ def test_the_wheel_is_whole(wheel: Path) -> None:
         text = archive.read(metadata).decode()
     files = {name for name in names if ".dist-info/" not in name}
     assert files == package_files()
-    for name in ("pipeline/site/index.html", "pipeline/catalogue/index.schema.json", "conf/config.yaml"):
+    for name in ("pipeline/site/index.html", "conf/config.yaml"):
         assert name in files
     assert {f"{package}/py.typed" for package in PACKAGES[1:]} <= files
     folder = metadata.rpartition("/")[0]
