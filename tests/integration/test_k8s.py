@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.config.arguments import arguments
+from pipeline.config.arguments import arguments, for_hydra
 from pipeline.config.settings import Settings
 from tests.helpers.commands import ROOT, settings
 from tests.helpers.manifests import K8S, OVERLAYS, Manifest, container, kubectl, load, one, pods, ray_parts, rendered
@@ -214,7 +214,7 @@ def composed(manifests: list[Manifest], folder: Path) -> dict[str, Settings]:
     swept = yaml.safe_load((folder / "experiment" / f"{experiment}.yaml").read_text())
     datasets = swept["hydra"]["sweeper"]["params"]["dataset"].split(",")
     search = f"hydra.searchpath=[file://{folder}]"
-    return {dataset: settings(search, *arguments([*given, f"dataset={dataset}"])) for dataset in datasets}
+    return {dataset: settings(search, *for_hydra(arguments([*given, f"dataset={dataset}"]))) for dataset in datasets}
 
 
 @every
