@@ -116,13 +116,13 @@ def test_a_run_counts_once_whatever_was_there_before(ran: Any, capsys: pytest.Ca
     ids = sorted(store.partials(spec.id))
     assert len(ids) == 4
     store.remove(f"partials/{spec.id}/{ids[0]}.zip")
-    store.remove(f"vdnas/mine/{ran.extractor.name}/{spec.id}.json")
+    store.remove(f"vdnas/mine/{ran.settings.extractor.name}/{spec.id}.json")
     again = manifest(do(ran))
     assert (again["noticed"], again["digest"], again["group"]) == (NOTICED, said["digest"], said["group"])
     vdna, provenance = store.get_partial(spec, ids[1])
     vdna.ledger.noticed = None  # as a program of before has written it
     store.put_partial(vdna, ids[1], provenance)
-    store.remove(f"vdnas/mine/{ran.extractor.name}/{spec.id}.json")
+    store.remove(f"vdnas/mine/{ran.settings.extractor.name}/{spec.id}.json")
     unknown = manifest(do(ran))
     assert "noticed" not in unknown
     assert (unknown["digest"], unknown["group"]) == (said["digest"], said["group"])
