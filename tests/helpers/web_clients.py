@@ -55,10 +55,10 @@ def weights(url: str) -> bytes:
 
 def hub(url: str) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
-        files = url + "/{repo_id}/resolve/{revision}/{filename}"
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-        patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        return files.fetch("hf:me/net/weights.safetensors").read_bytes()  # type: ignore[attr-defined]
+        patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        return files.fetch("hf:me/net/weights.safetensors").read_bytes()
 
 
 CLIENTS = pytest.mark.parametrize("client", [shard, catalogue, s3, weights, hub], ids=lambda client: client.__name__)
