@@ -222,6 +222,14 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             fetch("hf:models/no.pth")
 
 
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDNA_CACHE", str(tmp_path))
+    config = named_extractor("dino_vit_base", pretrained="http://127.0.0.1:9/dino.pth")
+    with pytest.raises(WeightsError, match=r"cannot get the weights from http://127.*extractor\.weights=PATH"):
+        build(config)
+    assert not list(tmp_path.rglob("*.pth*"))
+
+
 class TestCheckpoints:
     """What is in a file, whatever a training put around it."""
 

@@ -172,13 +172,6 @@ class TestWeights:
         ):
             build(ExtractorConfig("mine", "test_vit", weights="nowhere.pth"))
 
-    def test_no_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("VDNA_CACHE", str(tmp_path))
-        config = named_extractor("dino_vit_base", pretrained="http://127.0.0.1:9/dino.pth")
-        with pytest.raises(WeightsError, match=r"cannot get the weights from http://127.*extractor\.weights=PATH"):
-            build(config)
-        assert not list(tmp_path.rglob("*.pth*"))
-
     def test_no_package(self) -> None:
         config = ExtractorConfig("mine", "test_vit", pretrained="package:no_such_package/weights.pth")
         with pytest.raises(WeightsError, match="pip install no-such-package"):

@@ -7,7 +7,6 @@ Needs neither Ray nor Hydra, so that it runs on a bare GPU machine:
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -213,21 +212,6 @@ def test_float32_is_float32_while_the_network_runs_and_what_it_was_before_and_af
             assert [backend.allow_tf32 for backend in backends] == [precision == "tf32"] * 2
             raise KeyError
         assert [backend.allow_tf32 for backend in backends] == before
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-@pytest.mark.filterwarnings("default")
-@DEVICES
-def test_compiled_layers_fire_as_before(device: str) -> None:
-    """Of layers inside one another only the innermost is compiled; batches of any size follow."""
-    layers = ["blocks.0", "blocks.1.mlp", "blocks.1"]
-    plain, compiled = (random("test_vit", device, layers=layers, compile=choice) for choice in (False, True))
-    named = dict(compiled.model.named_modules())
-    assert [name for name in layers if "forward" in vars(named[name])] == ["blocks.0", "blocks.1.mlp"]
-    for images in (torch.randn(3, 3, 160, 160), torch.randn(5, 3, 160, 160)):
-        (names, expected), (others, seen) = (activations(extractor, images) for extractor in (plain, compiled))
-        assert names == others == layers
-        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
 
 
 def activations(extractor: FrozenNetwork, images: torch.Tensor) -> tuple[list[str], list[torch.Tensor]]:
