@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distributions.moved import find_former_names
+
 if TYPE_CHECKING:
     from extractors.base import ActivationSink, Extractor
     from extractors.errors import ExtractorError, LayerError, WeightsError
@@ -41,6 +43,16 @@ _WHERE = {
         "device_inputs": "preprocess.device_decode",
     },
 }
+
+find_former_names(
+    {
+        "extractors.cache": "extractors.download.files",
+        "extractors.device_decode": "extractors.preprocess.device_decode",
+        "extractors.hub_client": "extractors.download.hub_client",
+        "extractors.resize": "extractors.preprocess.resize",
+        "extractors.web": "extractors.download.web",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.moved import find_former_names
+from distributions.moved import find_former_names
+from pipeline.moved import MOVED
 
 if TYPE_CHECKING:
     from pipeline.catalogue.reader import CatalogueReader as Catalogue
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Catalogue", "make_vdna", "open_catalogue"]
 
 
-find_former_names()
+find_former_names(MOVED)
 
 
 def __getattr__(name: str) -> Any:

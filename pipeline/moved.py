@@ -1,24 +1,15 @@
-"""Let modules that have moved be imported by their former names, so that scripts and notebooks keep working.
+"""Former names of the pipeline's modules. Scripts and notebooks that use them still run.
 
 import pipeline.store                     # is pipeline.catalogue.writer
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.abc
-import importlib.util
-import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from types import CodeType, ModuleType
-
 MOVED = {
     "pipeline.actors": "pipeline.cluster.actors",
     "pipeline.ahead": "pipeline.storage.ahead",
     "pipeline.arguments": "pipeline.config.arguments",
     "pipeline.cache": "pipeline.storage.cache",
-    "pipeline.catalogue.neighbours": "pipeline.catalogue.neighbours",
     "pipeline.catalogue.opened": "pipeline.catalogue.reader",
     "pipeline.catalogue.options": "pipeline.cli.options",
     "pipeline.changes": "pipeline.storage.changes",
@@ -62,39 +53,3 @@ MOVED = {
     "pipeline.worker": "pipeline.extraction.worker",
 }
 """The present name of each module, by its former name."""
-
-
-class Mover(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Imports a module by its former name. The result is the module itself, and not a copy."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return importlib.util.spec_from_loader(fullname, self) if fullname in MOVED else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(MOVED[spec.name])
-        spec.loader_state = module.__spec__
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        # The import system has replaced the spec of the module by that of its former name: put it back.
-        module.__spec__ = module.__spec__.loader_state if module.__spec__ else None
-
-    def is_package(self, fullname: str) -> bool:
-        return False
-
-    def get_source(self, fullname: str) -> str | None:
-        return None
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        """The module's code, for `python -m FORMER.NAME`."""
-        spec = importlib.util.find_spec(MOVED[fullname])
-        loader = spec.loader if spec else None
-        return loader.get_code(MOVED[fullname]) if isinstance(loader, importlib.abc.InspectLoader) else None
-
-
-def find_former_names() -> None:
-    """Make `import` find modules by their former names."""
-    if not any(isinstance(finder, Mover) for finder in sys.meta_path):
-        sys.meta_path.append(Mover())

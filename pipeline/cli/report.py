@@ -21,26 +21,29 @@ MAX_SHOWN = 12
 def print_counts(runs: Sequence[RunContext], console: Console) -> None:
     """Print the images counted and skipped of every dataset of the command, with the reasons."""
     lenient(console.file)
-    several = len({run.settings.extractor.name for run in runs}) > 1
+    several = len({run.extractor.name for run in runs}) > 1
     table = Table(box=None, pad_edge=False)
     for column in ("dataset", *["extractor"] * several, "images", "skipped", "reasons", "damaged", "fingerprint"):
         number = column in ("images", "skipped", "damaged")
         table.add_column(column, overflow="fold", header_style="dim", justify="right" if number else "left")
     remarks = []
     for run in runs:
-        settings = run.settings
-        m = run.store.manifest(settings.dataset.name, settings.extractor.name, run.spec().id)
+        m = run.store.manifest(run.dataset.name, run.extractor.name, run.spec().id)
         if m is not None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in m["skipped_by_reason"].items())
             names = (m["dataset"], *[m["extractor"]] * several)
             cells = (*names, m["images"], m["skipped"], reasons or "-", m["damaged_shards"], m["fingerprint"])
             table.add_row(*(Text(redact(str(cell))) for cell in cells))
-            if (counts := m.get("noticed")) and (words := noticed(counts, settings.extractor.preprocess)):
+            if (counts := m.get("noticed")) and (words := noticed(counts, run.extractor.preprocess)):
                 remarks.append(f"{', '.join(names)}: {words}")
     if table.row_count:
         console.print(table)
     for remark in remarks:
         console.print(remark, highlight=False, soft_wrap=True)
+
+
+counted = print_counts
+"""The former name of `print_counts`."""
 
 
 def noticed(counts: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from distributions import HistogramAxes, Spec
 from distributions.spec import difference_between, has_histogram
-from extractors import FrozenNetwork, build, check_device
+from extractors import ExtractorConfig, FrozenNetwork, build, check_device
 from pipeline.catalogue.writer import CatalogueWriter
 from pipeline.cluster.scheduler import Resources, Scheduler
 from pipeline.config.settings import DatasetConfig, Settings
@@ -38,6 +38,14 @@ class RunContext:
         self.settings = settings
         self._network = network
         self._plan: Plan | None = None
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        return self.settings.dataset
+
+    @property
+    def extractor(self) -> ExtractorConfig:
+        return self.settings.extractor
 
     @cached_property
     def store(self) -> CatalogueWriter:

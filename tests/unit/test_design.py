@@ -10,6 +10,7 @@ from tests.helpers.commands import ROOT
 
 PACKAGES = ("distributions", "extractors", "pipeline")
 FROM_DISTRIBUTIONS = {
+    "extractors/__init__.py": "distributions.moved",  # former names of modules
     "extractors/errors.py": "distributions.errors",  # one root for all exceptions
     "extractors/preprocess/resize.py": "distributions.kernels.compiled",  # how loops are compiled, and kept
 }

@@ -231,9 +231,8 @@ def test_a_report_is_shown_in_any_encoding(name: str, encoding: str) -> None:
     manifest = {"dataset": name, "extractor": "e", "images": 6, "skipped": 1, "damaged_shards": 0, "fingerprint": "f"}
     manifest["skipped_by_reason"] = {name: 1}
     run = SimpleNamespace(
-        settings=SimpleNamespace(
-            extractor=SimpleNamespace(name="e", preprocess={}), dataset=SimpleNamespace(name=name)
-        ),
+        extractor=SimpleNamespace(name="e", preprocess={}),
+        dataset=SimpleNamespace(name=name),
         store=SimpleNamespace(manifest=lambda *_: manifest),
         spec=lambda: SimpleNamespace(id="s"),
     )
