@@ -7,14 +7,13 @@ loaded when it is asked for.
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
-from distributions import axes
 from distributions.axes import HistogramAxes, Ranges
 from distributions.distances import emd, fd, nfd
 from distributions.errors import IncompatibleError, UnknownLayerError, VDNAError
 from distributions.ledger import Ledger, ShardRecord
+from distributions.moved import find_former_names
 from distributions.spec import Spec
 from distributions.view import View
 
@@ -47,8 +46,7 @@ __all__ = [
     "nfd",
 ]
 
-ranges = sys.modules[f"{__name__}.ranges"] = axes
-"""Former name of the module `distributions.axes`."""
+find_former_names({"distributions.ranges": "distributions.axes"})
 
 _NEED_TORCH = {
     "VDNA": "vdna",

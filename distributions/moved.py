@@ -53,5 +53,4 @@ class Mover(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 def find_former_names(moved: Mapping[str, str]) -> None:
     """Make `import` find modules by their former names."""
-    if not any(isinstance(finder, Mover) and finder.moved == moved for finder in sys.meta_path):
-        sys.meta_path.append(Mover(moved))
+    sys.meta_path.append(Mover(moved))
