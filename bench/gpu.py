@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def networks(size: Size, precision: str, device: str, compiled: bool) -> Figures:
-    """The bare forward pass and the full one, and for bf16 the seed's; the issue's ids are those of bf16."""
+    """The bare forward pass and the full one, and for bf16 the `vdna` library's. Ids without a precision are bf16's."""
     extractor = network(size, precision, device)
     side = extractor.preprocess.size
     pinned = torch.randn(size.batch, 3, side, side, pin_memory=device == "cuda")

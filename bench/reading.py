@@ -25,7 +25,8 @@ import numpy as np
 
 from bench.figures import ROUNDS, Figures, figure, ratios, seconds, table
 from bench.pictures import tar
-from pipeline.data.discovery import Entry, group_version  # type: ignore[attr-defined]
+from pipeline.data.discovery import group_version
+from pipeline.data.listing import Entry
 from pipeline.data.readers import ShardReader, in_turn
 from pipeline.data.shards import Shard
 from pipeline.storage import ahead

@@ -1,7 +1,7 @@
-"""Extractors, which turn images into activations, layer by layer; frozen networks are the ones that are built in.
+"""Extractors turn images into activations, layer by layer. Frozen networks are the built-in extractors.
 
-Knows nothing of files, Ray or configuration. Networks need torch, and are loaded when they are asked for; `download`
-needs none.
+This package knows nothing of datasets, Ray or configuration. Names that need torch are imported on first use;
+`extractors.download` needs no torch.
 """
 
 from __future__ import annotations

@@ -67,14 +67,13 @@ def noticed(counts: Mapping[str, int], preprocess: Mapping[str, Any]) -> str:
 
 def print_matrices(run: RunContext, console: Console) -> None:
     """Print the matrices of the run's extractor."""
-    settings = run.settings
-    distances = run.store.get_distances(settings.extractor.name, run.spec().id)
-    if distances is not None and "compare" in settings.stages:
+    distances = run.store.get_distances(run.extractor.name, run.spec().id)
+    if distances is not None and "compare" in run.settings.stages:
         for metric in ("emd", "fd"):
             if metric in distances:
                 console.print()
-                console.print(f"{metric.upper()} ({distances[metric].attrs['units']}), {settings.extractor.name}")
-                console.print(matrix(distances, metric, settings.dataset.name))
+                console.print(f"{metric.upper()} ({distances[metric].attrs['units']}), {run.extractor.name}")
+                console.print(matrix(distances, metric, run.dataset.name))
 
 
 def print_site(run: RunContext, console: Console) -> None:

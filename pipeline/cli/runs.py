@@ -122,7 +122,7 @@ class Runs:
         reduced = [run for run in self.finished if REPORTED & set(run.settings.stages)]
         if reduced:
             report.print_counts(reduced, console)
-            for run in {run.settings.extractor.name: run for run in reduced}.values():
+            for run in {run.extractor.name: run for run in reduced}.values():
                 report.print_matrices(run, console)
         if self.finished and SITE not in dict(self.failures):
             report.print_site(self.finished[-1], console)

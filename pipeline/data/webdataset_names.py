@@ -8,8 +8,8 @@
 Consecutive files of a tar with the same key form one sample: for instance `a.jpg`, `a.cls`, `a.json` and `a.txt`.
 
 Source: the library webdataset 1.0.2 (`tariterators.base_plus_ext`, `tar_file_iterator` and `group_by_keys`,
-`shardlists.expand_urls`, `filters.getfirst`, `gopen.gopen_schemes`). tests/test_webdataset_names.py compares this
-module with the installed library, and names each difference.
+`shardlists.expand_urls`, `filters.getfirst`, `gopen.gopen_schemes`). tests/unit/pipeline/test_webdataset_names.py
+compares this module with the installed library, and names each difference.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class RunContext:
     def network(self) -> FrozenNetwork:
         """The network on this machine's processor."""
         if self._network is None:
-            self._network = build(self.settings.extractor)
+            self._network = build(self.extractor)
         return self._network
 
     def release(self) -> None:
@@ -70,8 +70,7 @@ class RunContext:
     def plan(self) -> Plan:
         """The plan that this run made, or else the stored plan of the dataset. `UserError` if there is none."""
         if self._plan is None:
-            dataset = self.settings.dataset
-            self._plan = self.store.get_plan(dataset.name, self.settings.extractor.name, dataset.storage)
+            self._plan = self.store.get_plan(self.dataset.name, self.extractor.name, self.dataset.storage)
         return self._plan
 
     @plan.setter
@@ -100,7 +99,7 @@ class RunContext:
         if ranges == "auto":
             return self.store.get_ranges(network)
         if expand_home(ranges).is_file() or ranges.startswith(("published", "hf:", "http://", "https://")):
-            return read_ranges(ranges, self.settings.extractor.ranges)
+            return read_ranges(ranges, self.extractor.ranges)
         axes = self.store.get_ranges(network, ranges) if NAME.fullmatch(ranges) else None
         if axes is None:
             raise UserError(f"ranges={ranges}: neither a file nor an id this network has in the catalogue")
@@ -125,13 +124,13 @@ class RunContext:
         Raises `UserError` if the plan was made for another network, and `ExtractorError` if the device cannot run it.
         """
         settings = self.settings
-        check_device(settings.extractor, resources.device)
+        check_device(self.extractor, resources.device)
         if network_spec(self.network).network_id != spec.network_id:
             planned = replace(spec, distributions=OBSERVE, ranges=None, positions={})
             difference = difference_between(planned, network_spec(self.network))
             raise UserError(f"the plan was made for another network ({difference}): add plan to stages=[...]")
         job = Job(
-            settings.extractor,
+            self.extractor,
             spec,
             settings.batch_size,
             resources.threads,

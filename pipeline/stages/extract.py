@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 def run(context: RunContext) -> None:
     """Make the missing partials. `UserError` names the tasks that failed for good."""
-    plan, name = context.plan, context.settings.dataset.name
+    plan, name = context.plan, context.dataset.name
     spec = context.spec()
     manifest = context.store.manifest(name, spec.extractor, spec.id)
     if manifest is not None and manifest["fingerprint"] == plan.fingerprint(spec):

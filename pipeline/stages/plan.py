@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def run(context: RunContext) -> None:
     """Store the plan of the run's dataset."""
-    dataset, network = context.settings.dataset, context.network
+    dataset, network = context.dataset, context.network
     shards = context.shards(dataset)
     tasks = group(shards, context.settings.shards_per_task, dataset.storage)
     facts = {"name": dataset.name, "url": public(dataset.url), "extractor_licence": network.licence}

@@ -37,7 +37,7 @@ def run(context: RunContext) -> None:
     """
     settings, plan, store = context.settings, context.plan, context.store
     spec = context.spec()
-    name, fingerprint = settings.dataset.name, plan.fingerprint(spec)
+    name, fingerprint = context.dataset.name, plan.fingerprint(spec)
     facts = {key: plan.dataset[key] for key in ("url", "description", "licence", "extractor_licence")}
     manifest = store.manifest(name, spec.extractor, spec.id)
     if manifest and manifest["fingerprint"] == fingerprint:
@@ -70,7 +70,7 @@ def _write_thumbnails(context: RunContext) -> None:
     if settings.thumbnails is None:
         return
     spec = context.spec()
-    manifest = context.store.manifest(settings.dataset.name, spec.extractor, spec.id)
+    manifest = context.store.manifest(context.dataset.name, spec.extractor, spec.id)
     if manifest and len(manifest.get("thumbnails", [])) != min(settings.thumbnails, manifest["images"]):
         paths = thumbnails(context.store, context.plan, settings.thumbnails)
         context.store.put_facts(manifest, {"thumbnails": paths})
@@ -78,7 +78,7 @@ def _write_thumbnails(context: RunContext) -> None:
 
 def _merge_on_actors(context: RunContext, spec: Spec, nodes: Sequence[MergeTask]) -> None:
     try:
-        context.scheduler.run(spec, nodes, f"merging {context.settings.dataset.name}", lambda _: (MergeWorker, spec), 1)
+        context.scheduler.run(spec, nodes, f"merging {context.dataset.name}", lambda _: (MergeWorker, spec), 1)
     except UserError as error:
         stored = context.store.partials(spec.id)
         if any(part not in stored for node in nodes if node.id not in stored for part in node.parts):

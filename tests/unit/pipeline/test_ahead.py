@@ -19,7 +19,8 @@ from fsspec.asyn import AsyncFileSystem
 
 from pipeline.data import loose, readers
 from pipeline.data.decode import BadImage
-from pipeline.data.discovery import Entry, group_version  # type: ignore[attr-defined]
+from pipeline.data.discovery import group_version
+from pipeline.data.listing import Entry
 from pipeline.data.readers import ShardReader, in_turn
 from pipeline.data.shards import Shard
 from pipeline.errors import SourceChangedError
