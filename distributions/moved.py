@@ -1,7 +1,7 @@
 """Import modules that have moved by their former names.
 
-find_former_names({"package.former": "package.present"})
-import package.former                 # the module package.present itself
+find_former_names({"json.reading": "json.decoder"})
+import json.reading                   # the module json.decoder itself
 """
 
 from __future__ import annotations
