@@ -61,6 +61,9 @@ def cluster() -> Iterator[None]:
     """One Ray for all tests, with room for several actors."""
     import ray
 
+    from tests.helpers import ray_workers
+
+    ray_workers.use_forked_workers(ray_workers.address())
     os.environ["RAY_DEDUP_LOGS"] = "0"
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield

@@ -14,6 +14,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline import open_catalogue
+from tests.helpers import ray_workers
 from tests.helpers.drivers import drive
 from tests.helpers.runs import actor_processes
 from tests.helpers.schedule import FULL, SEED
@@ -27,6 +28,7 @@ KILLS = 24 if FULL else 6
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A Ray cluster of a head that takes no actors and three nodes of a processor each."""
+    ray_workers.use_forked_workers(ray_workers.address())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(3):
         cluster.add_node(num_cpus=1)

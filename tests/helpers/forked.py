@@ -4,7 +4,8 @@
     done.returncode, done.stdout, done.stderr
 
 The process is forked from one that has imported what the programs import and done nothing else. It has a current
-folder, an environment, arguments and outputs of its own, and executes the module as `__main__`.
+folder, an environment, arguments and outputs of its own, and executes the module as `__main__`. If the program starts Ray, the workers of that
+Ray are forked as well, from another such process.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from tests.helpers import ray_workers
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.helpers.preloaded"])
 
@@ -28,7 +31,8 @@ def start(
     module: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], out: Path, err: Path
 ) -> ForkServerProcess:
     """A program that writes into these files, which may be the same."""
-    process = SERVER.Process(target=_program, args=(module, list(arguments), str(cwd), dict(env), out, err))
+    words = (module, list(arguments), str(cwd), dict(env), out, err, ray_workers.address())
+    process = SERVER.Process(target=_program, args=words)
     process.start()
     return process
 
@@ -48,7 +52,9 @@ def run(
         return subprocess.CompletedProcess([module, *arguments], process.exitcode, out.read_text(), err.read_text())
 
 
-def _program(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: Path, err: Path) -> None:
+def _program(
+    module: str, arguments: list[str], cwd: str, env: dict[str, str], out: Path, err: Path, workers: str
+) -> None:
     for number, path in ((0, Path(os.devnull)), (1, out), (2, err)):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, number)
@@ -56,6 +62,7 @@ def _program(module: str, arguments: list[str], cwd: str, env: dict[str, str], o
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    ray_workers.use_forked_workers(workers)
     sys.argv = ["", *arguments]
     sys.path.insert(0, cwd)
     try:
