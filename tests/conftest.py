@@ -38,7 +38,7 @@ SLOWEST = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several workers, one has all tests of a file, which share fixtures, and one has those that share a Ray."""
-    if config.getoption("dist", "no") != "loadgroup":
+    if not getattr(config.option, "loadgroup", False):  # as xdist tells a worker that --dist is loadgroup
         return
     groups = {}
     for item in items:
