@@ -12,7 +12,7 @@ demo: .venv/demo.stamp
 
 # Workers of pytest: processes, each with about 3 GB. One Ray is shared by the tests of one worker.
 WORKERS ?= auto
-PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PARALLEL = -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # All that continuous integration runs.
 test: lint

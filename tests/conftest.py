@@ -25,28 +25,20 @@ from tests.helpers.material import ALL, LAYERS, activations, spec
 
 SLOWEST = (
     "tests/faults/test_vanishing_machines.py",
-    "ray",
     "tests/integration/test_notebook.py",
-    "tests/integration/test_commands.py",
     "tests/parity/test_fid.py",
-    "tests/integration/test_models.py",
+    "tests/faults/test_failing_store.py",
+    "tests/integration/test_pipeline.py",
+    "tests/integration/test_commands.py",
     "tests/faults/test_moment.py",
 )
-"""Groups that several workers begin with, so that none of these is all that is left at the end."""
+"""Files that several workers begin with, so that none of these is all that is left at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers, one has all tests of a file, which share fixtures, and one has those that share a Ray."""
-    if not getattr(config.option, "loadgroup", False):  # as xdist tells a worker that --dist is loadgroup
-        return
-    groups = {}
-    for item in items:
-        shared = "ray" if "cluster" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        groups[item] = shared
-        item.add_marker(pytest.mark.xdist_group(shared))
-    rank = {name: number for number, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: rank.get(groups[item], len(rank)))
+    if hasattr(config, "workerinput"):  # in a worker of xdist
+        rank = {name: number for number, name in enumerate(SLOWEST)}
+        items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
 @pytest.fixture(scope="session")
