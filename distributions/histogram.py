@@ -17,6 +17,7 @@ from distributions.axes import HistogramAxes
 from distributions.base import Batch, Distribution
 from distributions.errors import IncompatibleError
 from distributions.kernels import count_bins
+from distributions.spec import difference_of_layers
 
 MAX_RECENT_COUNT = 2**31 - 1
 """Activations of a neuron that are counted in 32 bits before they are added to the 64-bit counts. 32 bits halve the
@@ -38,8 +39,8 @@ class Histogram(Distribution):
         self, layers: Mapping[str, int], bins: int, ranges: HistogramAxes, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(f"histogram-{bins}", layers)
-        if dict(ranges.layers) != self.layers:
-            raise IncompatibleError("the ranges were made for other layers than the network has")
+        if difference := difference_of_layers(ranges.layers, self.layers):
+            raise IncompatibleError(f"the histogram axes are of other layers than the network's: {difference}")
         self.bins = bins
         self.ranges = ranges
         self.centre = torch.from_numpy(ranges.centre).to(device)

@@ -146,14 +146,31 @@ def arrays_of(distribution: str) -> dict[str, tuple[str, ...]]:
     return ARRAYS[kind_of(distribution)]
 
 
+def difference_of_layers(a: Mapping[str, int], b: Mapping[str, int]) -> str:
+    """What differs between two sets of layers, in words; "" if nothing does. At most three layers of a kind are named.
+
+    `a` and `b` are numbers of neurons by the layers' names.
+    """
+    kinds = {
+        "only the first has": [layer for layer in a if layer not in b],
+        "only the second has": [layer for layer in b if layer not in a],
+        "other numbers of neurons in": [layer for layer in a if layer in b and a[layer] != b[layer]],
+    }
+    return "; ".join(
+        f"{words} {', '.join(layers[:3])}{f' and {len(layers) - 3} more' * (len(layers) > 3)}"
+        for words, layers in kinds.items()
+        if layers
+    )
+
+
 def difference_between(a: Spec, b: Spec) -> str:
     """Which fields of two specs differ, in words."""
     fields = ("extractor", *DECIDING, "distributions")
     words = [
         f"{name}: {getattr(a, name)} and {getattr(b, name)}" for name in fields if getattr(a, name) != getattr(b, name)
     ]
-    if dict(a.layers) != dict(b.layers):
-        words.append("other layers")
+    if layers := difference_of_layers(a.layers, b.layers):
+        words.append(f"layers: {layers}")
     if a.ranges and b.ranges and a.ranges.id != b.ranges.id:
         words.append(f"activation ranges: {a.ranges.id} and {b.ranges.id}")
     if dict(a.positions) != dict(b.positions):

@@ -22,7 +22,13 @@ class ShortReadError(VDNAError, OSError):
 
 
 class SourceChangedError(UserError):
-    """A shard has changed since it was planned. Another try fails too; run the plan stage again."""
+    """A shard has changed since it was planned. Another try fails too, until the dataset is planned again."""
+
+
+PLAN_AGAIN = "run the command again, with plan among its stages"
+"""The remedy of a `SourceChangedError`."""
+NEWER = "written by a newer version of this program; update vdna-catalogue"
+"""What is wrong with a stored object of a later format, and the remedy."""
 
 
 class DamagedError(VDNAError):

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from distributions.comparison import metrics_of
 from distributions.distances import UNITS
 from pipeline.catalogue.index_schema import FORMAT, parse_index
-from pipeline.errors import DamagedError, UserError
+from pipeline.errors import NEWER, DamagedError, UserError
 from pipeline.formats.manifests import contents, group_path, now, version_of
 from pipeline.storage.folder import ObjectStore
 
@@ -122,7 +122,7 @@ def pointer_of(folder: ObjectStore, data: bytes) -> dict[str, Any]:
         content = json.loads(data)
         hashed = {key: value for key, value in content.items() if key != "digest"}
         if content["format"] > FORMAT:
-            raise UserError(f"catalogue={folder.url}: written by a newer version of this program; update it")
+            raise UserError(f"catalogue={folder.url}: {NEWER}")
         if content["digest"] != _digest(hashed) or not isinstance(content["index"]["path"], str):
             raise ValueError("it is not what was written")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

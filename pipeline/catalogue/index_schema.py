@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 import msgspec
 from msgspec import Meta
 
-from pipeline.errors import UserError
+from pipeline.errors import NEWER, UserError
 
 FORMAT = 2
 """Of the index. Catalogues of before, which have none, count as 1: they are read by listing their manifests."""
@@ -130,7 +130,7 @@ def parse_index(url: str, text: bytes) -> dict[str, Any]:
         index = _index.decode(text)
     except msgspec.ValidationError:
         if _any_format.decode(text)["format"] > FORMAT:
-            raise UserError(f"catalogue={url}: written by a newer version of this program; update it") from None
+            raise UserError(f"catalogue={url}: {NEWER}") from None
         raise
     for row in (*index["vdnas"], *index["matrices"]):
         if row["spec"] not in index["specs"]:

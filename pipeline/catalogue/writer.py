@@ -113,6 +113,8 @@ class CatalogueWriter(Manifests):
             if "noticed" in dataset.attrs:  # older partials do not have it
                 vdna.ledger.noticed = _noticed(json.loads(dataset.attrs["noticed"]), vdna.images)
             return vdna, dict(json.loads(dataset.attrs["provenance"]))
+        except UserError as error:
+            raise UserError(f"{self.url}/{path}: {error}") from error
         except (IncompatibleError, DamagedError, LookupError, TypeError, ValueError, RecursionError) as error:
             self.remove(path)
             raise DamagedError(

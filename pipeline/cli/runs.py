@@ -33,15 +33,19 @@ log = logging.getLogger(__name__)
 REPORTED = {"reduce", "compare"}
 """Stages after which a dataset is part of the report."""
 SITE = "site"
+_COMPARE, _PUBLISH = STAGES.index("compare"), STAGES.index("publish")
+OF_DATASET, OF_EXTRACTOR, OF_CATALOGUE = STAGES[:_COMPARE], STAGES[_COMPARE:_PUBLISH], STAGES[_PUBLISH:]
+"""The stages that a recipe runs for each dataset, once for each extractor, and once at the end."""
 
 
-def run_stages(context: RunContext, stages: Collection[str] = STAGES) -> None:
+def run_stages(context: RunContext, stages: Collection[str] = STAGES, strict: bool = True) -> None:
     """Run the configured stages that are among `stages`, in order. Partials that reduce finds damaged are made
-    again."""
+    again. If not `strict`, calibrate leaves out datasets that cannot be read."""
     configured = context.settings.stages
     for stage in (stage for stage in configured if stage in stages):
+        options = {"strict": strict} if stage == "calibrate" else {}
         try:
-            _stage(stage).run(context)
+            _stage(stage).run(context, **options)
         except DamagedError as error:
             if stage != "reduce" or "extract" not in configured:
                 raise
@@ -81,10 +85,10 @@ class Runs:
                 measured = self._measure(jobs, RunContext(jobs[0]).network if needed else None)
                 self.finished.extend(measured)
                 if measured:
-                    run_stages(measured[-1], ("compare",))
+                    run_stages(measured[-1], OF_EXTRACTOR)
         if self.finished:
             with self.recording(SITE):
-                run_stages(self.finished[-1], ("publish",))
+                run_stages(self.finished[-1], OF_CATALOGUE)
 
     def _measure(self, jobs: Sequence[Settings], network: FrozenNetwork | None) -> list[RunContext]:
         """Bring the VDNAs of an extractor up to date, and return the contexts of the datasets that succeeded."""
@@ -94,10 +98,7 @@ class Runs:
             log.info("%s: %d of %d", name, number, len(jobs))
             context = RunContext(job, network)
             with self.recording(name):
-                run_stages(context, ("plan",))
-                if "calibrate" in job.stages:
-                    _stage("calibrate").run(context, strict=False)
-                run_stages(context, ("extract", "reduce"))
+                run_stages(context, OF_DATASET, strict=False)
                 if REPORTED & set(job.stages):
                     context.spec()  # raises an error if an earlier stage is missing
                 measured.append(context)

@@ -58,16 +58,17 @@ class Report:
         self.lost_bytes += result.lost_bytes
         self.done += 1
 
-    def judge(self, limit: float, plan_bytes: int) -> None:
+    def judge(self, title: str, limit: float, plan_bytes: int) -> None:
         """Raise `UserError` if more than the fraction `limit` of a plan's bytes is lost behind damaged places.
 
         The check ends a hopeless run early. The reduce stage decides exactly, with the skipped images, from the ledger.
         """
         if self.lost_bytes > limit * plan_bytes:
             raise UserError(
-                f"{self.lost_bytes / max(plan_bytes, 1):.1%} of the data cannot be used, more than "
+                f"{title}: {self.lost_bytes / max(plan_bytes, 1):.1%} of the data cannot be used, more than "
                 f"max_bad_fraction={limit:g}: {self.damaged} damaged archive(s), {self.lost_bytes} bytes behind the "
-                "damage. What is done is kept; a larger max_bad_fraction goes on from here"
+                "damage. Finished tasks are kept: mend the archives, or allow more with a larger max_bad_fraction, "
+                "and run the command again"
             )
 
 
@@ -157,7 +158,7 @@ class Scheduler:
             try:
                 for counted, skipped in dispatch(actors, tasks, self._store, self._config.attempts, report):
                     tracker.show(report.done + len(report.failed), counted, skipped, actors.alive)
-                    report.judge(self._limit, plan_bytes)
+                    report.judge(title, self._limit, plan_bytes)
             finally:
                 self._store.put_failures(spec.id, tasks, report.failed)
         return report

@@ -19,7 +19,7 @@ from pipeline.data.decode import MAX_BYTES, BadImage
 from pipeline.data.names import sample
 from pipeline.data.shards import SAME
 from pipeline.data.tars import MAX_PART
-from pipeline.errors import ShortReadError, SourceChangedError
+from pipeline.errors import PLAN_AGAIN, ShortReadError, SourceChangedError
 from pipeline.storage.ahead import begin, wait_for
 from pipeline.storage.faults import IMPOSSIBLE_PATH
 from pipeline.storage.objects import call, is_local, refuse_page, request_timeout, retry
@@ -76,9 +76,7 @@ class LooseFile(NamedTuple):
             data, info = self.fs.cat_file(self.path, **self._span), self.fs.info(self.path)
         if self.size >= 0 and len(data) != self.size:
             if info.get("size") != self.size:
-                raise SourceChangedError(
-                    f"{redact(self.path)}: has changed since it was planned: add plan to stages=[...]"
-                )
+                raise SourceChangedError(f"{redact(self.path)}: has changed since it was planned: {PLAN_AGAIN}")
             raise ShortReadError(f"read {len(data)} of {self.size} bytes")
         return refuse_page(self.path, data), info
 

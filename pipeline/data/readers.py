@@ -47,7 +47,7 @@ from pipeline.data.loose import LooseFile, describe
 from pipeline.data.names import sample, with_slashes
 from pipeline.data.shards import ABSENT, UNKNOWN, Shard
 from pipeline.data.tars import TarStream
-from pipeline.errors import ShortReadError, SourceChangedError
+from pipeline.errors import PLAN_AGAIN, ShortReadError, SourceChangedError
 from pipeline.storage.ahead import Prefetch, begin_reading
 from pipeline.storage.objects import PATIENCE, filesystem, is_local, is_web, open_object, version
 from pipeline.storage.urls import signed
@@ -145,7 +145,7 @@ class ShardReader:
     def _unchanged(self, fs: Any, path: str) -> dict[str, Any]:
         info = describe(fs, path, self.patience)
         if self.shard.etag not in ("", version(info)):
-            raise SourceChangedError(f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]")
+            raise SourceChangedError(f"{self.shard.url}: has changed since it was planned: {PLAN_AGAIN}")
         return info
 
     def _files(self) -> Generator[Sample]:
@@ -162,9 +162,7 @@ class ShardReader:
                 absent = Entry(file.url, min(file.size, ABSENT), "")
                 entries.append(absent if info is None else Entry.of(file.url, info))
         if self.shard.etag not in ("", group_version(entries)):
-            raise SourceChangedError(
-                f"{self.shard.url}: files have changed since they were planned: add plan to stages=[...]"
-            )
+            raise SourceChangedError(f"{self.shard.url}: files have changed since they were planned: {PLAN_AGAIN}")
 
     def _loose(self) -> Prefetch[LooseFile]:
         shard = self.shard
@@ -183,7 +181,7 @@ class ShardReader:
             if self.shard.size >= 0 and tar.count != self.shard.size:
                 raise ShortReadError(
                     f"{self.shard.url}: read {tar.count} of {self.shard.size} bytes; "
-                    "if it has changed since it was planned, add plan to stages=[...]"
+                    f"if it has changed since it was planned, {PLAN_AGAIN}"
                 )
             self.damage, self.lost_bytes = tar.damage, tar.lost_bytes
             self.several, self.archives = tar.several, tar.archives
@@ -202,9 +200,7 @@ class ShardReader:
                 for name in dict.fromkeys(self.shard.members):
                     first, *duplicates = entries.get(unpacked_path(name), [None])
                     if first is None:
-                        raise SourceChangedError(
-                            f"{self.shard.url}: has changed since it was planned: add plan to stages=[...]"
-                        )
+                        raise SourceChangedError(f"{self.shard.url}: has changed since it was planned: {PLAN_AGAIN}")
                     entry = follow_link(archive, entries, bad, first)
                     if entry is None:  # a link that leads to no entry
                         continue
@@ -243,9 +239,7 @@ class ShardReader:
         """Raise `SourceChangedError` if the archive's directory could not be read at planning, but can be read now.
         Otherwise the archive would count as empty."""
         if not self.shard.members:
-            raise SourceChangedError(
-                f"{self.shard.url}: could not be read when it was planned: add plan to stages=[...]"
-            )
+            raise SourceChangedError(f"{self.shard.url}: could not be read when it was planned: {PLAN_AGAIN}")
 
     def _broken(self, error: Exception) -> None:
         self.damage = (str(error).splitlines() or ["it cannot be read"])[0][:200]

@@ -23,7 +23,7 @@ import zarr.storage
 
 from distributions import HistogramAxes, IncompatibleError, Ledger, ShardRecord, Spec
 from distributions.spec import arrays_of, bins_of
-from pipeline.errors import DamagedError
+from pipeline.errors import NEWER, DamagedError, UserError
 
 if TYPE_CHECKING:
     from distributions import VDNA
@@ -94,8 +94,9 @@ def to_dataset(vdna: VDNA, attributes: Mapping[str, Any]) -> xr.Dataset:
 def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
     """The VDNA in a dataset.
 
-    Raises `DamagedError` if the dataset holds no VDNA or its digests do not match, and `IncompatibleError` if its spec
-    is not `expected`. Nothing larger than the arrays of the spec is allocated before the checks.
+    Raises `DamagedError` if the dataset holds no VDNA or its digests do not match, `IncompatibleError` if its spec is
+    not `expected`, and `UserError` if a newer version wrote it. Nothing larger than the arrays of the spec is allocated
+    before the checks.
     """
     with damage("its contents are not those of a VDNA"):
         spec = _spec(dataset)
@@ -116,11 +117,11 @@ def from_dataset(dataset: xr.Dataset, expected: Spec | None = None) -> VDNA:
 
 @contextmanager
 def damage(words: str) -> Iterator[None]:
-    """Turn any exception into a `DamagedError` that begins with `words`: for damaged input zarr, xarray, zipfile, json
-    and their codecs raise exceptions of many kinds."""
+    """Turn exceptions into a `DamagedError` that begins with `words`. For damaged input zarr, xarray, zipfile, json and
+    their codecs raise exceptions of many kinds."""
     try:
         yield
-    except DamagedError:
+    except (DamagedError, UserError):
         raise
     except Exception as error:
         raise DamagedError(f"{words} ({type(error).__name__}: {str(error)[:200]})") from error
@@ -130,6 +131,8 @@ def _spec(dataset: xr.Dataset) -> Spec:
     a = dataset.attrs
     network = (a["extractor"], a["architecture"], a["weights"], a["preprocessing"], a["precision"])
     layers, names = json.loads(a["layers"]), json.loads(a["distributions"])
+    if type(a["format"]) is int and a["format"] > FORMAT:
+        raise UserError(NEWER)
     sound = a["format"] == FORMAT and all(isinstance(text, str) for text in network)
     sound = sound and isinstance(layers, dict) and all(type(n) is int and n > 0 for n in layers.values())
     if not (sound and 0 < sum(layers.values()) <= MAX_NEURONS):
@@ -218,17 +221,16 @@ def _chunks(dataset: xr.Dataset, variable: xr.Variable) -> tuple[int, ...]:
         if len(shape) == 2:
             return min(max(cells // shape[1], 1), shape[0]), shape[1]
         return (*(min(max(math.isqrt(cells), 1), size) for size in shape[:2]), *shape[2:])
+    row_bytes = variable.dtype.itemsize * math.prod(shape[1:])
     if variable.dims[:2] == ("dataset", "neuron"):
-        rows = max(TILE_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
-        return min(rows, shape[0]), *shape[1:]
+        return min(max(TILE_BYTES // row_bytes, 1), shape[0]), *shape[1:]
+    rows = max(CHUNK_BYTES // row_bytes, 1)
     if variable.dims[0] == "image":
-        rows = max(CHUNK_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
         return min(rows, shape[0]), *shape[1:]
     if variable.ndim < 2 or variable.dims[0] != "neuron":
         return shape
     widths = set(json.loads(dataset.attrs["layers"]).values())
-    rows = max(CHUNK_BYTES // (variable.dtype.itemsize * math.prod(shape[1:])), 1)
-    return (min(widths.pop() if len(widths) == 1 else rows, shape[0]), *shape[1:])
+    return min(widths.pop() if len(widths) == 1 else rows, shape[0]), *shape[1:]
 
 
 def zipped(objects: Mapping[str, bytes]) -> bytes:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from pipeline.errors import DamagedError, UserError
+from pipeline.errors import NEWER, DamagedError, UserError
 from pipeline.formats.groups import FORMAT, from_dataset, open_group
 from pipeline.formats.rows import Rows, hashes
 from pipeline.storage.folder import AT_ONCE, ObjectStore
@@ -76,7 +76,7 @@ class Manifests(ObjectStore):
         if not isinstance(value, dict) or not isinstance(value.get("format"), int):
             raise DamagedError(f"{self.url}/{path} is damaged: it is no manifest")
         if value["format"] > FORMAT:
-            raise UserError(f"{self.url}/{path} was written by a newer version of this program; update it")
+            raise UserError(f"{self.url}/{path}: {NEWER}")
         if not HASH.fullmatch(str(value.get("group")).removesuffix(".zarr")):
             raise DamagedError(f"{self.url}/{path} is damaged: it names no group")
         return value
@@ -108,6 +108,8 @@ class Manifests(ObjectStore):
         try:
             objects = self.get_group(path)
             return from_dataset(open_group(objects)), objects
+        except UserError as error:
+            raise UserError(f"{self.url}/{path}: {error}") from error
         except (DamagedError, KeyError, ValueError) as error:
             raise DamagedError(f"{self.url}/{path} is damaged: {error}") from error
 

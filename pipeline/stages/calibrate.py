@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distributions import ActivationRanges, HistogramAxes, Spec
-from distributions.spec import has_histogram
+from distributions.spec import difference_of_layers, has_histogram
 from pipeline.config.settings import DatasetConfig
 from pipeline.data.shards import Task, group
 from pipeline.errors import UserError
@@ -43,8 +43,11 @@ def run(context: RunContext, strict: bool = True) -> None:
                 raise
             ranges = _observe(context, network, datasets)
         log.info("calibrate: ranges %s from %d dataset(s)", ranges.id, len(datasets))
-    if dict(ranges.layers) != dict(network.layers):
-        raise UserError(f"ranges={settings.ranges}: made for other layers than {network.extractor} has")
+    if difference := difference_of_layers(ranges.layers, network.layers):
+        raise UserError(
+            f"ranges={settings.ranges}: these are axes of other layers than those of {network.extractor}: "
+            f"{difference}; set layers= to the first, or ranges=auto"
+        )
     store.put_ranges(network.network_id, ranges)
 
 

@@ -56,8 +56,8 @@ def run(context: RunContext) -> None:
     if vdna.ledger.bad_fraction > settings.max_bad_fraction:
         raise UserError(
             f"dataset {name}: {vdna.ledger.bad_fraction:.1%} of the data cannot be used, more than "
-            f"max_bad_fraction={settings.max_bad_fraction:g}: {_reasons(vdna)}. Nothing has to be done again: "
-            "a larger max_bad_fraction accepts it"
+            f"max_bad_fraction={settings.max_bad_fraction:g}: {_reasons(vdna)}. Finished tasks are kept: "
+            "mend the images, or accept the rest with a larger max_bad_fraction, and run the command again"
         )
     manifest = store.put_vdna(vdna, name, {**facts, "fingerprint": fingerprint, "provenance": made_with})
     _write_thumbnails(context)

@@ -4,8 +4,8 @@
     done.returncode, done.stdout, done.stderr
 
 The process is forked from one that has imported what the programs import and done nothing else. It has a current
-folder, an environment, arguments and outputs of its own, and executes the module as `__main__`. If the program starts Ray, the workers of that
-Ray are forked as well, from another such process.
+folder, an environment, arguments and outputs of its own, and executes the module as `__main__`. If the program starts
+Ray, the workers of that Ray are forked as well (`tests.helpers.ray_workers`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ SOCKET = "VDNA_TESTS_WORKERS"
 @functools.cache
 def address() -> str:
     """The socket of a server that lives as long as this process. The first call starts the server."""
-    path = os.path.join(tempfile.mkdtemp(prefix="workers"), "socket")
+    path = str(Path(tempfile.mkdtemp(prefix="workers"), "socket"))
     with socket.socket(socket.AF_UNIX) as requests:
         requests.bind(path)
         requests.listen(64)
@@ -49,7 +49,7 @@ def use_forked_workers(address: str) -> None:
     """From here on, each Ray that this process starts has workers from this server."""
     from ray._private import services
 
-    start_raylet = services.start_raylet
+    start_raylet: Any = services.start_raylet
     place = list(inspect.signature(start_raylet).parameters).index("setup_worker_path")
 
     def start(*arguments: Any, **options: Any) -> Any:
@@ -88,7 +88,7 @@ def _work(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
 
 def _request() -> None:
     arguments = [word for word in sys.argv[1:] if not word.startswith(("--serialized-runtime-env", "--language="))]
-    request = {"arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}
+    request = {"arguments": arguments, "cwd": str(Path.cwd()), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.environ[SOCKET])
         connection.sendall(json.dumps(request).encode() + b"\n")

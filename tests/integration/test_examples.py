@@ -261,11 +261,12 @@ def test_contributing_is_followed(followed: Path) -> None:
     script = """
         import numpy as np
         from pipeline import make_vdna
+        from pipeline.cli.runs import OF_DATASET
         from pipeline.config.settings import STAGES
         from pipeline.stages import tell
         import pipeline.cli.extractors as extractors
 
-        assert STAGES.index("tell") == 4 and callable(tell.run)
+        assert STAGES.index("tell") == 4 and OF_DATASET[-1] == "tell" and callable(tell.run)
         images = [np.full((32, 32, 3), value, np.uint8) for value in (0, 255)]
         vdna = make_vdna(images, "test_vit", ["sparsity"], weights="random", threads=1)
         assert (vdna.state()["sparsity_total"] > 0).all()

@@ -237,5 +237,5 @@ def test_only_what_is_not_stated_is_taken_on_trust(statistics: Path) -> None:
     for layer, neurons in more.spec.layers.items():
         more.update(layer, torch.zeros(2, 1, neurons))
     assert fd(published, more, layer="b") > 0
-    with pytest.raises(ValueError, match="other layers"):
+    with pytest.raises(ValueError, match="layers: only the second has a"):
         fd(published, more)

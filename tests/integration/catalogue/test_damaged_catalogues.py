@@ -67,7 +67,7 @@ def test_what_a_newer_program_wrote_is_refused(tmp_path: Path, filled: Callable[
     publish(store)
     said = store.get_json("catalogue.json")
     store.put_json("catalogue.json", {**said, "format": FORMAT + 1})
-    with pytest.raises(UserError, match="newer version of this program; update it"):
+    with pytest.raises(UserError, match="newer version of this program; update vdna-catalogue"):
         open_catalogue(store.url)
 
 

@@ -98,6 +98,19 @@ def test_nfd_from_layer_gaussians_alone(filled: Callable[..., VDNA]) -> None:
     assert diagonal == pytest.approx(both, rel=1e-12)
 
 
+def test_other_layers_are_named() -> None:
+    def of(layers: dict[str, int]) -> VDNA:
+        return VDNA(Spec("net", "a", "w", "p", "fp32", layers, ("gaussian",)))
+
+    many = {f"block_{number}": 2 for number in range(6)}
+    with pytest.raises(IncompatibleError) as refusal:
+        nfd(of({**many, "head": 3}), of({"head": 4, "tail": 1}))
+    assert (
+        "(layers: only the first has block_0, block_1, block_2 and 3 more; only the second has tail; "
+        "other numbers of neurons in head)"
+    ) in str(refusal.value)
+
+
 def test_what_was_measured_otherwise_is_not_compared(filled: Callable[..., VDNA], ranges: HistogramAxes) -> None:
     a = filled(1)
     other_ranges = filled(2, ranges=HistogramAxes(LAYERS, ranges.minimum - 1, ranges.maximum))

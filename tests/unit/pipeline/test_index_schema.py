@@ -144,5 +144,5 @@ def test_an_index_of_a_later_format_is_a_newer_programs(tmp_path: Path) -> None:
     data, folder = published.packed({"format": FORMAT + 1, "rows": []}), ObjectStore(str(tmp_path))
     part = published.named("index", ".json.gz", data)
     folder.put(part["path"], data)
-    with pytest.raises(UserError, match="newer version of this program; update it"):
+    with pytest.raises(UserError, match="newer version of this program; update vdna-catalogue"):
         published.read_index(folder, {"index": part})

@@ -18,7 +18,7 @@ from pipeline.catalogue.writer import Store
 from pipeline.data.plan import Plan
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.formats.groups import FORMAT, from_dataset, pack, to_dataset, unzip, zipped
 from pipeline.formats.rows import hashes
 from tests.helpers.material import ALL, FACTS, LAYERS, spec
 
@@ -197,6 +197,16 @@ def test_a_newer_format_is_refused(store: Store, filled: Callable[..., VDNA]) ->
     store.put_json(f"vdnas/mine/net/{manifest['spec']}.json", {**manifest, "format": 99})
     with pytest.raises(UserError, match="newer version"):
         store.manifests()
+
+
+def test_a_partial_of_a_newer_format_is_refused_and_stays(store: Store, filled: Callable[..., VDNA]) -> None:
+    vdna = filled(1)
+    newer = to_dataset(vdna, {"task": "t", "provenance": "{}"}).assign_attrs(format=FORMAT + 1)
+    path = f"partials/{vdna.spec.id}/t.zip"
+    store.put(path, zipped(pack(newer, consolidated=False)))
+    with pytest.raises(UserError, match=r"t\.zip: written by a newer version of this program; update vdna-catalogue"):
+        store.get_partial(vdna.spec, "t")
+    assert store.get(path) is not None
 
 
 def test_a_catalogue_that_cannot_be_written_is_named(tmp_path: Path) -> None:
