@@ -38,8 +38,7 @@ MAX_GROUP = 64 << 30
 """Largest size in bytes of a group's arrays. A VDNA with a million neurons and a thousand bins has 8 GiB."""
 MAX_INDEX = 1 << 20
 MAX_TEXTS = 64 << 20
-"""Bytes that a chunk of texts may unpack to, plus a hundred for each stored byte. Texts compress well: names resemble
-each other, and an empty text is four zeros."""
+"""Bytes that a chunk of texts may unpack to, plus a hundred for each stored byte: names compress well."""
 MAX_TEXT = 1 << 16
 MAX_NUMBER = 1 << 53
 TEXT_BYTES = 8
