@@ -45,6 +45,7 @@ def address() -> str:
 _servers: list[subprocess.Popen[bytes]] = []
 
 
+@functools.cache
 def use_forked_workers(address: str) -> None:
     """From here on, each Ray that this process starts has workers from this server."""
     from ray._private import services
