@@ -1,4 +1,4 @@
-"""From a JPEG's bytes to the network's input, on one core: ours, the seed's way, and with less of a large picture.
+"""From a JPEG's bytes to the network's input, on one core: ours, the vdna library's way, and with reduced decoding.
 
 python -m bench.decode                    # a minute
 """

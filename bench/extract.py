@@ -1,11 +1,11 @@
-"""Extraction, all four distributions in one pass, against the network alone and against the seed library.
+"""Extraction, all four distributions in one pass, against the network alone and the vdna library.
 
     python -m bench.extract                   # some minutes
 
 Ours is a task's whole way: tars of 500 px JPEGs are read, decoded, resized, run and counted, and the partial is
 stored, of 1,536 images; a usual task has more. The bare network gets batches that are ready. Both take turns, and a
 ratio is of neighbours.
-The seed gets the same network and the same images as files, and makes its four VDNAs one after another.
+The vdna library gets the same network and the same images as files, and makes its four VDNAs one after another.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _Bare:
 
 
 class _Seeds(FeatureExtractionModel):
-    """The seed's extraction with a network of ours instead of one of its own."""
+    """The vdna library's extraction, with a network of this project."""
 
     def __init__(self, network: FrozenNetwork, axes: HistogramAxes) -> None:
         look = network.preprocess
@@ -119,7 +119,7 @@ class _Seeds(FeatureExtractionModel):
 
 
 def against_seed(name: str, folder: Path) -> Figures:
-    """The same images, as files for the seed and as a tar for us."""
+    """The same images, as files for the vdna library and as a tar for this project."""
     config = ExtractorConfig(name, NETWORKS[name], weights="random")
     images = list(itertools.islice(jpegs(), SEED_IMAGES))
     for index, data in enumerate(images):

@@ -1,12 +1,12 @@
-"""A GPU at work: the bare network, all four distributions beside it, the seed library's way, and JPEG decoding.
+"""On a GPU: the bare network, the network with all four distributions, the vdna library's way, and JPEG decoding.
 
     python -m bench.gpu [RESULTS.json]             # about five minutes on an H100
-    python -m bench.gpu --profile                  # where the GPU's time goes in the full pass
+    python -m bench.gpu --profile                  # the GPU time of each kernel in the full pass
     python -m bench.gpu --device cpu --tiny        # a dry run of the same code: its figures mean nothing
 
 Needs torch, timm, torchvision, numba, scipy and a CUDA device, no Ray and no Hydra. Weights and images are random:
-time depends on them only by how activations spread over the bins. Every figure is the median of `ROUNDS`
-measurements with their smallest and largest; what is compared takes turns, and ratios are taken within a turn.
+they affect the time only by the distribution of activations over the bins. Every figure is the median of `ROUNDS`
+measurements, with the smallest and the largest. Alternatives take turns, and a ratio compares figures of one turn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ALL = ("histogram-1000", "gaussian", "layer-gaussian", "activation-ranges")
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: the network, images of a batch, batches of a measurement, JPEGs."""
+    """The size of the measurements: the network, images per batch, batches per measurement, number of JPEGs."""
 
     model: str = "vit_base_patch16_224"
     batch: int = 256
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def networks(size: Size, precision: str, device: str, compiled: bool) -> Figures:
-    """The bare forward pass and the full one, and for bf16 the `vdna` library's. Ids without a precision are bf16's."""
+    """The bare and the full forward pass; for bf16 also the vdna library's. Ids without a precision are for bf16."""
     extractor = network(size, precision, device)
     side = extractor.preprocess.size
     pinned = torch.randn(size.batch, 3, side, side, pin_memory=device == "cuda")
@@ -150,9 +150,9 @@ def bare(model: torch.nn.Module, images: torch.Tensor, precision: str) -> None:
 
 
 def seed_library(extractor: FrozenNetwork, spec: Spec, images: torch.Tensor) -> Callable[[], None]:
-    """What vdna 0.1.1 does to a batch, a forward pass for each distribution: keep every layer's activations, then
-    normalise them in float64 and call `torch.histc` for every channel; average them, twice; take minima and maxima
-    over images."""
+    """What vdna 0.1.1 computes for a batch, with one forward pass for each of the four distributions. It keeps every
+    layer's activations, then normalises them in float64 and calls `torch.histc` for every channel, averages them
+    (twice), or takes minima and maxima over images."""
     assert spec.ranges is not None
     axes = {}
     for layer, part in layer_slices(spec.layers).items():
@@ -190,7 +190,7 @@ def seed_library(extractor: FrozenNetwork, spec: Spec, images: torch.Tensor) -> 
 
 
 def kernels(size: Size, device: str) -> Figures:
-    """Each kernel alone, in ns per activation: tokens of a ViT-B, and rectified pixels of a ResNet's first blocks."""
+    """ns per activation of each kernel, on tokens of a ViT-B and on rectified pixels of a ResNet's first blocks."""
     tokens, pixels = torch.randn(size.batch, 197, 768, device=device), torch.randn(size.batch, 64, 56, 56).relu()
     pixels = pixels.to(device).contiguous(memory_format=torch.channels_last).flatten(2).transpose(1, 2)
     figures: Figures = {}
@@ -218,7 +218,7 @@ def kernels(size: Size, device: str) -> Figures:
 
 
 def jpegs(size: Size, device: str) -> Figures:
-    """JPEGs of 500 x 375 pixels, in batches of 64: decoded alone, and to the network's input."""
+    """Images per second of JPEGs of 500 x 375 pixels in batches of 64: decoded only, and made inputs of the network."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(8, 3, 24, 32, generator=draw) * 255
     pictures = torch.nn.functional.interpolate(coarse, (375, 500), mode="bicubic").clamp(0, 255)
@@ -237,7 +237,7 @@ def jpegs(size: Size, device: str) -> Figures:
 
 
 def rounds(ways: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls, of each way `ROUNDS` times, the ways taking turns; after one warming up."""
+    """Seconds of `repeats` calls of each way, `ROUNDS` times. The ways take turns, after a turn that warms up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(ROUNDS + 1):
         for name, way in ways.items():

@@ -1,4 +1,4 @@
-"""The statistics alone, a layer of a ViT-B (32 images, 197 tokens, 768 neurons, 1000 bins), against the seed's way.
+"""The statistics of a ViT-B layer (32 images, 197 tokens, 768 neurons, 1000 bins), beside the vdna library's way.
 
 python -m bench.kernels                   # a minute
 """
@@ -27,12 +27,12 @@ SAMPLES, POSITIONS, NEURONS, BINS = 32, 197, 768, 1000
 CALLS = 20
 SPINS = 30_000_000
 TURNS = 3 * ROUNDS
-"""Short measurements, of a machine whose second core comes and goes."""
+"""Turns of `two_cores`: short and many, because the second core of the machine is not always available."""
 
 
 def measure() -> Figures:
     values = torch.randn(SAMPLES, POSITIONS, NEURONS, generator=torch.Generator().manual_seed(0))
-    theirs = values.transpose(1, 2)[..., None]  # (samples, neurons, positions, 1), as the seed's networks give it
+    theirs = values.transpose(1, 2)[..., None]  # (samples, neurons, positions, 1), as in the vdna library
     centre = torch.zeros(NEURONS, dtype=torch.float64)
     half_width = torch.full((NEURONS,), 4.0, dtype=torch.float64)
     axes = centre.view(1, -1, 1, 1), half_width.view(1, -1, 1, 1)
@@ -52,7 +52,7 @@ def measure() -> Figures:
         for name, action in ways.items():
             calls = max(CALLS // 10, 1) if "seed" in name else CALLS
             taken = sum(seconds(action) for _ in range(calls)) / calls
-            if turn:  # the first compiles
+            if turn:  # the first turn compiles
                 measured[name].append(taken / values.numel() * 1e9)
     figures = {name: figure(taken, "ns per activation, one core") for name, taken in measured.items()}
     figures["hist_vs_seed"] = figure(ratios(measured["hist_seed_ns"], measured["hist_kernel_ns"]), "times faster")
@@ -67,7 +67,7 @@ def measure() -> Figures:
 
 
 def two_cores(work: Callable[[T], object], of_each: list[T]) -> list[float]:
-    """How much sooner two cores with work of their own, as in an extraction's lanes, are done than one with both."""
+    """How many times faster two cores do a piece of work each, as in an extraction's lanes, than one core does both."""
     lanes = ThreadPoolExecutor(2, "lane", torch.set_num_threads, (1,))
 
     def many(own: T) -> None:
@@ -81,7 +81,7 @@ def two_cores(work: Callable[[T], object], of_each: list[T]) -> list[float]:
     def together() -> None:
         list(lanes.map(many, of_each))
 
-    work(of_each[0])  # the first compiles
+    work(of_each[0])  # the first call compiles
     return [seconds(one_by_one) / seconds(together) for _ in range(TURNS)]
 
 

@@ -1,4 +1,4 @@
-"""Distances in pairs: ours beside the seed library, torchmetrics, pytorch-fid and SciPy, in turns, on the same numbers.
+"""Distances in pairs: ours, the vdna library, torchmetrics, pytorch-fid and SciPy in turn, on the same numbers.
 
     python -m bench.matrix                    # about five minutes on two cores
 
@@ -155,7 +155,7 @@ def _counts() -> np.ndarray:
 
 
 def _seeds_histograms(counts: np.ndarray) -> VDNAHist:
-    """As the seed has them after reading a file: int32 by layer."""
+    """As the vdna library has them after reading a file: int32 by layer."""
     vdna = VDNAHist(BINS)
     vdna.neurons_list = dict(VIT_B)
     vdna.data = {layer: torch.from_numpy(counts.astype(np.int32)) for layer in VIT_B}

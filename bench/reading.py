@@ -1,10 +1,10 @@
-"""Reading from an object store that is far away: what comes next asked for early, against one request at a time.
+"""Reading from a distant object store: with requests ahead of the reader, against one request at a time.
 
     python -m bench.reading                   # about three minutes
 
 The store is a process of its own on this machine. It answers s3fs as S3 would, each request after 30 ms, and no
-connection is faster than 100 MB/s. Both ways read the same objects and take turns; a ratio is of neighbours. Nothing
-is decoded: the figures are what the reader alone can do.
+connection is faster than 100 MB/s. Both ways read the same objects and take turns. A ratio compares neighbouring
+turns. Nothing is decoded: the figures are those of the reader alone.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def serve(folder: str) -> None:
 
 @contextmanager
 def served(folder: Path) -> Iterator[dict[str, Any]]:
-    """The storage options that lead to the folder, as any bucket."""
+    """Serve a folder as a bucket. The value is the storage options to read it with."""
     with subprocess.Popen([sys.executable, "-m", "bench.reading", "serve", str(folder)], stdout=subprocess.PIPE) as far:
         assert far.stdout is not None
         url = f"http://127.0.0.1:{int(far.stdout.readline())}"
@@ -116,7 +116,7 @@ def measure() -> Figures:
         with served(folder) as storage:
 
             def speeds(shards: list[Shard], read: Callable[[list[ShardReader]], object]) -> Callable[[], float]:
-                """MB/s of each reading."""
+                """A function that reads the shards and returns MB/s."""
                 size = sum(shard.size for shard in shards) / 1e6
                 return lambda: size / seconds(lambda: read([ShardReader(shard, storage) for shard in shards]))
 
@@ -138,7 +138,7 @@ def measure() -> Figures:
 
 
 def alone(readers: list[ShardReader]) -> int:
-    """Each shard begun when the one before has been read."""
+    """Read one shard after another, without a request ahead. Returns the number of images."""
     return sum(1 for reader in readers for _ in reader)
 
 

@@ -5,8 +5,8 @@
     emd(v, w, layer="block_0", neuron=42)     # one neuron
     emd(v, w, per_neuron=True)                # {layer: (neurons) float64}
 
-EMD works on histograms, NFD on each neuron's Gaussian, FD on the layers' multivariate Gaussians.
-All are symmetric and zero between a VDNA and itself.
+EMD compares histograms, NFD the Gaussians of single neurons, and FD the multivariate Gaussians of layers.
+All are symmetric, and zero between a VDNA and itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PerNeuron = dict[str, np.ndarray]
 
 UNITS = {"emd": "bins", "nfd": "squared activation", "fd": "squared activation"}
-"""The distances, and what they are measured in."""
+"""The distances and their units."""
 
 
 @overload
@@ -45,7 +45,7 @@ def emd(
     """Earth mover's distance between the neurons' histograms, in bins, averaged over the neurons selected.
 
     Between two normalised histograms p and q it is the sum over bins of |cumsum(p - q)| (Rubner et al.
-    2000, one dimension); times 2 / bins it is a fraction of the half-range. Raises `IncompatibleError`
+    2000, one dimension). Multiplied by 2 / bins, it is a fraction of the half-range. Raises `IncompatibleError`
     unless both VDNAs have the same network, bins and activation ranges.
     """
     check_comparable(v.spec, w.spec, layer, "histogram")
@@ -87,11 +87,11 @@ def fd(v: View, w: View, *, layer: str | None = None, per_neuron: Literal[True])
 def fd(
     v: View, w: View, *, layer: str | None = None, neuron: int | None = None, per_neuron: bool = False
 ) -> float | PerNeuron:
-    """Fréchet distance between the layers' multivariate Gaussians, averaged over layers if none is named.
+    """Fréchet distance between the layers' multivariate Gaussians, averaged over layers if no layer is given.
 
-    |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Dowson and Landau 1982); with Inception's last block
-    it is FID (Heusel et al. 2017). For a single neuron, or `per_neuron`, it is the one-dimensional
-    distance between that neuron's marginals.
+    |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Dowson and Landau 1982). With Inception's last block
+    it is FID (Heusel et al. 2017). With `neuron` or `per_neuron`, it is the one-dimensional distance
+    between the marginals of single neurons.
     """
     check_comparable(v.spec, w.spec, layer, "layer-gaussian")
     if per_neuron or neuron is not None:
@@ -109,11 +109,11 @@ def fd(
 
 
 def cdf(histogram: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
-    """Cumulative shares of counts: (neurons, bins) uint64 to float64, each row ending in 1; into `shares`, if given."""
-    found = cumulative_shares(histogram, shares)
-    if np.isnan(found[:, -1]).any():
+    """Cumulative shares of counts: (neurons, bins) uint64 to float64, each row ends in 1. Fills `shares`, if given."""
+    cumulative = cumulative_shares(histogram, shares)
+    if np.isnan(cumulative[:, -1]).any():
         raise IncompatibleError("a neuron's histogram is empty: the VDNA counted no image, or only NaN")
-    return found
+    return cumulative
 
 
 def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
@@ -126,9 +126,11 @@ def frechet_rows(a: Moments, b: Moments) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Factor:
-    """A layer's Gaussian as pairs need it, made once per dataset: its mean (neurons), `root` (neurons, rank) with
-    root rootᵀ the covariance, and the covariance's trace; float64. `root` is a tensor, perhaps on a GPU, or without
-    torch an array."""
+    """A factorised Gaussian of a layer, made once per dataset and used for all its pairs; float64.
+
+    `root` (neurons, rank) is a factor of the covariance: the covariance is root rootᵀ. It is a tensor, perhaps on a
+    GPU, or an array without torch. `mean` has shape (neurons), and `trace` is the trace of the covariance.
+    """
 
     mean: np.ndarray
     root: Any
@@ -142,16 +144,17 @@ class Factor:
 
 
 def frechet(a: Factor, b: Factor) -> float:
-    """Multivariate Fréchet distance, never negative; exactly 0 between equal factors, the same bits either way round.
+    """Multivariate Fréchet distance. Never negative, exactly 0 between equal factors, and the same bits if `a` and `b`
+    are swapped.
 
-    Where it has to be the same bits wherever it is computed, call it through `kernels.factors.one_thread_each`.
+    The bits may depend on the number of threads. Call it through `kernels.factors.one_thread_each` to avoid this.
     """
     if a.mean.shape != b.mean.shape:
         raise IncompatibleError("the layers have different numbers of neurons")
     if np.array_equal(a.mean, b.mean) and a.root.shape == b.root.shape and bool((a.root == b.root).all()):
         return 0.0
     first, second = sorted((a, b), key=lambda f: (f.root.shape[1], f.trace, f.mean.tobytes()))
-    if np.array_equal(a.mean, b.mean) and a.trace == b.trace:  # rare, and all the order there is left
+    if np.array_equal(a.mean, b.mean) and a.trace == b.trace:  # rare: only the roots differ
         first, second = sorted((a, b), key=lambda f: bytes(np.asarray(f.root.tolist())))
     difference = a.mean - b.mean
     shared: float = linear_algebra().root_trace(first.root, second.root)
@@ -164,9 +167,9 @@ def _check_any(moments: Moments | LayerMoments) -> None:
 
 
 def check_comparable(a: Spec, b: Spec, layer: str | None, kind: str) -> None:
-    """Raise `IncompatibleError`, naming what differs, unless VDNAs of the two specs measure the same quantities in a
-    layer, or in all of them, by that kind of distribution. What a file of another program does not state may be
-    anything."""
+    """Raise `IncompatibleError`, naming what differs, unless VDNAs of the two specs measure the same quantities with a
+    kind of distribution, in one layer or in all layers. A field that a file of another program does not state equals
+    any value."""
     words = [(getattr(a, name), getattr(b, name)) for name in ("extractor", *DECIDING)]
     in_part = any(x != y for x, y in words)
     same_layers = list(a.layers.items()) == list(b.layers.items()) or (
@@ -184,7 +187,7 @@ def check_comparable(a: Spec, b: Spec, layer: str | None, kind: str) -> None:
 
 
 def _axes(spec: Spec) -> tuple[object, ...]:
-    """The bins and the axes of its histograms."""
+    """The bins and the axes of a spec's histograms."""
     names = [name for name in spec.distributions if has_histogram([name])]
     return (*names, spec.ranges.id if spec.ranges else "")
 
@@ -194,7 +197,7 @@ def _agree(x: str, y: str) -> bool:
 
 
 def _samples(spec: Spec, kind: str) -> str:
-    """What the samples of that kind are; NFD takes the layers' Gaussians where there are no others."""
+    """The samples of a kind of distribution. Without `gaussian`, NFD uses `layer-gaussian`."""
     if kind == "gaussian" and not spec.has(kind):
         kind = "layer-gaussian"
     return spec.samples_of(kind)
@@ -208,7 +211,7 @@ def marginals(moments: LayerMoments) -> Moments:
 def _select(
     v: View, rows: Callable[[str], np.ndarray], layer: str | None, neuron: int | None, per_neuron: bool
 ) -> float | PerNeuron:
-    """Apply a per-neuron distance to the neurons asked for, by the three selection arguments of the vdna library."""
+    """Apply a per-neuron distance to the neurons selected by three arguments, which are those of the vdna library."""
     if neuron is not None:
         if layer is None:
             raise ValueError("a neuron is named within its layer: give layer= as well")

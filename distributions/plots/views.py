@@ -1,4 +1,4 @@
-"""A VDNA as a picture: in a few layers, where every neuron's activations lie.
+"""A picture of a VDNA: the distribution of every neuron's activations, in a few layers.
 
 of_view(vdna)                             # six layers, evenly spaced
 of_view(vdna, ["blocks.6.0"])
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN_LAYERS = 6
-"""Layers that are shown unless some are named: of a stored VDNA, all that is read."""
+"""Number of layers shown by default. Of a stored VDNA, only these are read."""
 COLUMNS = 100
 ROWS = 90
 PALE = ("#ffffff", "#d9e6f4", "#93b9e0", "#3f7fc4", "#17457f", "#0b2447")
-"""From never to always; lightness falls evenly."""
+"""Colours from never to always, of evenly decreasing lightness."""
 
 
 def of_view(view: VDNASubject, layers: Sequence[str] | None = None) -> Figure:
-    """A panel for each layer: its neurons from low to high means, across their activations."""
+    """A figure with a panel for each layer: activations across, and neurons in the order of their means."""
     chosen = spaced_layers(view) if layers is None else list(layers)
     if not chosen:
         raise ValueError("layers=[]: name at least one")
@@ -57,7 +57,7 @@ def of_view(view: VDNASubject, layers: Sequence[str] | None = None) -> Figure:
 
 
 def spaced_layers(view: VDNASubject, most: int = SHOWN_LAYERS) -> list[str]:
-    """Layers evenly spaced over a network, the first and the last among them."""
+    """At most `most` layers, evenly spaced over a network, including the first and the last."""
     names = list(view.layers)
     return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
 
@@ -78,7 +78,7 @@ def _meaning(view: VDNASubject) -> str:
 
 
 def _heat(axes: Axes, view: VDNASubject, layer: str) -> None:
-    """Histograms of many axes on one, a neuron in each row."""
+    """Draw the histograms of a layer's neurons, one per row, on a common axis."""
     from matplotlib.colors import LinearSegmentedColormap
 
     counts = view.histogram(layer).astype(np.float64)
@@ -91,8 +91,8 @@ def _heat(axes: Axes, view: VDNASubject, layer: str) -> None:
     grid = np.linspace(left, right, COLUMNS + 1)
     at = np.clip((grid - low[:, None]) / (high - low)[:, None] * bins, 0, bins)
     whole = np.minimum(at.astype(np.int64), bins - 1)
-    there, following = (np.take_along_axis(upto, whole + step, axis=1) for step in (0, 1))
-    columns = np.diff(there + (at - whole) * (following - there), axis=1)
+    left_shares, right_shares = (np.take_along_axis(upto, whole + step, axis=1) for step in (0, 1))
+    columns = np.diff(left_shares + (at - whole) * (right_shares - left_shares), axis=1)
     columns /= np.maximum(columns.max(axis=1, keepdims=True), 1e-12)
     order = np.argsort(means, kind="stable")
     starts = np.linspace(0, len(order), min(len(order), ROWS), endpoint=False).astype(int)
@@ -108,7 +108,7 @@ def _heat(axes: Axes, view: VDNASubject, layer: str) -> None:
 
 
 def _bulk(upto: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
-    """From where to where most activations of most neurons lie."""
+    """The interval in which most activations of most neurons lie. `upto` has cumulative shares, (neurons, bins + 1)."""
     bins = upto.shape[1] - 1
     first = low + (high - low) * (upto < 0.005).sum(axis=1).clip(1, bins) / bins - (high - low) / bins
     last = low + (high - low) * (upto < 0.995).sum(axis=1).clip(1, bins) / bins
@@ -116,14 +116,14 @@ def _bulk(upto: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, f
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
-    """An axis that has a width, whatever there is to be shown."""
+    """The ends of an axis from `low` to `high`, with a margin, so that they differ even if `low` equals `high`."""
     low, high = (value if np.isfinite(value) else 0.0 for value in (low, high))
     more = 0.02 * (high - low) or max(abs(low), 1.0) * 0.1
     return low - more, high + more
 
 
 def _bands(axes: Axes, view: VDNASubject, layer: str) -> None:
-    """What is left without histograms: a mean and a band about it for each neuron."""
+    """Draw a mean and a band around it for each neuron, for a VDNA without histograms."""
     if view.has("gaussian") or view.has("layer-gaussian"):
         middle, variance = view.gaussian(layer)
         below, above = middle - np.sqrt(variance), middle + np.sqrt(variance)
@@ -142,6 +142,6 @@ def _bands(axes: Axes, view: VDNASubject, layer: str) -> None:
 
 
 def _line(axes: Axes, values: np.ndarray, color: str) -> None:
-    """A value for each neuron, as high as its row."""
+    """Draw a value for each neuron as a vertical line over the height of the neuron's row."""
     height = np.arange(len(values) + 1)
     axes.plot(np.repeat(values, 2), np.repeat(height, 2)[1:-1], color=color, linewidth=1.2)

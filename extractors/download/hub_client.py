@@ -1,4 +1,4 @@
-"""The client of huggingface_hub, and of what fetches through it (timm, open_clip, hf://), on the ways of `web`."""
+"""Proxies and certificates of `web` for huggingface_hub, and for libraries that download with it (timm, open_clip)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from extractors.errors import WebError
 
 @functools.cache
 def prepare() -> None:
-    """Let the hub's client heed the environment as the others do, unless it was given another client already."""
+    """Give huggingface_hub a client that uses the proxies and certificates of `web`. A client set by the user stays."""
     factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", None)
     if not getattr(factory, "__module__", "huggingface_hub").startswith("huggingface_hub"):
         return
     error = HfHubHTTPError.__mro__[1]
-    httpx: Any = sys.modules[error.__module__.partition(".")[0]]  # or its successor, as the hub's version has it
-    made = _transport(httpx)
-    # As the hub makes its client, which cannot be asked: it would fail at once where a variable names what it dislikes.
+    httpx: Any = sys.modules[error.__module__.partition(".")[0]]  # httpx or httpx2, by the hub's version
+    transport = _transport(httpx)
+    # These are the options of the hub's own client. That client cannot be made to read them: it fails at once if a
+    # variable of the environment has a value that it does not accept.
     options = {"event_hooks": {"request": [_http.hf_request_event_hook]}, "follow_redirects": True, "timeout": None}
-    huggingface_hub.set_client_factory(lambda: httpx.Client(**options, transport=made()))
+    huggingface_hub.set_client_factory(lambda: httpx.Client(**options, transport=transport()))
 
 
 def _transport(httpx: Any) -> type:
@@ -37,25 +38,25 @@ def _transport(httpx: Any) -> type:
         def handle_request(self, request: Any) -> Any:
             url = str(request.url)
             try:
-                its = proxy(url)
-                key = (request.url.scheme, its.url if its else None, tuple(bundles().items()))
+                via = proxy(url)
+                key = (request.url.scheme, via.url if via else None, tuple(bundles().items()))
                 if key not in self._made:
-                    # Without TLS on the way a context is not used; one that trusts nobody is in its place.
+                    # Without TLS the context is not used, so a context that trusts no authority is enough.
                     secure = any(name and name.startswith("https") for name in key[:2])
                     verify = context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                     self._made[key] = httpx.HTTPTransport(verify=verify, proxy=key[1])
                 answer = self._made[key].handle_request(request)
             except (httpx.TransportError, WebError) as error:
-                said = fault(error, url)
-                if said is None:
+                web_error = fault(error, url)
+                if web_error is None:
                     raise
-                # After this the hub's code goes on with what it has cached; ConnectError it tries again, for half a
-                # minute, and after ProxyError it does not look into its cache.
-                raise OfflineModeIsEnabled(str(said)) from said
-            if its and answer.status_code == 407:
+                # On this exception the hub's code uses its cache. It would retry ConnectError for half a minute, and
+                # not use its cache after ProxyError.
+                raise OfflineModeIsEnabled(str(web_error)) from web_error
+            if via and answer.status_code == 407:
                 answer.close()
-                said = refusal(its, 407, url)
-                raise OfflineModeIsEnabled(str(said)) from said
+                web_error = refusal(via, 407, url)
+                raise OfflineModeIsEnabled(str(web_error)) from web_error
             mark_answered(url)
             return answer
 

@@ -25,12 +25,12 @@ from pipeline.formats.manifests import Manifests
 
 HISTOGRAM = "histogram_sketch"
 MOMENTS = {"nfd": ("mean_sketch", "deviation_sketch"), "fd": ("layer_mean_sketch", "layer_deviation_sketch")}
-"""Arrays by distance. Neuron and layer Gaussians may count different samples and leave out different images."""
+"""Arrays by distance. NFD and FD have separate arrays: their Gaussians may count different samples and images."""
 DIMS = {HISTOGRAM: ("dataset", "neuron", "cell")} | {
     name: ("dataset", "neuron") for m in MOMENTS.values() for name in m
 }
 AT_ONCE = 2
-"""VDNAs read at the same time. Each is in memory as a whole."""
+"""Number of VDNAs read at the same time. Each is held in memory as a whole."""
 
 
 def sketches(
@@ -68,7 +68,7 @@ def _sketch(view: StoredVDNA, spec: Spec) -> dict[str, np.ndarray]:
 
 
 def moments(view: View, metric: str, layers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each neuron of some layers, (neurons) float32, as a distance uses them."""
+    """Mean and standard deviation of each neuron of some layers, (neurons) float32, as the distance uses them."""
     gaussians = [view.gaussian(layer) if metric == "nfd" else marginals(view.layer_gaussian(layer)) for layer in layers]
     mean, variance = (np.concatenate(parts) for parts in zip(*gaussians, strict=True))
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -22,15 +22,15 @@ from pipeline.storage.folder import ObjectStore
 
 HUB = "hf:"
 FILES, BYTES = 200, 64 << 20
-"""Limits of one commit."""
+"""Largest number of files, and of bytes, in one commit."""
 
 
 def address(url: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The URL and fsspec options to read a catalogue with. `UserError` for an `hf:` URL that is no dataset's.
+    """The URL and fsspec options to read a catalogue with. Raises `UserError` if an `hf:` URL does not name a dataset.
 
     A repository of the hub is read as a website, with a single request for each object. The user's token is added.
     """
-    url = re.sub(r"/(catalogue\.json|site/index\.html|site/?)$", "", url)  # as copied from a browser
+    url = re.sub(r"/(catalogue\.json|site/index\.html|site/?)$", "", url)  # endings of URLs copied from a browser
     if not url.startswith(HUB):
         return url, storage
     path = url.removeprefix(HUB).strip("/")
@@ -59,7 +59,7 @@ class Target(Protocol):
         """Write objects, given as paths and functions that read them. Each object is read just before it is written."""
 
     def change(self, path: str, make: changes.Make) -> bytes:
-        """Replace an object that other writers may replace at the same time, as `pipeline.storage.changes.change`."""
+        """Replace an object that other writers may replace at the same time. See `pipeline.storage.changes.change`."""
 
 
 class FolderTarget(ObjectStore):
@@ -116,7 +116,7 @@ class HubTarget:
                 commit[path] = read()
 
     def change(self, path: str, make: changes.Make) -> bytes:
-        """As `pipeline.storage.changes.change`. The hub refuses a commit whose parent is not the last commit."""
+        """See `pipeline.storage.changes.change`. The hub refuses a commit whose parent is not the last commit."""
         while True:
             current, last = self._call(self._current, path)
             new = make(current)

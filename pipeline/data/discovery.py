@@ -3,7 +3,7 @@
     shards = find("s3://bucket/laion/{00000..00099}.tar")
     shards = find("photos/")                  # every image below the folder, in groups
 
-A `Shard` is the unit of tasks and of the ledger.
+A task consists of shards, and the ledger has one record per shard.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def find(
         urls: one or several names.
         images_per_shard: number of loose image files, or of images of a zip, that form a shard.
         storage: fsspec options of the store.
-        patience: seconds without a byte after which reading is given up.
+        patience: seconds without a byte after which reading fails.
         image_key: the part of a sample that is the image: what follows the first dot of a file's name (`jpg`), or a
             pattern; several are separated by `;`. Without it, the endings of file names decide.
         image_column: the image column of a Parquet file. Without it, the contents of the columns decide.
@@ -111,7 +111,7 @@ def _errors(url: str) -> Iterator[None]:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        several = "{" in url or url.endswith(".txt")  # then the error says which object is missing
+        several = "{" in url or url.endswith(".txt")  # then the error names the missing object
         raise UserError(redact(f"{shown}: nothing is there{cause or f' ({error})' * several}")) from None
     except PermissionError as error:
         raise UserError(redact(f"{shown}: no permission to read it ({error}); check the credentials")) from None

@@ -34,12 +34,12 @@ MAGIC = {
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 """First bytes of a skippable frame of zstd and lz4. The frame's size follows."""
 MAGIC_BYTES = 10
-"""Bytes that the patterns need."""
+"""Number of bytes that the patterns need."""
 MAX_XZ_MEMORY = 256 << 20
 
 
 def packing(file: Any) -> str:
-    """The kind of compression of a seekable file, by its first bytes: the name is not reliable."""
+    """The kind of compression of a seekable file, by its first bytes, because its name is not reliable."""
     start, position = file.read(MAGIC_BYTES), 0
     for _ in range(8):
         if not SKIPPABLE.match(start):
@@ -106,7 +106,7 @@ class Unpacked:
 
 
 def _reader(file: Tap, kind: str) -> Callable[[int], bytes]:
-    """A function that returns at most so many decompressed bytes, and none at the end."""
+    """A function that returns at most the given number of decompressed bytes, and none at the end."""
     if kind == "gzip":
         return gzip.GzipFile(fileobj=file).read1  # type: ignore[call-overload, no-any-return]  # a Tap has all that reading needs
     if kind == "bz2":
@@ -124,7 +124,7 @@ def _refuse(kind: str, _: int) -> bytes:
 
 
 class _Streams:
-    """Concatenated streams of bz2 or xz, with any number of zeros between and behind them."""
+    """Concatenated streams of bz2 or xz, with any number of zero bytes between and after them."""
 
     def __init__(self, file: Tap, make: Callable[[], Any]) -> None:
         self._file, self._make, self._stream = file, make, make()

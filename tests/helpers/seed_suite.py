@@ -1,4 +1,4 @@
-"""The seed repository's own tests, on our engine.
+"""The vdna library's own tests, run on `pipeline.compat.vdna`.
 
     git clone https://github.com/bramtoula/vdna
     python -m tests.helpers.seed_suite vdna [arguments of pytest]

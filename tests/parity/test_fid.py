@@ -123,7 +123,7 @@ def test_pytorch_fids_way(folders: list[Path], weights: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("half", [0.5, 128 / 255], ids=["seed", "clean-fid"])
 def test_the_clean_way(folders: list[Path], weights: Path, half: float) -> None:
-    """Pictures resized as clean-fid and the seed do, normalised as either, through pytorch-fid's network."""
+    """Pictures resized as clean-fid and the vdna library do, normalised as either, in pytorch-fid's network."""
     theirs = []
     with their_network(weights, resize_input=False, normalize_input=False) as network, torch.no_grad():
         for folder in folders:

@@ -1,4 +1,4 @@
-"""Same activations in, same numbers out: against the installed seed library (vdna 0.1.1) and torch.histc."""
+"""Same activations in, same numbers out: against the installed vdna library (0.1.1) and torch.histc."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ with warnings.catch_warnings():
     from vdna.utils.stats import histogram_per_channel
     from vdna.vdnas import VDNAGauss, VDNAHist, VDNALayerGauss
 
-pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # the seed, where a neuron never fires
+pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # the vdna library, if a neuron never fires
 
 LAYERS = {"low": 16, "high": 24}
 BINS = 1000
-SIDE = 15  # 32 images of 15 x 15 put the seed on its torch.histc path
+SIDE = 15  # 32 images of 15 x 15 put the vdna library on its torch.histc path
 IMAGES = 32
 
 
@@ -42,7 +42,7 @@ def features(seed: int) -> dict[str, torch.Tensor]:
 
 
 def ranges_file(*all_features: dict[str, torch.Tensor]) -> dict[str, dict[str, dict[str, float]]]:
-    """The seed's ranges JSON, from one set of features so that the others leave the range."""
+    """The vdna library's ranges JSON, from one set of features so that the others leave the range."""
     sides = {"mins_per_neuron": torch.amin, "maxs_per_neuron": torch.amax}
     return {
         name: {
@@ -58,7 +58,7 @@ RANGES = ranges_file(features(0))
 
 @pytest.fixture(autouse=True)
 def _sqrtm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The seed unpacks a pair from sqrtm(disp=False), which SciPy 1.16 and later do not return for every matrix."""
+    """The vdna library unpacks a pair from sqrtm(disp=False), but SciPy 1.16 and later do not always return a pair."""
     monkeypatch.setattr("vdna.utils.stats.sqrtm", lambda matrix, disp: (scipy.linalg.sqrtm(matrix), 0.0))
 
 
@@ -74,7 +74,7 @@ def ours(seed: int, batch: int = IMAGES) -> VDNA:
 
 
 def seeds(kind: type, seed: int) -> object:
-    """The seed's VDNA of the same features, fitted by its own code."""
+    """The vdna library's VDNA of the same features, fitted by its own code."""
     maps, vdna = features(seed), kind()
     vdna.neurons_list, vdna.feature_extractor_name = dict(LAYERS), "net"
     if kind is VDNAHist:
@@ -161,7 +161,7 @@ def test_distances_are_the_seeds_in_every_selection(
 ) -> None:
     value = distance(ours(0), ours(1), **mine)
     expected = float(reference(seeds(kind, 0), seeds(kind, 1), **theirs))
-    # A neuron that never fires: the seed's own float32 rounding is all there is to compare with.
+    # For a neuron that never fires, only the vdna library's float32 rounding can be compared.
     assert value == pytest.approx(expected, rel=tolerance, abs=1e-9)
     assert value > 0 or mine.get("neuron") == 3
 
@@ -175,7 +175,7 @@ def test_per_neuron_distances_are_the_seeds(distance: object, reference: object,
     theirs = reference(seeds(kind, 0), seeds(kind, 1), use_neurons_from_layer=layer, return_neuron_wise=True)
     assert list(mine) == list(theirs)
     for name in mine:
-        np.testing.assert_allclose(mine[name], theirs[name].numpy(), rtol=1e-5, atol=1e-9)  # the seed's are float32
+        np.testing.assert_allclose(mine[name], theirs[name].numpy(), rtol=1e-5, atol=1e-9)  # theirs are float32
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The seed library's interface on our engine: what its own tests do, and its own numbers."""
+"""The vdna library's interface on our engine: what its own tests do, and its own numbers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ranges(pictures: Path, weights: Path) -> HistogramAxes:
-    """As the seed would have published them."""
+    """As the vdna library would have published them."""
     seen = make_vdna(pictures, "mugs_vit_small", ["activation-ranges"], weights=str(weights))
     found = {side: getattr(seen.ranges(), f"{side}imum") for side in ("min", "max")}
     return HistogramAxes(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")  # type: ignore[call-arg]
@@ -77,7 +77,7 @@ def made(processor: VDNAProcessor, source: object, name: str, **options: object)
 
 @pytest.fixture(scope="module")
 def theirs(pictures: Path, weights: Path, ranges: HistogramAxes, tmp_path_factory: pytest.TempPathFactory) -> seed.VDNA:
-    """The seed's network with these weights; it fills the seed's VDNAs."""
+    """The vdna library's network with these weights; it fills the library's VDNAs."""
     file = tmp_path_factory.mktemp("ranges") / "ranges.json"
     file.write_text(ranges.to_json())
     with patched(mugs, hf_hub_download=lambda repo_id, filename: str(weights)):
@@ -283,7 +283,7 @@ def test_an_array_of_paths_is_a_list_of_them(processor: VDNAProcessor, pictures:
 
 
 def test_a_number_of_arrays_is_not_heeded_aloud(processor: VDNAProcessor) -> None:
-    """As in the seed, all of them count."""
+    """As in the vdna library, all of them count."""
     assert made(processor, [RGB, RGB, RGB], "gaussian").num_images == 3
     with pytest.warns(UserWarning, match="of arrays all count"):
         assert made(processor, [RGB, RGB, RGB], "gaussian", num_images=2).num_images == 3
@@ -330,7 +330,7 @@ def test_what_it_cannot_do_it_says(pictures: Path, processor: VDNAProcessor, tmp
     with pytest.raises(AssertionError, match="FD needs layer Gaussians"):
         FD(v1, v1)
     v1.save(tmp_path / "v1.0")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.json", "v1.npz"], "as the seed cuts names"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.json", "v1.npz"], "as the vdna library cuts names"
     assert load_vdna_from_files(tmp_path / "v1.0").num_images == 4
     with pytest.raises(ValueError, match="unknown distribution"):
         made(processor, str(pictures), "histogramm")
@@ -361,7 +361,7 @@ def test_the_files_are_the_seeds(processor: VDNAProcessor, pictures: Path, tmp_p
 
 
 def test_more_than_files_can_hold(processor: VDNAProcessor, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Only what is saved has to fit into the seed's 32 bits."""
+    """Only what is saved has to fit into the vdna library's 32 bits."""
     monkeypatch.setattr("pipeline.formats.vdna_files.MAX_COUNT", 10)
     vdna = made(processor, str(pictures), "histogram-50")
     with pytest.raises(UserError, match="int32 cannot hold"):

@@ -1,4 +1,4 @@
-"""Files travel both ways: the seed library loads ours, we read its, and the distances agree."""
+"""The vdna library loads our files, we load the library's files, and the distances agree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from vdna import EMD, FD, NFD, load_vdna_from_files
     from vdna.vdnas import VDNAActivationRanges, VDNAGauss, VDNALayerGauss
 
-# The seed leaves the files it reads to the garbage collector, and calls SciPy in a way that is being retired.
+# The vdna library leaves the files it reads to the garbage collector, and calls SciPy in a deprecated way.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -60,7 +60,7 @@ def test_what_we_write_we_read(filled: Callable[..., VDNA], tmp_path: Path, dist
     write(vdna, tmp_path / "x", distribution)
     back = read(tmp_path / "x.json", vdna.spec.ranges)
     kept = {name: array for name, array in back.state().items() if not name.startswith("histogram_")}
-    for name, array in kept.items():  # the seed's files do not say what lay outside the range
+    for name, array in kept.items():  # the vdna library's files do not count values outside the range
         np.testing.assert_allclose(array, vdna.state()[name], rtol=1e-6, atol=1e-7, err_msg=name)
     assert back.images == vdna.images
 

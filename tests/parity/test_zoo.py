@@ -1,4 +1,4 @@
-"""The seed's extractors by name: from a checkpoint as upstream writes it, every layer equals the seed's own network's.
+"""The vdna library's extractors: with an upstream checkpoint, every layer equals that of the library's own network.
 
 And default layers of timm's families, as the table in docs/extractors.md has them.
 
@@ -37,7 +37,7 @@ with warnings.catch_warnings():
     from vdna.utils.settings import ExtractionSettings
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # torchvision's, of the seed's arguments
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # torchvision's, about the vdna library's arguments
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
@@ -79,7 +79,7 @@ CLIPS["rn50"] = (1024, 224, (3, 4, 6, 3), 64, None)  # type: ignore[assignment]
 
 @contextlib.contextmanager
 def patched(module: Any, **names: Any) -> Iterator[None]:
-    """The seed downloads while it builds its networks: give it what is here."""
+    """The vdna library downloads while it builds its networks: give it local objects instead."""
     before = {name: getattr(module, name) for name in names}
     try:
         for name, value in names.items():
@@ -112,7 +112,7 @@ def program(tensors: dict[str, torch.Tensor]) -> torch.jit.ScriptModule:
 
 @pytest.fixture
 def seed_network(tmp_path: Path) -> Callable[[str], tuple[nn.Module, Path]]:
-    """The seed's network of a name, and the checkpoint it was loaded from, as upstream writes it."""
+    """The vdna library's network of a name, and the checkpoint that it loaded, as upstream writes it."""
     ranges = tmp_path / "ranges.json"
     ranges.write_text(json.dumps({"mins_per_neuron": {}, "maxs_per_neuron": {}}))
     weights = tmp_path / "weights.pth"
@@ -204,7 +204,7 @@ def spread(network: nn.Module) -> nn.Module:
 def of_seed(name: str, layer: str, output: torch.Tensor) -> torch.Tensor:
     """Its (samples, neurons, height, width) as (samples, positions, neurons)."""
     if layer == "last_norm" and name.startswith("clip_im_vit"):
-        return output.permute(2, 0, 1, 3).flatten(2)  # (1, neurons, samples, 1): where the seed errs
+        return output.permute(2, 0, 1, 3).flatten(2)  # (1, neurons, samples, 1): where the vdna library errs
     return output.flatten(2).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Distances: laws, known values, refusals. Parity with the seed is in test_parity."""
+"""Distances: laws, known values, refusals. Parity with the vdna library is in test_parity."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class TestHistogramAxes:
         widened, scaled = HistogramAxes(layers, low, high), HistogramAxes(layers, low, high, "scale")
         np.testing.assert_allclose(widened.low, [-1.2, 1.8, 0])
         np.testing.assert_allclose(widened.high, [1.2, 4.2, 0])
-        np.testing.assert_allclose(scaled.low, [-1.2, 2.4, 0])  # the seed's rule shrinks a positive minimum
+        np.testing.assert_allclose(scaled.low, [-1.2, 2.4, 0])  # the vdna library's rule shrinks a positive minimum
         assert (widened.half_width > 0).all()
         assert widened.id != scaled.id
 
