@@ -19,7 +19,7 @@ test: lint
 	.venv/bin/python -m pytest $(PARALLEL)
 
 test-faults: .venv/dev.stamp
-	FAULTS=full .venv/bin/python -m pytest tests/faults tests/unit/pipeline/test_pool.py
+	FAULTS=full .venv/bin/python -m pytest tests/faults tests/unit/pipeline/test_scheduler.py
 
 test-zoo: .venv/dev.stamp
 	ZOO=full .venv/bin/python -m pytest tests/parity/test_zoo.py tests/integration/test_trial.py

@@ -30,7 +30,7 @@ SLOWEST = (
     "tests/faults/test_failing_store.py",
     "tests/integration/test_pipeline.py",
     "tests/integration/test_commands.py",
-    "tests/faults/test_moment.py",
+    "tests/faults/test_several_writers.py",
 )
 """Files that several workers begin with, so that none of these is all that is left at the end."""
 

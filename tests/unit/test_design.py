@@ -50,7 +50,7 @@ def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
         assert all(name == module or name.startswith(f"{module}.") for name in theirs), f"{path} imports {theirs}"
 
 
-def test_each_library_has_its_room() -> None:
+def test_each_library_has_its_folder() -> None:
     assert users("zarr") == {"pipeline/formats/groups.py"}
     assert users("ray") == {f"pipeline/cluster/{name}.py" for name in ("actors", "ray_start", "scheduler")}
     assert users("hydra") == {"pipeline/config/composition.py", "pipeline/run.py"}
@@ -70,7 +70,7 @@ def test_constraints_are_names_and_versions() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
 
 
-def test_rooms_are_not_overfull() -> None:
+def test_files_are_not_overfull() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             assert len(path.read_text().splitlines()) <= 320, f"{path} is overfull"

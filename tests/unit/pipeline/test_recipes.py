@@ -204,7 +204,7 @@ def test_datasets_are_equal_to_those_of_a_plain_command() -> None:
 
 
 def test_the_readme_s_recipe_is_there() -> None:
-    """As it is typed; tests/unit/pipeline/test_cli.py reads the other commands."""
+    """As it is typed; tests/unit/pipeline/test_settings.py reads the other commands."""
     (line,) = re.findall(r"^python -m pipeline.run (catalogue_recipe=.*)$", (ROOT / "README.md").read_text(), re.M)
     name, *given = shlex.split(line)
     group, *_ = jobs(recipes.read(name.partition("=")[2], choices("catalogue_recipe")), *given)

@@ -1,7 +1,7 @@
 """The vdna library's own tests, run on `pipeline.compat.vdna`.
 
     git clone https://github.com/bramtoula/vdna
-    python -m tests.helpers.seed_suite vdna [arguments of pytest]
+    python -m tests.helpers.vdna_suite vdna [arguments of pytest]
 
 They run as they are, in a copy of their folder, with `vdna` standing for `pipeline.compat.vdna`. Networks are
 untrained, so there is nothing to download; the published activation ranges, which belong to trained ones, are observed
