@@ -82,7 +82,7 @@ def decode(data: bytes, least_side: int | None = None, alpha: str = "drop", exif
     With `least_side`, a JPEG is decoded at a half, a quarter or an eighth of its size, if both sides keep that many
     pixels. `alpha` is `drop` (ignore transparency), or the background `white` or `black`; `exif` is `ignore` (keep the
     stored orientation) or `apply` (turn the picture). The defaults are those of the `vdna` library.
-    docs/extractors.md explains how samples of more than 8 bits become grey levels. Raises `BadImage`.
+    docs/configuration.md explains how samples of more than 8 bits become grey levels. Raises `BadImage`.
     """
     return decoded(data, least_side, alpha, exif).pixels
 

@@ -238,7 +238,7 @@ def test_only_a_pattern_takes_a_file_without_a_dot() -> None:
 @pytest.mark.parametrize(
     ("names", "ours"),
     [
-        (("a.jpg", "a.jpg"), ["0 a.jpg", "duplicate name"]),  # the first counts, as docs/design.md says
+        (("a.jpg", "a.jpg"), ["0 a.jpg", "duplicate name"]),  # the first counts, decision 29
         (("a.jpg", "./a.jpg"), ["0 a.jpg", "duplicate name"]),  # which the library takes for two samples
         (("a.jpg", "a.JPG"), ["0 a.jpg", "1 a.JPG"]),  # two files on a disk as well
         (("a.__key__", "a.jpg"), ["0 a.__key__", "1 a.jpg"]),
