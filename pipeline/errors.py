@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from distributions.errors import UnknownLayerError, VDNAError
 
 
@@ -33,3 +36,15 @@ NEWER = "written by a newer version of this program; update vdna-catalogue"
 
 class DamagedError(VDNAError):
     """A stored object is damaged: its contents differ from what was written."""
+
+
+@contextmanager
+def damage(words: str) -> Iterator[None]:
+    """Turn exceptions into a `DamagedError` that begins with `words`. For damaged input zarr, xarray, zipfile, json and
+    their codecs raise exceptions of many kinds."""
+    try:
+        yield
+    except (DamagedError, UserError):
+        raise
+    except Exception as error:
+        raise DamagedError(f"{words} ({type(error).__name__}: {str(error)[:200]})") from error

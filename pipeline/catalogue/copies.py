@@ -22,8 +22,7 @@ from typing import Any
 
 from pipeline.catalogue import index as published
 from pipeline.catalogue.targets import Target
-from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import damage
+from pipeline.errors import DamagedError, UserError, damage
 from pipeline.formats.manifests import CHANGING, Manifests
 from pipeline.storage.folder import AT_ONCE, as_json
 from pipeline.storage.objects import is_web

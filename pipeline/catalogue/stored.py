@@ -16,8 +16,9 @@ import numpy as np
 
 from distributions import HistogramAxes, Ledger, Spec, View
 from distributions.spec import POSITIONS, arrays_of, kind_of
-from pipeline.errors import DamagedError
-from pipeline.formats.groups import damage, ledger_of, open_group
+from pipeline.errors import DamagedError, damage
+from pipeline.formats.datasets import ledger_of
+from pipeline.formats.groups import open_group
 from pipeline.formats.manifests import Manifests, group_path
 from pipeline.formats.rows import Rows
 from pipeline.storage.folder import AT_ONCE

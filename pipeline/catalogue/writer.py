@@ -26,7 +26,8 @@ from pipeline.catalogue.summary import summary
 from pipeline.data.plan import Plan
 from pipeline.data.shards import Work
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import FORMAT, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.formats.datasets import FORMAT, from_dataset, to_dataset
+from pipeline.formats.groups import pack, unzip, zipped
 from pipeline.formats.manifests import HASH, NAME, Manifests, group_name, group_path, now, version_of
 from pipeline.formats.rows import hashes
 from pipeline.storage.changes import STALE, change

@@ -17,7 +17,7 @@ import torch
 from distributions import VDNA, LayerGaussian, Ledger, ShardRecord, Spec
 from distributions.spec import UNSTATED
 from pipeline.errors import LayerUserError, UserError
-from pipeline.formats.groups import MAX_NUMBER
+from pipeline.formats.datasets import MAX_NUMBER
 from pipeline.formats.manifests import NAME
 from pipeline.formats.vdna_files import covariance_fault, npz_array, refuse_unusual
 from pipeline.storage.disk import expand_home

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from pipeline.errors import NEWER, DamagedError, UserError
-from pipeline.formats.groups import FORMAT, from_dataset, open_group
+from pipeline.formats.datasets import FORMAT, from_dataset
+from pipeline.formats.groups import open_group
 from pipeline.formats.rows import Rows, hashes
 from pipeline.storage.folder import AT_ONCE, ObjectStore
 

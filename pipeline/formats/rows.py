@@ -20,8 +20,9 @@ from typing import Any
 import numcodecs.blosc  # type: ignore[import-untyped]
 import numpy as np
 
-from pipeline.errors import DamagedError
-from pipeline.formats.groups import MAX_METADATA, chunk_sizes, damage, unpacked_size
+from pipeline.errors import DamagedError, damage
+from pipeline.formats.chunks import chunk_sizes, unpacked_size
+from pipeline.formats.groups import MAX_METADATA
 
 MAX_CHUNKS = 1 << 17
 """Largest number of chunks in one call of `read`. A matrix of ten thousand datasets has fewer."""

@@ -24,7 +24,8 @@ from distributions import VDNA, Gaussian, Histogram, HistogramAxes, LayerGaussia
 from distributions.spec import UNSTATED, bins_of
 from extractors.download.files import fetch
 from pipeline.errors import UserError
-from pipeline.formats.groups import MAX_METADATA, MAX_NEURONS, MAX_NUMBER, MAX_TEXT
+from pipeline.formats.datasets import MAX_NEURONS, MAX_NUMBER, MAX_TEXT
+from pipeline.formats.groups import MAX_METADATA
 from pipeline.formats.manifests import NAME
 from pipeline.storage.disk import expand_home
 

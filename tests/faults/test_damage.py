@@ -23,7 +23,8 @@ from pipeline.data.decode import MAX_PIXELS, BadImage, decode
 from pipeline.data.discovery import find
 from pipeline.data.readers import ShardReader
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import from_dataset, open_group, pack, to_dataset, zipped
+from pipeline.formats.datasets import from_dataset, to_dataset
+from pipeline.formats.groups import open_group, pack, zipped
 from pipeline.formats.vdna_files import read, write
 from tests.helpers import dirty
 from tests.helpers.dirty_pictures import pictures

@@ -51,7 +51,7 @@ def test_the_mathematics_and_the_networks_know_nothing_else() -> None:
 
 
 def test_each_library_has_its_folder() -> None:
-    assert users("zarr") == {"pipeline/formats/groups.py"}
+    assert users("zarr") == {"pipeline/formats/chunks.py", "pipeline/formats/groups.py"}
     assert users("ray") == {f"pipeline/cluster/{name}.py" for name in ("actors", "ray_start", "scheduler")}
     assert users("hydra") == {"pipeline/config/composition.py", "pipeline/run.py"}
     assert users("webdataset") == {"pipeline/data/demo.py"}

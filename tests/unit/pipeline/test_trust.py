@@ -22,7 +22,8 @@ import zarr.storage
 
 from distributions import VDNA, HistogramAxes, IncompatibleError
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import from_dataset, open_group, pack, to_dataset, unzip, zipped
+from pipeline.formats.datasets import from_dataset, to_dataset
+from pipeline.formats.groups import open_group, pack, unzip, zipped
 from pipeline.formats.vdna_files import read, write
 from tests.helpers.material import LAYERS, spec
 

@@ -18,7 +18,8 @@ from pipeline.catalogue.writer import Store
 from pipeline.data.plan import Plan
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
-from pipeline.formats.groups import FORMAT, from_dataset, pack, to_dataset, unzip, zipped
+from pipeline.formats.datasets import FORMAT, from_dataset, to_dataset
+from pipeline.formats.groups import pack, unzip, zipped
 from pipeline.formats.rows import hashes
 from tests.helpers.material import ALL, FACTS, LAYERS, spec
 
