@@ -106,7 +106,7 @@ ATTRIBUTES: list[tuple[str, Any]] = [
     ("distributions", '["no-such"]'),
     ("distributions", "[[]]"),
     ("distributions", "8"),
-    ("format", 99),
+    ("format", 0),
     ("format", None),
     ("weights", 5),
     ("weights", "another"),
