@@ -1,9 +1,9 @@
 """Chunks of Zarr arrays, encoded and decoded with numcodecs as zarr-python does.
 
-objects = encode("mean", meta, values)             # {"mean/c/0": bytes, ...}; chunks of fill values alone are left out
+objects = encode({"mean": (meta, values)})         # {"mean/c/0": bytes, ...}; chunks of fill values alone are left out
 decode("mean", meta, objects)                      # the same values
 
-`meta` is the metadata of the array (its zarr.json). zarr-python takes several milliseconds for each array, most of them
+`meta` is the metadata of an array (its zarr.json). zarr-python takes several milliseconds for each array, most of them
 in its event loop. A partial has thirty arrays, most of which are small.
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numcodecs.blosc  # type: ignore[import-untyped]
@@ -22,60 +24,67 @@ import zarr.buffer
 
 from pipeline.errors import DamagedError
 
+THREADS = min(8, os.cpu_count() or 1)
 MAX_INDEX = 1 << 20
 TEXT_BYTES = 8
 ITEM_BYTES = {"uint16": 2, "float16": 2, "float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
 ARRAY_ATTRIBUTES = {"coordinates", "_FillValue", "units"}
 
 
-def encode(array: str, meta: Mapping[str, Any], values: np.ndarray) -> dict[str, bytes]:
-    """The stored chunks of an array, by the names of their objects.
+def encode(arrays: Mapping[str, tuple[Mapping[str, Any], np.ndarray]]) -> dict[str, bytes]:
+    """The stored chunks of arrays, by the names of the chunks' objects. Each array is its metadata and its values."""
+    # In threads, even a single chunk: in the main thread, Blosc uses threads of its own, which write the blocks of a
+    # chunk in any order.
+    with ThreadPoolExecutor(THREADS) as threads:
+        jobs = {
+            name: threads.submit(_encoded, meta, values, region)
+            for array, (meta, values) in arrays.items()
+            for name, region in _grid(array, meta)
+        }
+        return {name: data for name, job in jobs.items() if (data := job.result()) is not None}
 
-    Call it outside the main thread: there Blosc uses several threads, which write the blocks of a chunk in any order.
-    """
-    configured = {codec["name"]: codec["configuration"] for codec in meta["codecs"]}
-    fill = np.nan if meta["fill_value"] == "NaN" else meta["fill_value"]
-    kind = np.dtype(object) if meta["data_type"] == "string" else np.dtype(meta["data_type"]).newbyteorder("<")
-    texts, zstd = numcodecs.vlen.VLenUTF8(), numcodecs.zstd.Zstd(**configured.get("zstd", {}))
-    objects = {}
-    for name, region in _grid(array, meta):
-        part, shape = values[region], [each.stop - each.start for each in region]
-        if list(part.shape) != shape:
-            part = np.pad(part, [(0, n - m) for n, m in zip(shape, part.shape, strict=True)], constant_values=fill)
-        part = np.ascontiguousarray(part, kind)
-        if zarr.buffer.cpu.NDBuffer.from_numpy_array(part).all_equal(fill):
-            continue
-        if "blosc" in configured:
-            options = configured["blosc"]
-            objects[name] = numcodecs.blosc.compress(
-                part,
-                options["cname"].encode(),
-                options["clevel"],
-                numcodecs.blosc.SHUFFLE,
-                options["blocksize"],
-                kind.itemsize,
-            )
-        else:
-            objects[name] = zstd.encode(texts.encode(part) if meta["data_type"] == "string" else part)
-    return objects
+
+def _encoded(meta: Mapping[str, Any], values: np.ndarray, region: tuple[slice, ...]) -> bytes | None:
+    """The chunk of this region of an array; None if all its values are the fill value."""
+    fill, kind = _fill(meta), kind_of_array(meta)
+    part, shape = values[region], [each.stop - each.start for each in region]
+    if list(part.shape) != shape:
+        part = np.pad(part, [(0, n - m) for n, m in zip(shape, part.shape, strict=True)], constant_values=fill)
+    part = np.ascontiguousarray(part, kind if meta["data_type"] == "string" else kind.newbyteorder("<"))
+    if zarr.buffer.cpu.NDBuffer.from_numpy_array(part).all_equal(fill):
+        return None
+    codecs = {codec["name"]: codec["configuration"] for codec in meta["codecs"]}
+    if "blosc" in codecs:
+        name, level, blocks = (codecs["blosc"][key] for key in ("cname", "clevel", "blocksize"))
+        encoded = numcodecs.blosc.compress(part, name.encode(), level, numcodecs.blosc.SHUFFLE, blocks, kind.itemsize)
+    else:
+        encoded = numcodecs.zstd.Zstd(**codecs["zstd"]).encode(numcodecs.vlen.VLenUTF8().encode(part.astype(object)))
+    return bytes(encoded)
 
 
 def decode(array: str, meta: Mapping[str, Any], objects: Mapping[str, bytes]) -> np.ndarray:
     """The values of an array whose metadata and chunks `chunk_sizes` and `unpacked_size` have accepted."""
-    fill = np.nan if meta["fill_value"] == "NaN" else meta["fill_value"]
-    texts, zstd, blosc = numcodecs.vlen.VLenUTF8(), numcodecs.zstd.Zstd(), numcodecs.blosc.Blosc()
-    result = np.full(meta["shape"], fill, kind_of_array(meta))
-    for name, region in _grid(array, meta):
-        if name not in objects:
-            continue
+    result = np.full(meta["shape"], _fill(meta), kind_of_array(meta))
+
+    def fill(name: str, region: tuple[slice, ...]) -> None:
         if meta["data_type"] == "string":
-            values = texts.decode(zstd.decode(objects[name]))
+            values = numcodecs.vlen.VLenUTF8().decode(numcodecs.zstd.Zstd().decode(objects[name]))
         else:
-            values = np.frombuffer(blosc.decode(objects[name]), result.dtype.newbyteorder("<"))
-        whole = values.reshape([each.stop - each.start for each in region])
-        target = result[region]
+            values = np.frombuffer(numcodecs.blosc.decompress(objects[name]), result.dtype.newbyteorder("<"))
+        target, whole = result[region], values.reshape([each.stop - each.start for each in region])
         target[...] = whole[tuple(map(slice, target.shape))]
+
+    stored = [(name, region) for name, region in _grid(array, meta) if name in objects]
+    if len(stored) > 1:
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(fill, *zip(*stored, strict=True)))
+    elif stored:
+        fill(*stored[0])
     return result
+
+
+def _fill(meta: Mapping[str, Any]) -> Any:
+    return np.nan if meta["fill_value"] == "NaN" else meta["fill_value"]
 
 
 def kind_of_array(meta: Mapping[str, Any]) -> np.dtype:

@@ -12,7 +12,6 @@ import math
 import warnings
 import zipfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -45,17 +44,11 @@ def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
         for name, variable in dataset.variables.items()
     )
     objects = dict(_metadata(structure, dataset.attrs.get("layers"), consolidated))
-    objects["zarr.json"] = _as_zarr(json.loads(objects["zarr.json"]) | {"attributes": dataset.attrs})
-    # Not in the main thread, where Blosc uses several threads: they write the blocks of a chunk in any order.
-    with ThreadPoolExecutor(1) as thread:
-        for name, variable in dataset.variables.items():
-            meta = json.loads(objects[f"{name}/zarr.json"])
-            objects |= thread.submit(encode, str(name), meta, np.asarray(variable.to_numpy())).result()
+    group = json.loads(objects["zarr.json"]) | {"attributes": dataset.attrs}
+    objects["zarr.json"] = json.dumps(group, indent=2).encode()
+    values = {str(name): np.asarray(variable.to_numpy()) for name, variable in dataset.variables.items()}
+    objects |= encode({name: (json.loads(objects[f"{name}/zarr.json"]), array) for name, array in values.items()})
     return {name: objects[name] for name in sorted(objects, key=lambda name: (name == "zarr.json", name))}
-
-
-def _as_zarr(metadata: Mapping[str, Any]) -> bytes:
-    return json.dumps(metadata, indent=2).encode()
 
 
 @lru_cache(256)
