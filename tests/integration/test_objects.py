@@ -332,7 +332,7 @@ def test_an_object_that_changed_since_it_was_planned(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(DATA[1:])
     (tmp_path / "x.zip").write_bytes(DATA[::-1])
     for shard in (files, archive):
-        with pytest.raises(SourceChangedError, match="has changed since it was planned: add plan"):
+        with pytest.raises(SourceChangedError, match="has changed since it was planned: run the command again"):
             list(ShardReader(shard))
 
 
