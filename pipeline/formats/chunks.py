@@ -108,7 +108,9 @@ def chunk_sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
     if 0 in shape:  # an empty array has no chunks, and its type may differ from that of texts
         return 0, 0
     size, codecs = ITEM_BYTES[meta["data_type"]], [codec["name"] for codec in meta["codecs"]]
-    sound = codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"])
+    sound = codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"]) and meta["fill_value"] in (0, "NaN", "")
+    sound = sound and (not size or meta["codecs"][0]["configuration"] == {"endian": "little"})
+    sound = sound and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
     sound = sound and set(meta["attributes"]) <= ARRAY_ATTRIBUTES and all(type(n) is int for n in (*shape, *chunks))
     sound = sound and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
     indexed = meta["dimension_names"] == [array]  # xarray decodes such an array when it opens the group
