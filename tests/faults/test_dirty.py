@@ -164,7 +164,9 @@ def test_a_fault_of_the_store_is_no_damage() -> None:
 def test_an_archive_that_could_not_be_planned_is_not_empty(name: str, tmp_path: Path) -> None:
     case = next(case for case in cases() if case.name == name)
     (tmp_path / name).write_bytes(case.data)
-    with pytest.raises(SourceChangedError, match="when it was planned: run the command again, with plan among its stages"):
+    with pytest.raises(
+        SourceChangedError, match="when it was planned: run the command again, with plan among its stages"
+    ):
         list(ShardReader(Shard(name.rpartition(".")[2], str(tmp_path / name), len(case.data), "")))
 
 

@@ -125,6 +125,13 @@ PARQUET = """
 import pyarrow, pyarrow.parquet
 pyarrow.parquet.write_table(pyarrow.table({"image": [data] * 2}), "images.parquet")
 """
+GROUP = """
+import json
+from pipeline.formats.datasets import to_dataset
+from pipeline.formats.groups import pack
+dataset = to_dataset(v, {})
+objects = pack(dataset, consolidated=True)
+"""
 BEFORE = {
     "distributions.moments": "a, b = (d.state() for d in list(v.distributions.values())[1:3])\n"
     "count, mean, m2, comoment = a['count'][:48], a['mean'][:48], a['m2'][:48], b['comoment'][:48]",
@@ -163,6 +170,8 @@ BEFORE = {
     "pipeline.compat.vdna": "import warnings\nwarnings.simplefilter('ignore')\n"
     "VDNAProcessor(axes).make_vdna('others', feat_extractor_name='efficientnet_lite0').save('others')",
     "pipeline.config.checks": "value, settings = 'cpu', {'batch_size': 2}",
+    "pipeline.formats.chunks": f"{GROUP}meta, values = json.loads(objects['mean/zarr.json']), dataset['mean'].to_numpy()",
+    "pipeline.formats.groups": GROUP,
     "pipeline.data.columns": f"{PARQUET}file = io.BytesIO(Path('images.parquet').read_bytes())\n"
     "table = pyarrow.parquet.ParquetFile('images.parquet')",
     "pipeline.data.indexed": f"{PARQUET}import shutil\nshutil.make_archive('zipped', 'zip', 'photos')\n"
