@@ -170,7 +170,8 @@ BEFORE = {
     "pipeline.compat.vdna": "import warnings\nwarnings.simplefilter('ignore')\n"
     "VDNAProcessor(axes).make_vdna('others', feat_extractor_name='efficientnet_lite0').save('others')",
     "pipeline.config.checks": "value, settings = 'cpu', {'batch_size': 2}",
-    "pipeline.formats.chunks": f"{GROUP}meta, values = json.loads(objects['mean/zarr.json']), dataset['mean'].to_numpy()",
+    "pipeline.formats.chunks": f"{GROUP}meta = json.loads(objects['mean/zarr.json'])\n"
+    "values = dataset['mean'].to_numpy()",
     "pipeline.formats.groups": GROUP,
     "pipeline.data.columns": f"{PARQUET}file = io.BytesIO(Path('images.parquet').read_bytes())\n"
     "table = pyarrow.parquet.ParquetFile('images.parquet')",
