@@ -21,7 +21,7 @@ from pipeline.storage.folder import ObjectStore
 SECRET = "geh:e/im@7"
 """A password with signs that a URL needs as %XX."""
 LOGIN, GIVEN = f"me:{SECRET}", "me:geh%3Ae%2Fim%407"
-AT_ONCE = 5.0
+AT_ONCE = 30.0
 """Seconds, of which a busy machine needs most; patience is 120."""
 ERRORS = (UserError, FetchError)
 
