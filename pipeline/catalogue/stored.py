@@ -59,6 +59,10 @@ def spec_of(facts: Mapping[str, Any], axis: Callable[[str], np.ndarray]) -> Spec
     return spec
 
 
+StoredRanges = StoredAxes
+"""The former name, which older pickles have."""
+
+
 class StoredVDNA(View):
     """A view of a VDNA in a catalogue. `manifest` is its manifest.
 

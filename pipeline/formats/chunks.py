@@ -25,8 +25,12 @@ import zarr.buffer
 from pipeline.errors import DamagedError
 
 THREADS = min(8, os.cpu_count() or 1)
+MAX_CHUNKS = 1 << 17
+"""Largest number of chunks of an array. A matrix of ten thousand datasets has fewer."""
 MAX_INDEX = 1 << 20
-TEXT_BYTES = 8
+MAX_TEXTS = 1 << 24
+"""Largest number of texts in an array, each of which takes `TEXT_BYTES` even if no chunk is stored."""
+TEXT_BYTES = 16
 ITEM_BYTES = {"uint16": 2, "float16": 2, "float32": 4, "float64": 8, "int64": 8, "uint64": 8, "string": 0}
 ARRAY_ATTRIBUTES = {"coordinates", "_FillValue", "units"}
 
@@ -68,7 +72,10 @@ def decode(array: str, meta: Mapping[str, Any], objects: Mapping[str, bytes]) ->
 
     def fill(name: str, region: tuple[slice, ...]) -> None:
         if meta["data_type"] == "string":
-            values = numcodecs.vlen.VLenUTF8().decode(numcodecs.zstd.Zstd().decode(objects[name]))
+            texts = bytes(numcodecs.zstd.Zstd().decode(objects[name]))
+            if int.from_bytes(texts[:4], "little") != math.prod(each.stop - each.start for each in region):
+                raise DamagedError(f"{name} claims another number of texts than its array has")
+            values = numcodecs.vlen.VLenUTF8().decode(texts)
         else:
             values = np.frombuffer(numcodecs.blosc.decompress(objects[name]), result.dtype.newbyteorder("<"))
         target, whole = result[region], values.reshape([each.stop - each.start for each in region])
@@ -105,16 +112,20 @@ def chunk_sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
     """Bytes of an array and of one of its chunks, unpacked; 0 for a chunk of texts, which has no fixed size. Raises
     `DamagedError` for metadata that `pack` does not write."""
     shape, chunks = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    if 0 in shape:  # an empty array has no chunks, and its type may differ from that of texts
+    sound = bool(shape) and all(type(n) is int for n in (*shape, *chunks))
+    sound = sound and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
+    sound = sound and math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True)) <= MAX_CHUNKS
+    sound = sound and (meta["zarr_format"], meta["node_type"], meta["chunk_grid"]["name"]) == (3, "array", "regular")
+    sound = sound and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+    sound = sound and isinstance(meta["dimension_names"], list) and set(meta["attributes"]) <= ARRAY_ATTRIBUTES
+    if sound and 0 in shape:  # an empty array has no chunks, and its type may differ from that of texts
         return 0, 0
     size, codecs = ITEM_BYTES[meta["data_type"]], [codec["name"] for codec in meta["codecs"]]
-    sound = codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"]) and meta["fill_value"] in (0, "NaN", "")
+    sound = sound and codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"])
     sound = sound and (not size or meta["codecs"][0]["configuration"] == {"endian": "little"})
-    sound = sound and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-    sound = sound and set(meta["attributes"]) <= ARRAY_ATTRIBUTES and all(type(n) is int for n in (*shape, *chunks))
-    sound = sound and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
+    sound = sound and meta["fill_value"] in ((0, "NaN") if size else ("",))
     indexed = meta["dimension_names"] == [array]  # xarray decodes such an array when it opens the group
-    if not sound or (indexed and math.prod(shape) > MAX_INDEX):
+    if not sound or math.prod(shape) > (MAX_INDEX if indexed else math.inf if size else MAX_TEXTS):
         raise DamagedError(f"its array {array} is not as this program writes them")
     return math.prod(shape) * (size or TEXT_BYTES), math.prod(chunks) * size
 

@@ -148,7 +148,8 @@ class _StoredArray(xr.backends.BackendArray):
 
     def __getitem__(self, key: ExplicitIndexer) -> np.ndarray:
         def region(within: tuple[Any, ...]) -> np.ndarray:
-            return np.asarray(decode(self._name, self._meta, self._objects)[within])
+            with damage(f"its array {self._name} cannot be decoded"):
+                return np.asarray(decode(self._name, self._meta, self._objects)[within])
 
         return explicit_indexing_adapter(key, self.shape, IndexingSupport.BASIC, region)  # type: ignore[no-any-return]
 

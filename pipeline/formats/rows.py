@@ -21,11 +21,9 @@ import numcodecs.blosc  # type: ignore[import-untyped]
 import numpy as np
 
 from pipeline.errors import DamagedError, damage
-from pipeline.formats.chunks import chunk_sizes, unpacked_size
+from pipeline.formats.chunks import MAX_CHUNKS, chunk_sizes, unpacked_size
 from pipeline.formats.groups import MAX_METADATA
 
-MAX_CHUNKS = 1 << 17
-"""Largest number of chunks in one call of `read`. A matrix of ten thousand datasets has fewer."""
 Region = slice | tuple[slice, ...]
 """The part of an array to read: a slice for each of its first dimensions. The other dimensions are read whole."""
 

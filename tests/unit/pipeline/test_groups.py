@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numcodecs.zstd
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ import zarr.codecs
 import zarr.storage
 
 from distributions import VDNA, HistogramAxes, ShardRecord, Spec
+from pipeline.errors import DamagedError
 from pipeline.formats import chunks, groups
 from pipeline.formats.datasets import to_dataset
 from pipeline.formats.groups import open_group, pack
@@ -135,3 +138,45 @@ def test_an_array_is_decoded_when_it_is_used(monkeypatch: pytest.MonkeyPatch) ->
     assert "histogram" not in decoded
     dataset["histogram"].to_numpy()
     assert "histogram" in decoded
+
+
+BIG_ENDIAN = [
+    {"name": "bytes", "configuration": {"endian": "big"}},
+    {"name": "blosc", "configuration": {"typesize": 8, "cname": "zstd", "clevel": 3, "shuffle": "shuffle"}},
+]
+UNLIKE: list[dict[str, Any]] = [
+    {"codecs": BIG_ENDIAN},
+    {"fill_value": None},
+    {"fill_value": {}},
+    {"fill_value": [7, 8, 9]},
+    {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "."}}},
+    {"chunk_grid": {"name": "rectilinear", "configuration": {"chunk_shape": [5]}}},
+    {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}},
+    {"node_type": "group"},
+    {"zarr_format": 2},
+    {"dimension_names": "neuron"},
+    {"shape": []},
+    {"shape": [1 << 25], "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1]}}},
+    {"shape": [0], "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}},
+]
+
+
+@pytest.mark.parametrize("change", UNLIKE, ids=str)
+@pytest.mark.parametrize("array", ["mean", "shard_url"])
+def test_metadata_unlike_those_that_are_written_are_damage(array: str, change: dict[str, Any]) -> None:
+    objects = pack(vdna({"a": 3, "b": 2}, 5), consolidated=False)
+    name = f"{array}/zarr.json"
+    with pytest.raises(DamagedError):
+        open_group({**objects, name: json.dumps(json.loads(objects[name]) | change).encode()})
+
+
+def test_what_texts_claim_is_not_allocated() -> None:
+    objects = pack(vdna({"a": 3, "b": 2}, 5), consolidated=False)
+    meta = json.loads(objects["shard_url/zarr.json"])
+    huge = {"shape": [1 << 28], "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1 << 28]}}}
+    with pytest.raises(DamagedError, match="its array shard_url"):
+        open_group({**objects, "shard_url/zarr.json": json.dumps(meta | huge).encode()})
+    texts = numcodecs.zstd.Zstd().encode((1 << 31).to_bytes(4, "little") + b"\0" * 16)
+    opened = open_group({**objects, "shard_url/c/0": texts})
+    with pytest.raises(DamagedError, match="claims another number of texts"):
+        opened["shard_url"].to_numpy()
