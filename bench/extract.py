@@ -141,7 +141,7 @@ def against_seed(name: str, folder: Path) -> Figures:
         theirs.append(len(images) / taken)
         ours.append(len(images) / seconds(worker.run, task, Store(str(folder / f"catalogue-{turn}"))))
     return {
-        "extract_vs_seed": figure(ratios(ours, theirs), "times the seed's images/s"),
+        "extract_vs_seed": figure(ratios(ours, theirs), "times the images/s of the vdna library"),
         "extract_seed_images": figure(theirs, "images/s, four passes"),
     }
 

@@ -1,7 +1,7 @@
 """The mathematics of visual DNA: mergeable distributions of neuron activations, and their distances.
 
-Knows nothing of images, files, Ray or configuration. What reads and compares needs no torch; what counts does, and is
-loaded when it is asked for.
+This package imports nothing of images, files, Ray or configuration. Reading and comparing VDNAs needs no torch. The
+classes that count activations need torch, and are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -145,6 +145,9 @@ class HistogramAxes:
             }
         )
 
+    to_seed_json = to_vdna_json
+    """Former name of `to_vdna_json`."""
+
     @classmethod
     def from_json(cls, text: str) -> HistogramAxes:
         """Axes from the text of a ranges file. A file without `rule` is the vdna library's: its rule `scale` applies.

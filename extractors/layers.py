@@ -242,7 +242,7 @@ def tokens_of(
     layers: Mapping[str, str], wanted: Tokens, modules: Iterable[str], prefix_tokens: int | None, class_token: bool
 ) -> dict[str, Picked]:
     """Which positions of each layer count, from one word for all of them or one for some, by name, module or pattern.
-    What is said of a module that is no layer is left alone.
+    Words for modules that are no layers are ignored.
 
     "all"; "cls", a transformer's class token; "patches", without class and register tokens; "mean" over positions.
     """

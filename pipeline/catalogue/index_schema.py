@@ -15,7 +15,7 @@ from msgspec import Meta
 from pipeline.errors import NEWER, UserError
 
 FORMAT = 2
-"""Of the index. Catalogues of before, which have none, count as 1: they are read by listing their manifests."""
+"""The index's format. Format 1 stands for catalogues without an index: they are read by listing their manifests."""
 END = r"$(?!\n)"
 """The end of a text, in Python's regular expressions and in JavaScript's: Python's `$` allows a line feed behind it."""
 

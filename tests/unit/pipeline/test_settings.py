@@ -1,4 +1,4 @@
-"""The settings that a command line gives, and what is said of mistakes; every configuration composes."""
+"""The settings that a command line gives, and the messages about mistakes; every configuration composes."""
 
 from __future__ import annotations
 
