@@ -10,12 +10,14 @@ imported.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +33,9 @@ SOCKET = "VDNA_TESTS_WORKERS"
 @functools.cache
 def address() -> str:
     """The socket of a server that lives as long as this process. The first call starts the server."""
-    path = str(Path(tempfile.mkdtemp(prefix="workers"), "socket"))
+    folder = tempfile.mkdtemp(prefix="workers")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = str(Path(folder, "socket"))
     with socket.socket(socket.AF_UNIX) as requests:
         requests.bind(path)
         requests.listen(64)
