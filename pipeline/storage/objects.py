@@ -150,13 +150,14 @@ def retry(action: Callable[[], T], patience: float, name: str, fail_fast: bool =
             cause = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             proxy = "" if isinstance(error, WebError) else through(name)
             pause = random.uniform(0, min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE))
-            if time.monotonic() + pause - start > patience:
+            left = patience - (time.monotonic() - start)
+            if left <= 0:
                 raise StoreFault(
                     redact(f"{name}: given up after {tries} tries in {patience:g} s: {cause}{proxy}")
                 ) from None
             if tries > QUIET_TRIES:
                 log.warning("%s", redact(f"{name}: trying again ({cause})"))
-            time.sleep(pause)
+            time.sleep(min(pause, left))
 
 
 def call(fs: Any, method: str, *arguments: Any, patience: float = PATIENCE, size: int = 0, **options: Any) -> Any:

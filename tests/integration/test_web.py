@@ -363,4 +363,4 @@ def test_but_not_for_ever() -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match=r"given up after \d+ tries in 2 s: "):
         folder.get("catalogue.json")
-    assert 0.5 < time.monotonic() - start < AT_ONCE
+    assert 2 <= time.monotonic() - start < AT_ONCE
