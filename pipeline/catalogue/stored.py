@@ -30,17 +30,22 @@ if TYPE_CHECKING:
 class StoredAxes(HistogramAxes):
     """Histogram axes of a stored VDNA. The manifest has their id; their edges are read when first used."""
 
+    rule = "exact"
+
     def __init__(self, layers: Mapping[str, int], identity: str, read: Callable[[str], np.ndarray]) -> None:
-        for name, value in {"layers": layers, "rule": "exact", "_read": read, "id": identity}.items():
-            object.__setattr__(self, name, value)
+        self._layers, self._read, self.id = layers, read, identity
+
+    @property
+    def layers(self) -> Mapping[str, int]:  # type: ignore[override]
+        return self._layers
 
     @cached_property
     def minimum(self) -> np.ndarray:
-        return self._read("bin_low")  # type: ignore[attr-defined, no-any-return]
+        return self._read("bin_low")
 
     @cached_property
     def maximum(self) -> np.ndarray:
-        return self._read("bin_high")  # type: ignore[attr-defined, no-any-return]
+        return self._read("bin_high")
 
 
 def spec_of(facts: Mapping[str, Any], axis: Callable[[str], np.ndarray]) -> Spec:

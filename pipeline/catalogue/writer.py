@@ -45,7 +45,7 @@ class CatalogueWriter(Manifests):
 
     def put_plan(self, plan: Plan) -> None:
         """Store a plan as its dataset's current plan. Writes nothing if the stored plan is the same."""
-        path = f"plans/{plan.dataset['name']}/{plan.network.extractor}.json.gz"
+        path = f"plans/{plan.dataset['name']}/{plan.network_spec.extractor}.json.gz"
         data = plan.to_bytes()
         if self.get(path) != data:
             self.put(path, data)
@@ -61,19 +61,19 @@ class CatalogueWriter(Manifests):
         except ValueError as error:
             raise DamagedError(f"{self.url}/{path} is damaged ({error}): add plan to stages=[...]") from error
 
-    def put_ranges(self, network: str, ranges: HistogramAxes) -> None:
+    def put_ranges(self, network_id: str, ranges: HistogramAxes) -> None:
         """Store histogram axes under their id. The first axes of a network become its current axes."""
-        self.put_new(f"ranges/{network}/{ranges.id}.json", ranges.to_json().encode())
-        self.put_new(f"ranges/{network}/current", ranges.id.encode())
+        self.put_new(f"ranges/{network_id}/{ranges.id}.json", ranges.to_json().encode())
+        self.put_new(f"ranges/{network_id}/current", ranges.id.encode())
 
-    def get_ranges(self, network: str, ranges_id: str | None = None) -> HistogramAxes | None:
+    def get_ranges(self, network_id: str, ranges_id: str | None = None) -> HistogramAxes | None:
         """The histogram axes of a network with an id, or its current axes. None if they do not exist."""
         if ranges_id is None:
-            current = self.get(f"ranges/{network}/current")
+            current = self.get(f"ranges/{network_id}/current")
             if current is None:
                 return None
             ranges_id = current.decode(errors="replace")
-        path = f"ranges/{network}/{ranges_id}.json"
+        path = f"ranges/{network_id}/{ranges_id}.json"
         data = self.get(path) if HASH.fullmatch(ranges_id) else None
         if data is None:
             return None

@@ -34,12 +34,12 @@ class Plan:
     """A dataset's description, its tasks, and the network: the spec of a VDNA with activation ranges only."""
 
     dataset: dict[str, Any]
-    network: Spec
+    network_spec: Spec
     tasks: tuple[Task, ...]
 
     def spec(self, distributions: Sequence[str], ranges: HistogramAxes | None, positions: Mapping[str, str]) -> Spec:
         """The spec of the plan's VDNAs with these distributions, histogram axes and positions."""
-        return replace(self.network, distributions=tuple(distributions), ranges=ranges, positions=positions)
+        return replace(self.network_spec, distributions=tuple(distributions), ranges=ranges, positions=positions)
 
     def fingerprint(self, spec: Spec) -> str:
         """Hash of the spec, and of the shards and their grouping. It identifies the VDNA that the plan leads to."""
@@ -47,7 +47,7 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         """The plan as gzipped lines of JSON: one for the dataset and the network, then one for each task."""
-        n = self.network
+        n = self.network_spec
         head = {
             "dataset": self.dataset,
             "extractor": n.extractor,

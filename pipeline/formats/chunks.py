@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,7 +43,7 @@ def encode(arrays: Mapping[str, tuple[Mapping[str, Any], np.ndarray]]) -> dict[s
         jobs = {
             name: threads.submit(_encoded, meta, values, region)
             for array, (meta, values) in arrays.items()
-            for name, region in _grid(array, meta)
+            for name, region in grid(array, meta, [slice(0, size) for size in meta["shape"]])
         }
         return {name: data for name, job in jobs.items() if (data := job.result()) is not None}
 
@@ -54,7 +54,7 @@ def _encoded(meta: Mapping[str, Any], values: np.ndarray, region: tuple[slice, .
     part, shape = values[region], [each.stop - each.start for each in region]
     if list(part.shape) != shape:
         part = np.pad(part, [(0, n - m) for n, m in zip(shape, part.shape, strict=True)], constant_values=fill)
-    part = np.ascontiguousarray(part, kind if meta["data_type"] == "string" else kind.newbyteorder("<"))
+    part = np.ascontiguousarray(part, kind)
     if zarr.buffer.cpu.NDBuffer.from_numpy_array(part).all_equal(fill):
         return None
     codecs = {codec["name"]: codec["configuration"] for codec in meta["codecs"]}
@@ -66,28 +66,50 @@ def _encoded(meta: Mapping[str, Any], values: np.ndarray, region: tuple[slice, .
     return bytes(encoded)
 
 
-def decode(array: str, meta: Mapping[str, Any], objects: Mapping[str, bytes]) -> np.ndarray:
-    """The values of an array whose metadata and chunks `chunk_sizes` and `unpacked_size` have accepted."""
-    result = np.full(meta["shape"], _fill(meta), kind_of_array(meta))
+def decode(
+    array: str, meta: Mapping[str, Any], objects: Mapping[str, bytes], region: Sequence[slice] = ()
+) -> np.ndarray:
+    """The values of an array in `region`, a slice for each dimension, or of the whole array.
 
-    def fill(name: str, region: tuple[slice, ...]) -> None:
-        if meta["data_type"] == "string":
-            texts = bytes(numcodecs.zstd.Zstd().decode(objects[name]))
-            if int.from_bytes(texts[:4], "little") != math.prod(each.stop - each.start for each in region):
-                raise DamagedError(f"{name} claims another number of texts than its array has")
-            values = numcodecs.vlen.VLenUTF8().decode(texts)
+    `chunk_sizes` and `unpacked_size` have accepted the metadata and the chunks. A chunk that is not among the objects
+    has fill values alone.
+    """
+    region = region or [slice(0, size) for size in meta["shape"]]
+    result = np.empty([part.stop - part.start for part in region], kind_of_array(meta))
+
+    def fill(name: str, chunk: tuple[slice, ...]) -> None:
+        shape = [part.stop - part.start for part in chunk]
+        shared = [slice(max(p.start, c.start), min(p.stop, c.stop)) for p, c in zip(region, chunk, strict=True)]
+        target = result[_within(shared, region)]
+        if name not in objects:
+            target[...] = _fill(meta)
+        elif meta["data_type"] == "string":
+            target[...] = _texts(name, objects[name], math.prod(shape)).reshape(shape)[_within(shared, chunk)]
+        elif list(target.shape) == shape and target.flags.c_contiguous:
+            numcodecs.blosc.decompress(objects[name], target)  # in place: new memory costs more than decoding
         else:
-            values = np.frombuffer(numcodecs.blosc.decompress(objects[name]), result.dtype.newbyteorder("<"))
-        target, whole = result[region], values.reshape([each.stop - each.start for each in region])
-        target[...] = whole[tuple(map(slice, target.shape))]
+            values = np.frombuffer(numcodecs.blosc.decompress(objects[name]), result.dtype)
+            target[...] = values.reshape(shape)[_within(shared, chunk)]
 
-    stored = [(name, region) for name, region in _grid(array, meta) if name in objects]
-    if len(stored) > 1:
-        with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(fill, *zip(*stored, strict=True)))
-    elif stored:
-        fill(*stored[0])
+    chunks = list(grid(array, meta, region))
+    if len(chunks) > 1:
+        with ThreadPoolExecutor(min(THREADS, len(chunks))) as threads:
+            list(threads.map(fill, *zip(*chunks, strict=True)))
+    elif chunks:
+        fill(*chunks[0])
     return result
+
+
+def _texts(name: str, chunk: bytes, expected: int) -> np.ndarray:
+    texts = bytes(numcodecs.zstd.Zstd().decode(chunk))
+    if int.from_bytes(texts[:4], "little") != expected:
+        raise DamagedError(f"{name} claims another number of texts than its array has")
+    return np.asarray(numcodecs.vlen.VLenUTF8().decode(texts))
+
+
+def _within(region: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:
+    """A region with indices relative to the start of `outer`."""
+    return tuple(slice(r.start - o.start, r.stop - o.start) for r, o in zip(region, outer, strict=True))
 
 
 def _fill(meta: Mapping[str, Any]) -> Any:
@@ -95,37 +117,44 @@ def _fill(meta: Mapping[str, Any]) -> Any:
 
 
 def kind_of_array(meta: Mapping[str, Any]) -> np.dtype:
-    """The type of an array's values in memory."""
-    kind: np.dtype = np.dtype(np.dtypes.StringDType() if meta["data_type"] == "string" else meta["data_type"])
-    return kind
+    """The type of an array's values: numbers are little-endian, in memory as on disk."""
+    if meta["data_type"] == "string":
+        return np.dtype(np.dtypes.StringDType())
+    return np.dtype(meta["data_type"]).newbyteorder("<")
 
 
-def _grid(array: str, meta: Mapping[str, Any]) -> Iterator[tuple[str, tuple[slice, ...]]]:
-    """The name of each chunk, and its region, which may end beyond the array."""
-    shape, chunk = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    for position in itertools.product(*(range(-(-n // size)) for n, size in zip(shape, chunk, strict=True))):
-        region = tuple(slice(i * size, (i + 1) * size) for i, size in zip(position, chunk, strict=True))
-        yield "/".join([array, "c", *map(str, position)]), region
+def grid(array: str, meta: Mapping[str, Any], region: Sequence[slice]) -> Iterator[tuple[str, tuple[slice, ...]]]:
+    """The name of each chunk of a region, and the part of the array that the chunk holds, which may end beyond it."""
+    sizes = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    numbers = (range(part.start // size, -(-part.stop // size)) for part, size in zip(region, sizes, strict=True))
+    for position in itertools.product(*numbers):
+        chunk = tuple(slice(i * size, (i + 1) * size) for i, size in zip(position, sizes, strict=True))
+        yield "/".join([array, "c", *map(str, position)]), chunk
 
 
 def chunk_sizes(array: str, meta: Mapping[str, Any]) -> tuple[int, int]:
     """Bytes of an array and of one of its chunks, unpacked; 0 for a chunk of texts, which has no fixed size. Raises
     `DamagedError` for metadata that `pack` does not write."""
     shape, chunks = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    sound = bool(shape) and all(type(n) is int for n in (*shape, *chunks))
-    sound = sound and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
-    sound = sound and math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True)) <= MAX_CHUNKS
-    sound = sound and (meta["zarr_format"], meta["node_type"], meta["chunk_grid"]["name"]) == (3, "array", "regular")
-    sound = sound and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-    sound = sound and isinstance(meta["dimension_names"], list) and set(meta["attributes"]) <= ARRAY_ATTRIBUTES
+    sound = (
+        bool(shape)
+        and all(type(n) is int for n in (*shape, *chunks))
+        and all(n >= 0 and 1 <= c <= max(n, 1) for n, c in zip(shape, chunks, strict=True))
+        and math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True)) <= MAX_CHUNKS
+        and (meta["zarr_format"], meta["node_type"], meta["chunk_grid"]["name"]) == (3, "array", "regular")
+        and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and isinstance(meta["dimension_names"], list)
+        and set(meta["attributes"]) <= ARRAY_ATTRIBUTES
+    )
     if sound and 0 in shape:  # an empty array has no chunks, and its type may differ from that of texts
         return 0, 0
     size, codecs = ITEM_BYTES[meta["data_type"]], [codec["name"] for codec in meta["codecs"]]
-    sound = sound and codecs == (["bytes", "blosc"] if size else ["vlen-utf8", "zstd"])
-    sound = sound and (not size or meta["codecs"][0]["configuration"] == {"endian": "little"})
-    sound = sound and meta["fill_value"] in ((0, "NaN") if size else ("",))
+    numbers = codecs == ["bytes", "blosc"] and meta["codecs"][0]["configuration"] == {"endian": "little"}
+    if not sound or not (numbers if size else codecs == ["vlen-utf8", "zstd"]):
+        raise DamagedError(f"its array {array} is not as this program writes them")
     indexed = meta["dimension_names"] == [array]  # xarray decodes such an array when it opens the group
-    if not sound or math.prod(shape) > (MAX_INDEX if indexed else math.inf if size else MAX_TEXTS):
+    most = MAX_INDEX if indexed else math.inf if size else MAX_TEXTS
+    if meta["fill_value"] not in ((0, "NaN") if size else ("",)) or math.prod(shape) > most:
         raise DamagedError(f"its array {array} is not as this program writes them")
     return math.prod(shape) * (size or TEXT_BYTES), math.prod(chunks) * size
 

@@ -43,17 +43,19 @@ def pack(dataset: xr.Dataset, consolidated: bool) -> dict[str, bytes]:
         (str(name), variable.dims, variable.shape, variable.dtype, json.dumps(variable.attrs), name in dataset.coords)
         for name, variable in dataset.variables.items()
     )
-    objects = dict(_metadata(structure, dataset.attrs.get("layers"), consolidated))
-    group = json.loads(objects["zarr.json"]) | {"attributes": dataset.attrs}
-    objects["zarr.json"] = json.dumps(group, indent=2).encode()
-    values = {str(name): np.asarray(variable.to_numpy()) for name, variable in dataset.variables.items()}
-    objects |= encode({name: (json.loads(objects[f"{name}/zarr.json"]), array) for name, array in values.items()})
+    objects, arrays, group = _metadata(structure, dataset.attrs.get("layers"), consolidated)
+    values = {name: np.asarray(dataset.variables[name].to_numpy()) for name in arrays}
+    objects = objects | encode({name: (meta, values[name]) for name, meta in arrays.items()})
+    objects["zarr.json"] = json.dumps(group | {"attributes": dataset.attrs}, indent=2).encode()
     return {name: objects[name] for name in sorted(objects, key=lambda name: (name == "zarr.json", name))}
 
 
 @lru_cache(256)
-def _metadata(structure: tuple[Any, ...], layers: str | None, consolidated: bool) -> Mapping[str, bytes]:
-    """The metadata that xarray writes for a dataset of this structure, by the names of the objects.
+def _metadata(
+    structure: tuple[Any, ...], layers: str | None, consolidated: bool
+) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    """The metadata that xarray writes for a dataset of this structure: the objects of its arrays, the same metadata
+    parsed, by the names of the arrays, and those of the group.
 
     xarray and zarr take a tenth of a second for them. The partials of a run have few structures.
     """
@@ -70,7 +72,9 @@ def _metadata(structure: tuple[Any, ...], layers: str | None, consolidated: bool
         # Without consolidated metadata readers make a request per array. The specification of Zarr v3 still lacks it.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
         dataset.to_zarr(store, zarr_format=3, consolidated=consolidated, encoding=encoding, mode="w")
-    return {name: bytes(data.to_bytes()) for name, data in store._store_dict.items() if name.endswith("zarr.json")}
+    objects = {name: bytes(data.to_bytes()) for name, data in store._store_dict.items() if name.endswith("zarr.json")}
+    group = json.loads(objects.pop("zarr.json"))
+    return objects, {name.removesuffix("/zarr.json"): json.loads(data) for name, data in objects.items()}, group
 
 
 def _chunks(layers: str | None, variable: xr.Variable) -> tuple[int, ...]:

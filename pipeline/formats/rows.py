@@ -11,17 +11,14 @@ A manifest has the SHA-256 of every object of its group. So a reader can check o
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numcodecs.blosc  # type: ignore[import-untyped]
 import numpy as np
 
 from pipeline.errors import DamagedError, damage
-from pipeline.formats.chunks import MAX_CHUNKS, chunk_sizes, unpacked_size
+from pipeline.formats.chunks import chunk_sizes, decode, grid, unpacked_size
 from pipeline.formats.groups import MAX_METADATA
 
 Region = slice | tuple[slice, ...]
@@ -65,37 +62,24 @@ class Rows:
     def objects(self, array: str, region: Region) -> list[str]:
         """Names of the stored chunks that hold a region. Chunks of fill values alone are not stored."""
         with damage(f"{self._path} is damaged: its array {array}"):
-            names = [name for name, _ in self._chunks(array, region)]
+            names = [name for name, _ in grid(array, self._arrays[array], self._parts(array, region))]
         return [name for name in names if name in self._expected]
 
     def read(self, array: str, region: Region, fetched: Mapping[str, bytes]) -> np.ndarray:
         """A region of an array. `fetched` holds the bytes of each chunk that `objects` names for the region."""
         with damage(f"{self._path} is damaged: its array {array}"):
-            meta = self._arrays[array]
-            chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
-            _, chunk_bytes = chunk_sizes(array, meta)
-            kind, blosc = np.dtype(meta["data_type"]).newbyteorder("<"), numcodecs.blosc.Blosc()
             parts = self._parts(array, region)
-            result = np.empty([part.stop - part.start for part in parts], kind)
-            for name, corner in self._chunks(array, region):
-                ends = [start + size for start, size in zip(corner, chunk, strict=True)]
-                shared = [slice(max(p.start, s), min(p.stop, e)) for p, s, e in zip(parts, corner, ends, strict=True)]
-                target = result[_within(shared, [part.start for part in parts])]
-                if name not in self._expected:
-                    target[...] = meta["fill_value"]
-                    continue
-                data = fetched[name]
-                if unpacked_size(data) != chunk_bytes:
+            _, chunk_bytes = chunk_sizes(array, self._arrays[array])
+            chunks = {name: fetched[name] for name in self.objects(array, region)}
+            for name, chunk in chunks.items():
+                if unpacked_size(chunk) != chunk_bytes:
                     raise DamagedError(f"{self._path} is damaged: {name} unpacks to another size than its array's")
-                if list(target.shape) == chunk and target.flags.c_contiguous:
-                    blosc.decode(data, target)  # in place: allocating new memory costs more than decoding
-                else:
-                    whole = np.frombuffer(blosc.decode(data), kind).reshape(chunk)
-                    target[...] = whole[_within(shared, corner)]
-        return result.astype(kind.newbyteorder("="), copy=False)
+            return decode(array, self._arrays[array], chunks, parts)
 
     def _parts(self, array: str, region: Region) -> list[slice]:
         """The region as a slice for every dimension."""
+        if not chunk_sizes(array, self._arrays[array])[0]:
+            raise DamagedError(f"{self._path} is damaged: its array {array} is empty")
         shape = self._arrays[array]["shape"]
         first = region if isinstance(region, tuple) else (region,)
         parts = [*first, *(slice(0, size) for size in shape[len(first) :])]
@@ -103,24 +87,3 @@ class Rows:
             words = ", ".join(f"{part.start} to {part.stop}" for part in first)
             raise DamagedError(f"{self._path} is damaged: its array {array} has no rows {words}")
         return parts
-
-    def _chunks(self, array: str, region: Region) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """The name and the first index of each chunk of a region."""
-        meta = self._arrays[array]
-        chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        if not chunk_sizes(array, meta)[0]:
-            raise DamagedError(f"{self._path} is damaged: its array {array} is empty")
-        numbers = [
-            range(part.start // size, -(-part.stop // size))
-            for part, size in zip(self._parts(array, region), chunk, strict=True)
-        ]
-        if math.prod(map(len, numbers)) > MAX_CHUNKS:
-            raise DamagedError(f"{self._path} is damaged: its array {array} has too many chunks")
-        for position in itertools.product(*numbers):
-            corner = tuple(number * size for number, size in zip(position, chunk, strict=True))
-            yield "/".join([array, "c", *map(str, position)]), corner
-
-
-def _within(region: Sequence[slice], corner: Sequence[int]) -> tuple[slice, ...]:
-    """A region with indices relative to `corner`."""
-    return tuple(slice(part.start - c, part.stop - c) for part, c in zip(region, corner, strict=True))

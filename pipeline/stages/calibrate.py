@@ -31,7 +31,7 @@ def run(context: RunContext, strict: bool = True) -> None:
     settings = context.settings
     if not has_histogram(settings.distributions):
         return
-    network, store = context.plan.network, context.store
+    network, store = context.plan.network_spec, context.store
     ranges = context.ranges_of(network.network_id)
     if ranges is None:
         datasets = settings.calibration

@@ -89,7 +89,7 @@ class RunContext:
             dataset.image_column,
         )
 
-    def ranges_of(self, network: str) -> HistogramAxes | None:
+    def ranges_of(self, network_id: str) -> HistogramAxes | None:
         """The histogram axes that `ranges=` selects for the network with an id.
 
         `ranges=` is a file, a URL, an id, "published", or "auto" for the catalogue's current axes (None if it has
@@ -97,10 +97,10 @@ class RunContext:
         """
         ranges = self.settings.ranges
         if ranges == "auto":
-            return self.store.get_ranges(network)
+            return self.store.get_ranges(network_id)
         if expand_home(ranges).is_file() or ranges.startswith(("published", "hf:", "http://", "https://")):
             return read_ranges(ranges, self.extractor.ranges)
-        axes = self.store.get_ranges(network, ranges) if NAME.fullmatch(ranges) else None
+        axes = self.store.get_ranges(network_id, ranges) if NAME.fullmatch(ranges) else None
         if axes is None:
             raise UserError(f"ranges={ranges}: neither a file nor an id this network has in the catalogue")
         return axes
@@ -109,7 +109,7 @@ class RunContext:
         """The spec of the VDNA that this run makes. Raises `UserError` if histograms are wanted and axes are
         missing."""
         needed = has_histogram(self.settings.distributions)
-        ranges = self.ranges_of(self.plan.network.network_id) if needed else None
+        ranges = self.ranges_of(self.plan.network_spec.network_id) if needed else None
         if needed and ranges is None:
             raise UserError("histograms need activation ranges: add calibrate to stages=[...] or give ranges=FILE")
         return self.plan.spec(self.settings.distributions, ranges, self.settings.positions)

@@ -97,7 +97,7 @@ def test_what_stays_unreadable_is_recorded_and_stops_nothing_else(
         s = on(store.at(proxy.endpoint), f"{url}/c", "actors=2", "patience=2", "attempts=2")
         with pytest.raises(UserError, match=r"2 of 48 task\(s\) failed: task 12: .*failures/\w+/; the same command"):
             do(s)
-    spec, catalogue = s.plan.network.id, on(store, f"{url}/c").store
+    spec, catalogue = s.plan.network_spec.id, on(store, f"{url}/c").store
     failures = catalogue.names(f"failures/{spec}", ".json")
     assert sorted(failures) == sorted(task.id for task in s.plan.tasks if task.index in (12, 28))
     assert "given up" in catalogue.get_json(f"failures/{spec}/{failures[0]}.json")["reason"]

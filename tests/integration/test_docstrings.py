@@ -242,7 +242,7 @@ def material(place: Path) -> dict[str, Any]:  # noqa: F811
         **{"array": picture, "distances": np.ones((2, 2)), "names": ["a", "b"], "cat": cat, "store": store},
         **{"folder": store, "manifest": manifest, "shard": shard, "make_vdna": make_vdna, "Path": Path},
         **{"readers": [ShardReader(shard)], "small": small, "Image": Image, "io": io},
-        "axes": store.get_ranges(cat.vdna("demo_digits", "efficientnet_lite0").spec.network),
+        "axes": store.get_ranges(cat.vdna("demo_digits", "efficientnet_lite0").spec.network_id),
     }
 
 

@@ -111,7 +111,7 @@ class TestRanges:
     def test_a_sample_of_the_tasks(self, tars: Path, tmp_path: Path) -> None:
         s = of(tars, tmp_path, "calibration.max_tasks=3", "stages=[plan,calibrate]")
         do(s)
-        assert len(s.store.partials(s.plan.network.id)) == 3
+        assert len(s.store.partials(s.plan.network_spec.id)) == 3
 
 
 class TestStages:
