@@ -94,9 +94,9 @@ def _questions(where: str, url: str, options: dict[str, Any], counted: Counted) 
     }
     figures: Figures = {}
     for question, ask in asked.items():
-        found = [_one(ask, url, options, counted) for _ in range(ROUNDS)]
+        rounds = [_one(ask, url, options, counted) for _ in range(ROUNDS)]
         name = f"catalogue of {DATASETS}, {where}, {question}"
-        for what, values in zip(("seconds", "requests", "kB"), zip(*found, strict=True), strict=True):
+        for what, values in zip(("seconds", "requests", "kB"), zip(*rounds, strict=True), strict=True):
             figures[f"{name}: {what}"] = figure(values, {"seconds": "s", "requests": "", "kB": "kB"}[what])
     return figures
 

@@ -57,11 +57,11 @@ def measure() -> Figures:
         buffer = torch.empty_like(batches[0])
 
         def folding(distribution: str) -> Callable[[], object]:
-            its = vdna.distributions[distribution]
+            accumulator = vdna.distributions[distribution]
             ready = [(layer, Batch(activations)) for layer, activations in kept]
             for _, batch in ready:
                 assert batch.images.numel()  # the means are a part of their own
-            return lambda: [its.fold(layer, batch) for layer, batch in ready]
+            return lambda: [accumulator.fold(layer, batch) for layer, batch in ready]
 
         parts: dict[str, Callable[[], object]] = {
             "read": lambda: [sum(1 for _ in ShardReader(shard)) for shard in shards],

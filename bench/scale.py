@@ -75,7 +75,7 @@ def planning(url: str) -> dict[str, Any]:
     fsspec.register_implementation("s3", Bucket, clobber=True)
     start = time.monotonic()
     tasks = group(find(url), 10)
-    found = time.monotonic()
+    grouped = time.monotonic()
     network = Spec("vit", "arch", "0" * 64, "clean", "bf16", VIT_B, OBSERVE)
     plan = Plan({"name": "big"}, network, tuple(tasks))
     with tempfile.TemporaryDirectory() as folder:
@@ -86,8 +86,8 @@ def planning(url: str) -> dict[str, Any]:
         assert store.get_plan("big", "vit", {}).fingerprint(network) == fingerprint
         return {
             "shards": sum(len(task.shards) for task in tasks),
-            "find_s": found - start,
-            "store_s": stored - found,
+            "find_s": grouped - start,
+            "store_s": stored - grouped,
             "total_s": stored - start,
             "read_back_s": time.monotonic() - stored,
             "plan_mb": len(plan.to_bytes()) / 1e6,

@@ -47,9 +47,11 @@ def _measure(url: str, names: list[str]) -> Figures:
     figures: Figures = {}
     with sync_playwright() as library:
         browser = library.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        for page, (route, there) in SHOWN.items():
-            found = [_visit(browser, f"{url}/site/{route.format(names[0], names[-1])}", there) for _ in range(REPEATS)]
-            seconds, requests, size = zip(*found, strict=True)
+        for page, (route, selector) in SHOWN.items():
+            visits = [
+                _visit(browser, f"{url}/site/{route.format(names[0], names[-1])}", selector) for _ in range(REPEATS)
+            ]
+            seconds, requests, size = zip(*visits, strict=True)
             name = f"site, {len(names)} datasets, {page}"
             figures[f"{name}: until it can be used"] = figure(seconds, "s")
             figures[f"{name}: requests"] = figure(requests, "")
@@ -58,7 +60,7 @@ def _measure(url: str, names: list[str]) -> Figures:
     return figures
 
 
-def _visit(browser: Any, url: str, there: str) -> tuple[float, int, int]:
+def _visit(browser: Any, url: str, selector: str) -> tuple[float, int, int]:
     """Seconds until a page can be used, requests and bytes, with an empty cache."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -66,7 +68,7 @@ def _visit(browser: Any, url: str, there: str) -> tuple[float, int, int]:
     page.on("requestfinished", lambda request: sizes.append(sum(_sizes(request))))
     start = time.perf_counter()
     page.goto(url)
-    page.wait_for_selector(there)
+    page.wait_for_selector(selector)
     seconds = time.perf_counter() - start
     page.wait_for_load_state("networkidle")
     context.close()
@@ -74,8 +76,8 @@ def _visit(browser: Any, url: str, there: str) -> tuple[float, int, int]:
 
 
 def _sizes(request: Any) -> tuple[int, int]:
-    said = request.sizes()
-    return said["responseHeadersSize"], said["responseBodySize"]
+    sizes = request.sizes()
+    return sizes["responseHeadersSize"], sizes["responseBodySize"]
 
 
 if __name__ == "__main__":

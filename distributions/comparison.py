@@ -61,28 +61,28 @@ class Comparison:
     @cached_property
     def neurons(self) -> dict[str, PerNeuron]:
         """`{"emd": {layer: (neurons) float64}, "nfd": …}`."""
-        found: dict[str, PerNeuron] = {}
+        distances: dict[str, PerNeuron] = {}
         for metric, distance in (("emd", emd), ("nfd", nfd)):
             if metric in self.metrics:
                 each = (distance(self.v, self.w, layer=layer, per_neuron=True) for layer in self.layer_names)
-                found[metric] = {layer: values for of in each for layer, values in of.items()}
-        return found
+                distances[metric] = {layer: values for of in each for layer, values in of.items()}
+        return distances
 
     @cached_property
     def layers(self) -> dict[str, dict[str, float]]:
         """`{metric: {layer: distance}}`: means over the layer's neurons, or FD of the layer."""
-        found = {m: {layer: float(each.mean()) for layer, each in of.items()} for m, of in self.neurons.items()}
+        distances = {m: {layer: float(each.mean()) for layer, each in of.items()} for m, of in self.neurons.items()}
         if "fd" in self.metrics:
-            found["fd"] = {layer: fd(self.v, self.w, layer=layer) for layer in self.layer_names}
-        return found
+            distances["fd"] = {layer: fd(self.v, self.w, layer=layer) for layer in self.layer_names}
+        return distances
 
     @cached_property
     def overall(self) -> dict[str, float]:
         """Over all these layers: EMD and NFD as means over neurons, FD over layers."""
-        found = {m: float(np.concatenate(list(of.values())).mean()) for m, of in self.neurons.items()}
+        distances = {m: float(np.concatenate(list(of.values())).mean()) for m, of in self.neurons.items()}
         if "fd" in self.metrics:
-            found["fd"] = float(np.mean(list(self.layers["fd"].values())))
-        return found
+            distances["fd"] = float(np.mean(list(self.layers["fd"].values())))
+        return distances
 
     @property
     def metric(self) -> str:
@@ -114,7 +114,7 @@ class Comparison:
         """How far apart, and where most, in words."""
         of_layers = self.layers[self.metric]
         layers = sorted(of_layers, key=lambda layer: (np.isnan(of_layers[layer]), -of_layers[layer]))[:k]
-        found = {
+        facts = {
             "images": f"{self.v.images:,} and {self.w.images:,}",
             "extractor": self.v.spec.extractor,
             "distance": ", ".join(f"{m} {value:.4g} {UNITS[m]}" for m, value in self.overall.items()),
@@ -122,8 +122,8 @@ class Comparison:
         }
         if self.neurons:
             most = ", ".join(f"{n.layer} · {n.neuron} ({n.distance:.4g})" for n in self.most(k))
-            found["neurons that differ most"] = most
-        return found
+            facts["neurons that differ most"] = most
+        return facts
 
     def __repr__(self) -> str:
         facts = "\n".join(f"  {name}: {value}" for name, value in self.facts().items())
@@ -154,17 +154,17 @@ def compare(
         v.part(layer)
     if not chosen:
         raise ValueError("layers=[]: name at least one")
-    found, reasons = [], []
+    usable, reasons = [], []
     for metric in metrics:
         kind = KINDS[metric]
         if not all(metric in metrics_of(view.spec.distributions) for view in (v, w)):
             continue
         try:
             check_comparable(v.spec, w.spec, None if layers is None else chosen[0], kind)
-            found.append(metric)
+            usable.append(metric)
         except IncompatibleError as error:
             reasons.append(str(error))
-    if not found:
-        there = " and ".join(", ".join(view.spec.distributions) for view in (v, w))
-        raise IncompatibleError(reasons[0] if reasons else f"these VDNAs have no distribution in common: {there}")
-    return Comparison(v, w, names, chosen, tuple(found))
+    if not usable:
+        contents = " and ".join(", ".join(view.spec.distributions) for view in (v, w))
+        raise IncompatibleError(reasons[0] if reasons else f"these VDNAs have no distribution in common: {contents}")
+    return Comparison(v, w, names, chosen, tuple(usable))

@@ -67,10 +67,10 @@ def choose(model: nn.Module, wanted: Layers) -> dict[str, str]:
         return dict(wanted)
     chosen: dict[str, str] = {}
     for pattern in [wanted] if isinstance(wanted, str) else wanted:
-        found = [name for name in modules if _matches(name, pattern)]
-        if not found:
+        matches = [name for name in modules if _matches(name, pattern)]
+        if not matches:
             raise NoSuchLayerError(_unknown(pattern, modules))
-        chosen.update({name: name for name in found})
+        chosen.update({name: name for name in matches})
     return chosen
 
 
@@ -85,14 +85,14 @@ def default_layers(model: nn.Module) -> list[str]:
     inside = [name for name in ("", "trunk") if name in modules and getattr(modules[name], "feature_info", None)]
     if inside:  # open_clip calls a network of timm its trunk
         path = f"{inside[0]}." if inside[0] else ""
-        found = [f"{path}{name}" for name in _of_timm(modules[inside[0]])]
+        layer_names = [f"{path}{name}" for name in _of_timm(modules[inside[0]])]
     else:
-        found = _of_sequences(model)
-    if not found:
+        layer_names = _of_sequences(model)
+    if not layer_names:
         raise LayerError(
             f"nothing in this network looks like blocks: name its layers with layers=[...]; it has {_some(modules)}"
         )
-    return found
+    return layer_names
 
 
 def _of_timm(model: nn.Module) -> list[str]:
@@ -112,8 +112,8 @@ def _of_timm(model: nn.Module) -> list[str]:
     blocks = {stage: _blocks(stage, modules) for stage in stages}
     if any(blocks.values()):
         first = next(i for i, stage in enumerate(stages) if blocks[stage])  # what comes before may be a stem
-        found = [blocks[stage] or [stage] * (i > first or "." in stage) for i, stage in enumerate(stages)]
-        stages = [name for names in found for name in names]
+        per_stage = [blocks[stage] or [stage] * (i > first or "." in stage) for i, stage in enumerate(stages)]
+        stages = [name for names in per_stage for name in names]
     return stages + [name for name in ("norm", "fc_norm") if _has_parameters(modules.get(name))]
 
 
@@ -127,18 +127,18 @@ def _of_sequences(module: nn.Module, path: str = "") -> list[str]:
     """
     children = [(f"{path}{name}", child) for name, child in module.named_children() if name not in HEADS]
     stages = [(name, child) for name, child in children if _members(child) and _has_parameters(child)]
-    found: list[str] = []
+    names: list[str] = []
     for name, stage in stages:
-        found += _in_stage(name, stage)
+        names += _in_stage(name, stage)
     composed = [(name, child) for name, child in children if any(True for _ in child.children())]
-    if not found and len(composed) >= MANY:
-        found = [name for name, _ in composed]
-    for name, child in composed if not found else ():
-        found += _of_sequences(child, f"{name}.")
-    if found:
-        last = max(i for i, (name, _) in enumerate(children) if any(f"{f}.".startswith(f"{name}.") for f in found))
-        found += [name for name, child in children[last + 1 :] if isinstance(child, nn.LayerNorm)]
-    return found
+    if not names and len(composed) >= MANY:
+        names = [name for name, _ in composed]
+    for name, child in composed if not names else ():
+        names += _of_sequences(child, f"{name}.")
+    if names:
+        last = max(i for i, (name, _) in enumerate(children) if any(f"{f}.".startswith(f"{name}.") for f in names))
+        names += [name for name, child in children[last + 1 :] if isinstance(child, nn.LayerNorm)]
+    return names
 
 
 def _in_stage(path: str, stage: nn.Module) -> list[str]:
@@ -248,10 +248,10 @@ def tokens_of(
     """
     words = dict.fromkeys(layers, "all")
     for pattern, word in {"*": wanted}.items() if isinstance(wanted, str) else wanted.items():
-        found = [layer for layer, m in layers.items() if fnmatchcase(layer, pattern) or fnmatchcase(m, pattern)]
-        if not found and pattern not in modules:
+        matches = [layer for layer, m in layers.items() if fnmatchcase(layer, pattern) or fnmatchcase(m, pattern)]
+        if not matches and pattern not in modules:
             raise NoSuchLayerError(f"extractor.tokens: no layer {pattern}; there are {', '.join(list(layers)[:40])}")
-        words.update(dict.fromkeys(found, word))
+        words.update(dict.fromkeys(matches, word))
     if unknown := set(words.values()) - set(TOKENS):
         raise LayerError(f"extractor.tokens={min(unknown)}: allowed are {', '.join(TOKENS)}")
     if "patches" in words.values() and prefix_tokens is None:

@@ -94,33 +94,33 @@ def _timm(model: str, size: int | None = None) -> Network:
     if not timm.is_model(model):
         raise ExtractorError(_unknown("timm", model, timm.list_models()))
     try:
-        known: Any = timm.get_pretrained_cfg(model)
+        entry: Any = timm.get_pretrained_cfg(model)
     except RuntimeError:
         tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
         raise ExtractorError(
             f"extractor.model={model}: no such tag; there are {', '.join(tags[:12]) or 'none'}"
         ) from None
-    fixed = bool(size and known and known.fixed_input_size and size != known.input_size[-1])
+    fixed = bool(size and entry and entry.fixed_input_size and size != entry.input_size[-1])
     options: dict[str, Any] = {"img_size": size} if fixed else {}
     module = timm.create_model(model, pretrained=False, **options)
-    said: Any = module.pretrained_cfg
-    heads: str | Sequence[str] = said.get("classifier") or ()
-    repository = said.get("hf_hub_id")
-    file = said.get("hf_hub_filename") or "model.safetensors"
-    file = f"hf:{repository}/{file}" if repository else said.get("url") or ""
+    config: Any = module.pretrained_cfg
+    heads: str | Sequence[str] = config.get("classifier") or ()
+    repository = config.get("hf_hub_id")
+    file = config.get("hf_hub_filename") or "model.safetensors"
+    file = f"hf:{repository}/{file}" if repository else config.get("url") or ""
     filtered = getattr(importlib.import_module(model_entrypoint(model).__module__), "checkpoint_filter_fn", None)
     return Network(
         module,
-        said["input_size"][-1],
-        said["mean"],
-        said["std"],
+        config["input_size"][-1],
+        config["mean"],
+        config["std"],
         {"": file} if file else {},
         (heads,) if isinstance(heads, str) else tuple(heads),
         (lambda state: filtered(state, module)) if filtered else dict,
         getattr(module, "num_prefix_tokens", None),
         bool(getattr(module, "has_class_token", True)),
         getattr(module, "output_fmt", "NCHW") == "NHWC",
-        said.get("license") or "",
+        config.get("license") or "",
     )
 
 
@@ -134,9 +134,9 @@ def _torchvision(model: str, tag: str) -> Network:
     if model in ("inception_v3", "googlenet"):
         # Their trained forms turn ImageNet's normalisation into their own; `init_weights` takes a minute.
         options = {"transform_input": True, "init_weights": False, "aux_logits": False}
-    known = models.get_model_weights(model)
-    best = known.DEFAULT
-    transforms = known.__members__.get(tag, best).transforms()
+    checkpoints = models.get_model_weights(model)
+    best = checkpoints.DEFAULT
+    transforms = checkpoints.__members__.get(tag, best).transforms()
     if model.startswith("vit_"):
         options = {"image_size": transforms.crop_size[0]}
     module = models.get_model(model, weights=None, **options)
@@ -145,7 +145,7 @@ def _torchvision(model: str, tag: str) -> Network:
         transforms.crop_size[0],
         tuple(transforms.mean),
         tuple(transforms.std),
-        {"": best.url} | {entry.name: entry.url for entry in known},
+        {"": best.url} | {entry.name: entry.url for entry in checkpoints},
         tuple(name for name in HEADS if hasattr(module, name)),
         adapt=_of_today,
         prefix_tokens=1 if isinstance(module, models.VisionTransformer) else None,
@@ -176,10 +176,10 @@ def _open_clip(model: str, tag: str) -> Network:
     module = builder._build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
     size = vision.get("image_size", 224)
     tags = library.list_pretrained_tags_by_model(model)
-    said = {name: library.get_pretrained_cfg(model, name) for name in tags}
-    published = {name: _clip_file(of) for name, of in said.items()}
+    configs = {name: library.get_pretrained_cfg(model, name) for name in tags}
+    published = {name: _clip_file(of) for name, of in configs.items()}
     first = next(iter(published.values()), "")
-    chosen: Mapping[str, Any] = said.get(tag or next(iter(said), ""), {})
+    chosen: Mapping[str, Any] = configs.get(tag or next(iter(configs), ""), {})
     transformer, trunk = hasattr(module, "class_embedding"), getattr(module, "trunk", None)  # a trunk is timm's
     return Network(
         module,
@@ -194,10 +194,10 @@ def _open_clip(model: str, tag: str) -> Network:
     )
 
 
-def _clip_file(said: Mapping[str, Any]) -> str:
-    repository = (said.get("hf_hub") or "").strip("/")
+def _clip_file(config: Mapping[str, Any]) -> str:
+    repository = (config.get("hf_hub") or "").strip("/")
     if not repository:
-        return said.get("url") or ""
+        return config.get("url") or ""
     whole = repository.count("/") > 1  # with the file's name
     return f"hf:{repository}" if whole else f"hf:{repository}/open_clip_model.safetensors"
 
@@ -253,9 +253,9 @@ def _library() -> Any:
         raise ExtractorError(f"extractor.source=open_clip: {error}; pip install open-clip-torch") from error
 
 
-def _unknown(source: str, model: str, known: Sequence[str]) -> str:
+def _unknown(source: str, model: str, models: Sequence[str]) -> str:
     stem = model.lower().split("_")[0].split("-")[0]
-    close = difflib.get_close_matches(model, known, 6, 0.5) or [name for name in known if stem in name.lower()][:6]
+    close = difflib.get_close_matches(model, models, 6, 0.5) or [name for name in models if stem in name.lower()][:6]
     return (
         f"extractor.model={model}: {source} has no such model"
         + (f"; similar: {', '.join(close)}" if close else "")

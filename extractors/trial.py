@@ -33,8 +33,8 @@ def chosen(model: nn.Module, wanted: Layers, run: Run, whose: str) -> tuple[dict
     Raises `LayerError` if nothing is left.
     """
     if wanted == "all":
-        if found := every(model, run):
-            return choose(model, found), {}
+        if names := every(model, run):
+            return choose(model, names), {}
         _, left_out = measurable(model, [name for name, _ in model.named_children()], run)
         raise LayerError(
             f"{whose}: layers=all: none of its modules can be measured: {describe_left_out(left_out) or 'it has none'}"
@@ -85,7 +85,7 @@ def measurable(model: nn.Module, wanted: Sequence[str], run: Run) -> tuple[list[
         if faults.get(name) == [""]:
             return [name]
         children = [f"{name}.{child}" for child, _ in modules[name].named_children()]
-        inside = [found for child in children if child in modules for found in settled(child)]
+        inside = [inner for child in children if child in modules for inner in settled(child)]
         listed = isinstance(modules[name], nn.ModuleList | nn.ModuleDict)
         return inside if listed else sorted(inside, key=list(faults).index)[-1:]
 
@@ -95,8 +95,8 @@ def measurable(model: nn.Module, wanted: Sequence[str], run: Run) -> tuple[list[
 
     _watch(model, run, see)
     counting = {name: settled(name) for name in wanted}
-    left_out = {name: LeftOut(reason(name), tuple(found)) for name, found in counting.items() if found != [name]}
-    return list(dict.fromkeys(name for found in counting.values() for name in found)), left_out
+    left_out = {name: LeftOut(reason(name), tuple(names)) for name, names in counting.items() if names != [name]}
+    return list(dict.fromkeys(name for names in counting.values() for name in names)), left_out
 
 
 def describe_left_out(left_out: Mapping[str, LeftOut]) -> str:

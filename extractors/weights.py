@@ -96,10 +96,10 @@ def _tensors(content: Any) -> State:
 
 def under(state: Mapping[str, torch.Tensor], prefix: str, source: str) -> State:
     """The tensors whose names begin with `prefix`, without it."""
-    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if not found:
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not tensors:
         raise WeightsError(f"{source} has no tensors under {prefix}; there is {next(iter(state), 'nothing')}")
-    return found
+    return tensors
 
 
 def without(state: Mapping[str, torch.Tensor], patterns: Sequence[str]) -> State:

@@ -62,8 +62,8 @@ def extremes(activations: torch.Tensor, low: torch.Tensor, high: torch.Tensor, n
 
 def linear_algebra() -> ModuleType:
     """Where `covariance_factor`, `root_trace` and `one_thread_each` are: `factors`, or `plain` without torch."""
-    there = importlib.util.find_spec("torch") is not None
-    return importlib.import_module(f"distributions.kernels.{'factors' if there else 'plain'}")
+    has_torch = importlib.util.find_spec("torch") is not None
+    return importlib.import_module(f"distributions.kernels.{'factors' if has_torch else 'plain'}")
 
 
 def _home(activations: torch.Tensor) -> ModuleType:

@@ -43,10 +43,10 @@ def only_ours(folder: Path) -> bool:
     if not hasattr(os, "geteuid"):
         return True  # Windows: the folders asked about are the user's own
     for place in (folder, *folder.parents):
-        found = place.stat()
-        if found.st_uid not in (0, os.geteuid()):
+        status = place.stat()
+        if status.st_uid not in (0, os.geteuid()):
             return False
-        if found.st_mode & stat.S_IWOTH and (place == folder or not found.st_mode & stat.S_ISVTX):
+        if status.st_mode & stat.S_IWOTH and (place == folder or not status.st_mode & stat.S_ISVTX):
             return False
     return True
 
@@ -60,8 +60,8 @@ class _Apart:
         if not Path(cls(function, file).get_cache_path()).is_absolute():  # type: ignore[call-arg, attr-defined]
             return None
         with contextlib.suppress(OSError):
-            found = super().from_function(function, file)  # type: ignore[misc]
-            return found if found and only_ours(Path(found.get_cache_path()).resolve()) else None
+            locator = super().from_function(function, file)  # type: ignore[misc]
+            return locator if locator and only_ours(Path(locator.get_cache_path()).resolve()) else None
         return None
 
 

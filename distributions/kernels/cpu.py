@@ -168,10 +168,10 @@ def _count_channel_major(flat, strides, samples, positions, neurons, centre, hal
                 run = min(RUN, positions - start)
                 for lane in range(lanes):
                     at = sample * strides[0] + (first + lane) * strides[1] + start
-                    values, found = flat[at : at + run], places[lane]
+                    values, lane_places = flat[at : at + run], places[lane]
                     middle, half = centre[first + lane], half_width[first + lane]
                     for i in range(run):
-                        found[i] = _slot(values[i], middle, half, width - 3) + lane * width
+                        lane_places[i] = _slot(values[i], middle, half, width - 3) + lane * width
                 for i in range(run):
                     for lane in range(lanes):
                         counts[places[lane, i]] += 1

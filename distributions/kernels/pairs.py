@@ -38,9 +38,9 @@ def cumulative_shares(counts: np.ndarray, shares: np.ndarray | None = None) -> n
     A row of zeros gives NaN. Sums are exact, so each share is the float64 nearest to the true one. They are put into
     `shares`, contiguous, where it is given: memory that is new costs more than the sums.
     """
-    found = np.empty(counts.shape) if shares is None else shares
-    _cumulative(np.ascontiguousarray(counts, np.uint64), found)
-    return found
+    cumulative = np.empty(counts.shape) if shares is None else shares
+    _cumulative(np.ascontiguousarray(counts, np.uint64), cumulative)
+    return cumulative
 
 
 def row_emd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ def _cumulative(counts, shares):  # type: ignore[no-untyped-def]
 def _emd(a, b, run, same, first, last, sums):  # type: ignore[no-untyped-def]
     """Fill `sums[first:last]`, each over `run` neurons; with `same`, only pairs of which the first is not after."""
     width, height, neurons = a.shape[0], b.shape[0], a.shape[1]
-    found = np.empty((SIDE, SIDE))
+    square = np.empty((SIDE, SIDE))
     for part in range(first, last):
         sums[part] = 0.0
         for neuron in range(part * run, min((part + 1) * run, neurons)):
@@ -119,15 +119,15 @@ def _emd(a, b, run, same, first, last, sums):  # type: ignore[no-untyped-def]
                 for left in range(upper if same else 0, height, BLOCK):
                     for i in range(upper, min(upper + BLOCK, width), SIDE):
                         for j in range(max(left, i) if same else left, min(left + BLOCK, height), SIDE):
-                            _square(a, b, neuron, i, j, found)
+                            _square(a, b, neuron, i, j, square)
                             for row in range(min(SIDE, width - i)):
                                 for column in range(min(SIDE, height - j)):
-                                    sums[part, i + row, j + column] += found[row, column]
+                                    sums[part, i + row, j + column] += square[row, column]
 
 
 # Sums may be taken apart into vector lanes, always in the same way; nothing else is relaxed.
 @compiled(fastmath={"reassoc", "nsz"})
-def _square(a, b, neuron, i, j, found):  # type: ignore[no-untyped-def]
+def _square(a, b, neuron, i, j, square):  # type: ignore[no-untyped-def]
     # Beyond the last dataset the last is taken again: one loop, and so one order of the sums, for all.
     end, other = a.shape[0] - 1, b.shape[0] - 1
     a0, a1, a2, a3 = a[i, neuron], a[min(i + 1, end), neuron], a[min(i + 2, end), neuron], a[min(i + 3, end), neuron]
@@ -154,7 +154,7 @@ def _square(a, b, neuron, i, j, found):  # type: ignore[no-untyped-def]
         s31 += abs(x3 - y1)
         s32 += abs(x3 - y2)
         s33 += abs(x3 - y3)
-    found[0, 0], found[0, 1], found[0, 2], found[0, 3] = s00, s01, s02, s03
-    found[1, 0], found[1, 1], found[1, 2], found[1, 3] = s10, s11, s12, s13
-    found[2, 0], found[2, 1], found[2, 2], found[2, 3] = s20, s21, s22, s23
-    found[3, 0], found[3, 1], found[3, 2], found[3, 3] = s30, s31, s32, s33
+    square[0, 0], square[0, 1], square[0, 2], square[0, 3] = s00, s01, s02, s03
+    square[1, 0], square[1, 1], square[1, 2], square[1, 3] = s10, s11, s12, s13
+    square[2, 0], square[2, 1], square[2, 2], square[2, 3] = s20, s21, s22, s23
+    square[3, 0], square[3, 1], square[3, 2], square[3, 3] = s30, s31, s32, s33

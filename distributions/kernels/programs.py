@@ -47,9 +47,9 @@ def count_bins(  # type: ignore[no-untyped-def]
     chunks = tl.cdiv(rows, CHUNK)
     sample, first = tl.program_id(0) // chunks, tl.program_id(0) % chunks * CHUNK
     neuron = tl.program_id(1) * NEURONS + tl.arange(0, NEURONS)
-    there = neuron < neurons
-    middle = tl.load(centre + neuron, mask=there, other=0.0)
-    half = tl.load(half_width + neuron, mask=there, other=1.0)
+    in_range = neuron < neurons
+    middle = tl.load(centre + neuron, mask=in_range, other=0.0)
+    half = tl.load(half_width + neuron, mask=in_range, other=1.0)
     own = slots + neuron.to(tl.int64) * (BINS + 3)
     of_zero = slot_of(tl.zeros((NEURONS,), tl.float64), middle, half, BINS)
     zeros = tl.zeros((ROWS, NEURONS), tl.int32)
@@ -57,13 +57,13 @@ def count_bins(  # type: ignore[no-untyped-def]
     column = activations + sample.to(tl.int64) * sample_stride + neuron.to(tl.int64) * neuron_stride
     for start in range(first, min(first + CHUNK, rows), ROWS):
         row = start + tl.arange(0, ROWS)
-        mask = (row < rows)[:, None] & there[None, :]
+        mask = (row < rows)[:, None] & in_range[None, :]
         values = tl.load(column[None, :] + row.to(tl.int64)[:, None] * row_stride, mask=mask, other=0.0)
         place = slot_of(values, middle[None, :], half[None, :], BINS)
         zero = place == of_zero[None, :]
         zeros += (zero & mask).to(tl.int32)
         tl.atomic_add(own[None, :] + place, ones, mask=mask & (place != of_zero[None, :]), sem="relaxed")
-    tl.atomic_add(own + of_zero, tl.sum(zeros, 0).to(slots.dtype.element_ty), mask=there, sem="relaxed")
+    tl.atomic_add(own + of_zero, tl.sum(zeros, 0).to(slots.dtype.element_ty), mask=in_range, sem="relaxed")
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -82,16 +82,16 @@ def position_means(  # type: ignore[no-untyped-def]
     layout or the device; `AHEAD` loads are under way before the first of them is added."""
     sample = tl.program_id(0).to(tl.int64)
     neuron = tl.program_id(1) * NEURONS + tl.arange(0, NEURONS)
-    there = neuron < neurons
+    in_range = neuron < neurons
     column = activations + sample * sample_stride + neuron.to(tl.int64) * neuron_stride
     total = tl.zeros((NEURONS,), tl.float64)
     for start in range(0, positions, AHEAD):
         for i in tl.static_range(AHEAD):
             position = tl.full((NEURONS,), start + i, tl.int32)
-            value = tl.load(column + i * position_stride, mask=there & (position < positions), other=0.0)
+            value = tl.load(column + i * position_stride, mask=in_range & (position < positions), other=0.0)
             total += value.to(tl.float64)
         column += AHEAD * position_stride
-    tl.store(means + sample * neurons + neuron, total / positions, mask=there)
+    tl.store(means + sample * neurons + neuron, total / positions, mask=in_range)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -112,21 +112,21 @@ def extremes(  # type: ignore[no-untyped-def]
     chunks = tl.cdiv(rows, CHUNK)
     sample, first = tl.program_id(0) // chunks, tl.program_id(0) % chunks * CHUNK
     neuron = tl.program_id(1) * NEURONS + tl.arange(0, NEURONS)
-    there = neuron < neurons
+    in_range = neuron < neurons
     lowest = tl.full((ROWS, NEURONS), float("inf"), tl.float32)
     highest = tl.full((ROWS, NEURONS), float("-inf"), tl.float32)
     bad = tl.zeros((ROWS, NEURONS), tl.int32)
     column = activations + sample.to(tl.int64) * sample_stride + neuron.to(tl.int64) * neuron_stride
     for start in range(first, min(first + CHUNK, rows), ROWS):
         row = start + tl.arange(0, ROWS)
-        mask = (row < rows)[:, None] & there[None, :]
+        mask = (row < rows)[:, None] & in_range[None, :]
         values = tl.load(column[None, :] + row.to(tl.int64)[:, None] * row_stride, mask=mask, other=0.0)
         finite = tl.abs(values) < float("inf")
         bad += (mask & (finite == 0)).to(tl.int32)
         single = values.to(tl.float32) + 0.0  # no -0.0, which atomics of some versions hold for a negative number
         lowest = tl.minimum(lowest, tl.where(mask & finite, single, float("inf")))
         highest = tl.maximum(highest, tl.where(mask & finite, single, float("-inf")))
-    tl.atomic_min(low + neuron, tl.min(lowest, 0), mask=there, sem="relaxed")
-    tl.atomic_max(high + neuron, tl.max(highest, 0), mask=there, sem="relaxed")
+    tl.atomic_min(low + neuron, tl.min(lowest, 0), mask=in_range, sem="relaxed")
+    tl.atomic_max(high + neuron, tl.max(highest, 0), mask=in_range, sem="relaxed")
     several = tl.sum(bad, 0)
-    tl.atomic_add(nonfinite + neuron, several.to(tl.int64), mask=there & (several > 0), sem="relaxed")
+    tl.atomic_add(nonfinite + neuron, several.to(tl.int64), mask=in_range & (several > 0), sem="relaxed")

@@ -111,8 +111,8 @@ def _histograms(axes: Axes, comparison: ComparisonSubject, neuron: NeuronSubject
     rows = [view.histogram(neuron.layer)[neuron.neuron].astype(np.float64) for view in (comparison.v, comparison.w)]
     shares = np.array([row / max(row.sum(), 1) for row in rows])
     bins = shares.shape[1]
-    there = np.flatnonzero((shares > 1e-3 / COLUMNS).any(axis=0))
-    first, last = (int(there[0]), int(there[-1]) + 1) if len(there) else (0, bins)
+    occupied = np.flatnonzero((shares > 1e-3 / COLUMNS).any(axis=0))
+    first, last = (int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else (0, bins)
     each = max(1, -(-(last - first) // COLUMNS))
     starts = np.arange(first, last, each)
     at = low + (high - low) * np.minimum(np.append(starts, starts[-1] + each), bins) / bins

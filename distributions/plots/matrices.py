@@ -71,9 +71,9 @@ def clustered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     number = len(values)
     if number < 2:
         return np.arange(number), np.empty((0, 4))
-    known = np.isfinite(values)
-    far = float(values[known].max()) if known.any() else 1.0
-    full = np.where(known, values, far)
+    finite = np.isfinite(values)
+    far = float(values[finite].max()) if finite.any() else 1.0
+    full = np.where(finite, values, far)
     full = np.maximum((full + full.T) / 2, 0)
     np.fill_diagonal(full, 0)
     tree = linkage(squareform(full, checks=False), "average", optimal_ordering=True)

@@ -79,8 +79,8 @@ def fetch(source: str, sha256: str = "") -> Path:
             raise FetchError(line_of(error)) from error
         if not path.is_file():
             raise FetchError("no such file" + "; of URLs http(s) and hf: are known" * ("://" in source))
-    if sha256 and not (found := digest(path)).startswith(sha256):
-        raise FetchError(f"its SHA-256 is {found}, not {sha256}…")
+    if sha256 and not (checksum := digest(path)).startswith(sha256):
+        raise FetchError(f"its SHA-256 is {checksum}, not {sha256}…")
     return path
 
 
@@ -110,12 +110,12 @@ def folder() -> Path:
 def _packaged(rest: str) -> Path:
     module, _, name = rest.partition("/")
     try:
-        found = importlib.util.find_spec(module)
+        package = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        found = None
-    if found is None or not found.submodule_search_locations:
+        package = None
+    if package is None or not package.submodule_search_locations:
         raise FetchError(f"the package {module} is not installed: pip install {module.replace('_', '-')}")
-    return Path(found.submodule_search_locations[0]) / name
+    return Path(package.submodule_search_locations[0]) / name
 
 
 def _from_hub(rest: str) -> Path:
@@ -140,9 +140,9 @@ def _from_hub(rest: str) -> Path:
 def _download(url: str, sha256: str) -> Path:
     noted = folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:32]
     blobs = folder() / "blobs"
-    known = re.match(rb"[0-9a-f]{64}(?= )", noted.read_bytes()) if noted.is_file() else None
-    if known:
-        blob = blobs / known[0].decode()
+    match = re.match(rb"[0-9a-f]{64}(?= )", noted.read_bytes()) if noted.is_file() else None
+    if match:
+        blob = blobs / match[0].decode()
         if blob.is_file() and digest(blob) == blob.name and blob.name.startswith(sha256):
             return blob
     blob = _with_tries(url, lambda: _stream(url, sha256, blobs))
@@ -203,10 +203,10 @@ class _Proxies(urllib.request.ProxyHandler):
         super().__init__({"http": "chosen", "https": "chosen"})
 
     def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
-        its = web.proxy(req.full_url)
-        if its and its.url.startswith("https:"):
-            raise Refused(f"{its}: files are fetched through http:// proxies alone")
-        return super().proxy_open(req, its.url, type) if its else None
+        via = web.proxy(req.full_url)
+        if via and via.url.startswith("https:"):
+            raise Refused(f"{via}: files are fetched through http:// proxies alone")
+        return super().proxy_open(req, via.url, type) if via else None
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
@@ -225,8 +225,8 @@ class _Telling(urllib.request.OpenerDirector):
         except urllib.error.HTTPError:
             raise
         except OSError as error:
-            if said := web.fault(error, url):
-                raise urllib.error.URLError(said) from error
+            if web_error := web.fault(error, url):
+                raise urllib.error.URLError(web_error) from error
             raise
 
 
@@ -247,11 +247,11 @@ def _answer(url: str) -> HTTPResponse:
         return answer
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 407 and (its := web.proxy(url)):
-            raise FetchError(str(web.refusal(its, 407, url))) from error
+        if error.code == 407 and (proxy := web.proxy(url)):
+            raise FetchError(str(web.refusal(proxy, 407, url))) from error
         if error.code in PASSING:
-            said = f"HTTP {error.code}{web.through(url)}"
-            raise _Passing(said, _seconds(error.headers.get("Retry-After"))) from error
+            message = f"HTTP {error.code}{web.through(url)}"
+            raise _Passing(message, _seconds(error.headers.get("Retry-After"))) from error
         raise FetchError(f"HTTP {error.code}{web.through(url)}") from error
     except (InvalidURL, ValueError) as error:
         raise FetchError(line_of(error)) from error

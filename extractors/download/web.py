@@ -76,14 +76,14 @@ def proxy(url: str) -> Proxy | None:
     """The proxy that the environment names for a URL, or None. Raises `Refused` for what is no HTTP proxy."""
     parts, proxies = urllib.parse.urlsplit(url), urllib.request.getproxies()
     kind = parts.scheme if proxies.get(parts.scheme) else "all"
-    its = proxies.get(kind, "")
-    if not its or parts.scheme not in PORTS or _direct(parts, proxies.get("no", "")):
+    address = proxies.get(kind, "")
+    if not address or parts.scheme not in PORTS or _direct(parts, proxies.get("no", "")):
         return None
     name = f"{kind}_proxy"
-    variable = next((found for found in (name, name.upper()) if os.environ.get(found)), name.upper())
-    its = its if "://" in its else f"http://{its.lstrip('/')}"
+    variable = next((spelling for spelling in (name, name.upper()) if os.environ.get(spelling)), name.upper())
+    address = address if "://" in address else f"http://{address.lstrip('/')}"
     try:
-        parts = urllib.parse.urlsplit(its)
+        parts = urllib.parse.urlsplit(address)
         sound = parts.hostname and parts.port != 0 and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         sound = False
@@ -101,16 +101,16 @@ def _direct(parts: urllib.parse.SplitResult, without: str) -> bool:
     for name in re.split(r"[,\s]+", without.lower()):
         if name == "*":
             return True
-        its, colon, its_port = name.rpartition(":")
-        if not colon or not its_port.isdecimal() or (":" in its and not its.endswith("]")):
-            its, its_port = name, str(port)  # without a port, or an IPv6 address without brackets
-        its = its.removeprefix("*").strip(".[]")
-        if not its or int(its_port) != port:
+        pattern, colon, pattern_port = name.rpartition(":")
+        if not colon or not pattern_port.isdecimal() or (":" in pattern and not pattern.endswith("]")):
+            pattern, pattern_port = name, str(port)  # without a port, or an IPv6 address without brackets
+        pattern = pattern.removeprefix("*").strip(".[]")
+        if not pattern or int(pattern_port) != port:
             continue
         if address is None:
-            if host == its or host.endswith(f".{its}"):
+            if host == pattern or host.endswith(f".{pattern}"):
                 return True
-        elif (network := _network(its)) and address in network:
+        elif (network := _network(pattern)) and address in network:
             return True
     return not urllib.request.getproxies_environment() and bool(urllib.request.proxy_bypass(host))
 
@@ -185,10 +185,10 @@ def place(url: str) -> str:
 def through(url: str) -> str:
     """For the end of a line about a URL: through which proxy it was asked for, or nothing."""
     try:
-        its = proxy(url)
+        via = proxy(url)
     except Refused:
         return ""
-    return f", through {its}" if its else ""
+    return f", through {via}" if via else ""
 
 
 def web_error_behind(error: BaseException) -> WebError | None:
@@ -200,40 +200,40 @@ def fault(error: BaseException, url: str) -> WebError | None:
     """What a client's error says of the way to a host: `Refused`, `Unreachable` if it has not answered before, or None
     where it is something else, or may pass."""
     where = place(url)
-    if said := web_error_behind(error):
-        return said
-    causes, its = list(_causes(error)), proxy(url)
+    if web_error := web_error_behind(error):
+        return web_error
+    causes, via = list(_causes(error)), proxy(url)
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):  # not aiohttp's
             return Refused(
                 f"{where}: its certificate is not trusted ({cause.verify_message}{through(url)}); if it should be, "
                 "name the file of its authority's certificate in SSL_CERT_FILE"
             )
-        if its and (status := _tunnel(cause)):
-            return refusal(its, status, url)
+        if via and (status := _tunnel(cause)):
+            return refusal(via, status, url)
     if where in _answered:
         return None
     for cause in reversed(causes):  # from what OpenSSL says to what a client makes of it
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             why = getattr(cause, "reason", None) or cause  # aiohttp's errors have none
             return Unreachable(f"{where}: no TLS is spoken there ({why}{through(url)}); http:// perhaps?")
-        if (words := _nobody(cause)) and its:
-            return Unreachable(f"{its} {words}; mend {its.variable}, or name {_host(url)} in NO_PROXY")
+        if (words := _nobody(cause)) and via:
+            return Unreachable(f"{via} {words}; mend {via.variable}, or name {_host(url)} in NO_PROXY")
         if words:
             return Unreachable(f"{where} {words}; is the address right, does it run, is a proxy needed (HTTPS_PROXY)?")
     return None
 
 
-def refusal(its: Proxy, status: int, url: str) -> WebError:
+def refusal(via: Proxy, status: int, url: str) -> WebError:
     """What an answer of a proxy itself means, which was to reach a URL."""
     where = place(url)
     if status == 407:
-        wrong = "does not accept the password in it" if its.credentials else "wants a password"
-        return Refused(f"{its} {wrong} (HTTP 407): {its.variable}=http://USER:PASSWORD@HOST:PORT")
+        wrong = "does not accept the password in it" if via.credentials else "wants a password"
+        return Refused(f"{via} {wrong} (HTTP 407): {via.variable}=http://USER:PASSWORD@HOST:PORT")
     if status in GATEWAY and where not in _answered:
-        return Unreachable(f"{its} does not reach {where} (HTTP {status})")
+        return Unreachable(f"{via} does not reach {where} (HTTP {status})")
     kind = WebError if status in (*GATEWAY, 408, 429, 500) else Refused
-    return kind(f"{its} refuses to reach {where} (HTTP {status}); name it in NO_PROXY if it is not to be used")
+    return kind(f"{via} refuses to reach {where} (HTTP {status}); name it in NO_PROXY if it is not to be used")
 
 
 def _host(url: str) -> str:
@@ -258,9 +258,9 @@ def _tunnel(cause: BaseException) -> int:
     """The status with which a proxy refused a tunnel; 0 if that is not what it is about."""
     if isinstance(status := getattr(cause, "status", None), int):
         return status
-    said = re.match(r"(?:Tunnel connection failed: )?([3-5]\d\d)\b", str(cause))
+    match = re.match(r"(?:Tunnel connection failed: )?([3-5]\d\d)\b", str(cause))
     named = type(cause) is OSError or type(cause).__name__ == "ProxyError"
-    return int(said[1]) if said and named else 0
+    return int(match[1]) if match and named else 0
 
 
 def _nobody(cause: BaseException) -> str:

@@ -79,13 +79,13 @@ def decode_jpegs(files: Sequence[bytes], device: torch.device | str) -> list[tor
     group: list[int] = []
     pixels = 0
     for i, data in enumerate(files):
-        its = _pixels_of_plain_jpeg(data)
-        if group and pixels + its > GROUP_PIXELS:
+        file_pixels = _pixels_of_plain_jpeg(data)
+        if group and pixels + file_pixels > GROUP_PIXELS:
             _decode_into(pictures, group, files, device)
             group, pixels = [], 0
-        if its:
+        if file_pixels:
             group.append(i)
-            pixels += its
+            pixels += file_pixels
     _decode_into(pictures, group, files, device)
     return pictures
 

@@ -29,19 +29,19 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def open_long(browser: Any, long: str) -> Iterator[Callable[[str], Any]]:
-    context, said = browser.new_context(viewport={"width": 1280, "height": 900}), []
+    context, messages = browser.new_context(viewport={"width": 1280, "height": 900}), []
 
     def go(route: str) -> Any:
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.goto(long + route)
         page.wait_for_selector("html[data-ready]")
         return page
 
     yield go
     context.close()
-    assert said == []
+    assert messages == []
 
 
 LINES = "document.querySelectorAll('.listing tbody tr').length"
@@ -81,37 +81,37 @@ def test_each_choice_is_a_step_that_back_undoes(visit: Callable[..., Any]) -> No
     page = visit()
     start = page.evaluate("history.length")
     page.evaluate("scrollTo(0, 200)")
-    said = "document.querySelector('.map canvas').ariaLabel"
+    label = "document.querySelector('.map canvas').ariaLabel"
     page.get_by_label("Layer", exact=True).select_option("norm")
-    until(page, f"{said}.includes('EMD in norm')")
+    until(page, f"{label}.includes('EMD in norm')")
     page.get_by_label("Layer", exact=True).select_option("block_1")
-    until(page, f"{said}.includes('EMD in block_1')")
+    until(page, f"{label}.includes('EMD in block_1')")
     page.get_by_label("Distance", exact=True).select_option("fd")
-    until(page, f"{said}.includes('FD in block_1')")
+    until(page, f"{label}.includes('FD in block_1')")
     page.get_by_label("Network").focus()
     page.get_by_label("Network").select_option(PLAIN)
-    until(page, f"{said}.includes('plain_net')")
+    until(page, f"{label}.includes('plain_net')")
     page.get_by_role("button", name="Images").click()
     assert page.url.endswith("sort=-images")
     assert page.evaluate("history.length") == start + 5
     page.go_back()
     until(page, "document.querySelector('th[aria-sort]').textContent === 'Name'")
     page.go_back()
-    until(page, f"{said}.includes('FD in block_1 of vit_small')")
+    until(page, f"{label}.includes('FD in block_1 of vit_small')")
     assert page.get_by_label("Network").input_value() == synthetic.spec_of().id
     until(page, f"{FOCUS}.tagName === 'SELECT' && {FOCUS}.parentElement.textContent.startsWith('Network')")
     page.go_back()
-    until(page, f"{said}.includes('EMD in block_1')")
+    until(page, f"{label}.includes('EMD in block_1')")
     page.go_back()
-    until(page, f"{said}.includes('EMD in norm')")
+    until(page, f"{label}.includes('EMD in norm')")
     assert page.get_by_label("Layer", exact=True).input_value() == "norm"
     page.go_back()
-    until(page, f"{said}.includes('EMD in all layers')")
+    until(page, f"{label}.includes('EMD in all layers')")
     assert page.get_by_label("Layer", exact=True).input_value() == ""
     until(page, "scrollY === 200")
     for words in ("EMD in norm", "EMD in block_1", "FD in block_1", "plain_net"):
         page.go_forward()
-        until(page, f"{said}.includes('{words}')")
+        until(page, f"{label}.includes('{words}')")
 
 
 def test_typing_is_one_step(visit: Callable[..., Any], store: Store) -> None:

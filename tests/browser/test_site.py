@@ -137,8 +137,8 @@ def test_a_dataset_says_everything_and_is_shown_as_text(visit: Callable[..., Any
     assert page.locator(".lead").inner_text() == HOSTILE
     assert page.locator("main img, main script").count() == 0
     text = page.locator("main").inner_text()
-    for said in ("digest", "fingerprint", "weights", "preprocessing", "spec", "url"):
-        assert str(manifest[said]) in text
+    for key in ("digest", "fingerprint", "weights", "preprocessing", "spec", "url"):
+        assert str(manifest[key]) in text
     assert page.locator("a[href^='javascript']").count() == 0
     assert f'.vdna("{manifest["dataset"]}", "{manifest["extractor"]}", "{manifest["spec"]}")' in text
     page.get_by_role("link", name="Datasets", exact=True).click()
@@ -208,12 +208,12 @@ def test_keys_alone_lead_from_the_map_to_a_neuron(visit: Callable[..., Any]) -> 
     page.get_by_role("heading", name=f"{pair[0]} and {pair[1]}").wait_for()
 
 
-def _tab_to(page: Any, there: str) -> None:
+def _tab_to(page: Any, condition: str) -> None:
     for _ in range(40):
         page.keyboard.press("Tab")
-        if page.evaluate(there):
+        if page.evaluate(condition):
             return
-    pytest.fail(f"no Tab leads to {there}")
+    pytest.fail(f"no Tab leads to {condition}")
 
 
 def test_dark_is_the_systems_or_ones_own_choice(visit: Callable[..., Any]) -> None:

@@ -136,36 +136,36 @@ WRONG = [
 @pytest.fixture(scope="module")
 def paged(browser: Any, site: str) -> Iterator[Callable[[str], Any]]:
     """Shows routes one after the other on one page, as links are followed; nothing may be said on the console."""
-    page, said = browser.new_page(viewport={"width": 1280, "height": 900}), []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: said.append(f"error: {error}"))
+    page, messages = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: messages.append(f"error: {error}"))
     page.goto(site)
     page.wait_for_selector("html[data-ready]")
 
     def go(route: str) -> Any:
-        said.clear()
+        messages.clear()
         page.evaluate("document.getElementById('main').replaceChildren()")
         page.goto(site + route)
         page.locator("main h1").wait_for()
         page.wait_for_timeout(50)
-        assert said == []
+        assert messages == []
         return page
 
     yield go
     page.close()
 
 
-@pytest.mark.parametrize(("route", "said", "offered"), WRONG, ids=[route[:60] for route, _, _ in WRONG])
+@pytest.mark.parametrize(("route", "phrases", "offered"), WRONG, ids=[route[:60] for route, _, _ in WRONG])
 def test_what_a_link_asks_for_that_is_not_there_is_said(
-    paged: Callable[[str], Any], store: Store, route: str, said: list[str], offered: str | None
+    paged: Callable[[str], Any], store: Store, route: str, phrases: list[str], offered: str | None
 ) -> None:
-    its = names(store)
-    fill = lambda text: re.sub(r"\{(\w+)\}", lambda found: its.get(found[1], found[0]), text)  # noqa: E731
+    placeholders = names(store)
+    fill = lambda text: re.sub(r"\{(\w+)\}", lambda match: placeholders.get(match[1], match[0]), text)  # noqa: E731
     page = paged(fill(route))
     assert page.title() == "Not here · VDNA catalogue"
     assert page.locator("h1").inner_text() == "This link asks for something that is not here."
     text = page.locator("main").inner_text()
-    for words in said:
+    for words in phrases:
         assert fill(words).lower() in text.lower()
     assert page.locator(NUMBERS).count() == 0  # nothing is shown instead
     assert page.locator("main [role=alert]").count() >= 1
@@ -187,7 +187,7 @@ RIGHT = [
 
 @pytest.mark.parametrize("route", RIGHT)
 def test_a_link_to_what_is_there_is_followed(paged: Callable[[str], Any], store: Store, route: str) -> None:
-    page = paged(re.sub(r"\{(\w+)\}", lambda found: names(store)[found[1]], route))
+    page = paged(re.sub(r"\{(\w+)\}", lambda match: names(store)[match[1]], route))
     page.locator(".listing, .matrix, .facts, .bylayer").first.wait_for()
     assert page.locator(".failure").count() == 0
 

@@ -39,8 +39,8 @@ def test_a_cell_of_the_matrix_opens_its_pair_whose_numbers_are_pythons(visit: Ca
     v, w = (store.get_vdna(store.manifest(name, spec.extractor, spec.id) or {}) for name in shown)
     cards = page.locator(".card .value")
     cards.first.wait_for()
-    found = [number(text) for text in cards.all_inner_texts()]
-    assert found == pytest.approx([emd(v, w), nfd(v, w), fd(v, w)], rel=1e-3)
+    distances = [number(text) for text in cards.all_inner_texts()]
+    assert distances == pytest.approx([emd(v, w), nfd(v, w), fd(v, w)], rel=1e-3)
     assert value == pytest.approx(emd(v, w), rel=1e-3)
     rows = page.locator(".bylayer tbody tr")
     for i, layer in enumerate(spec.layers):
@@ -112,8 +112,8 @@ def test_every_neuron_is_pythons_to_the_last_digits(visit: Callable[..., Any], s
         return Array.from((await read(catalogue, rows, catalogue.specs[id], layer, () => {})).distances);
     }"""
     for layer, expected in emd(v, w, per_neuron=True).items():
-        found = page.evaluate(script, [a, b, synthetic.spec_of().id, layer])
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        distances = page.evaluate(script, [a, b, synthetic.spec_of().id, layer])
+        np.testing.assert_allclose(distances, expected, rtol=1e-9)
 
 
 def test_without_histograms_neurons_are_compared_by_their_gaussians(visit: Callable[..., Any], store: Store) -> None:
@@ -150,6 +150,6 @@ def test_chunks_unpack_as_in_numcodecs(visit: Callable[..., Any], monkeypatch: p
                     array = values.astype(kind)
                     packed = blosc.Blosc("zstd", 3, shuffle, block).encode(array)
                     flags.add((packed[2] & 2, packed[2] & 16))
-                    found = page.evaluate(UNPACK, base64.b64encode(packed).decode())
-                    assert base64.b64decode(found) == array.tobytes()
+                    unpacked = page.evaluate(UNPACK, base64.b64encode(packed).decode())
+                    assert base64.b64decode(unpacked) == array.tobytes()
     assert len(flags) >= 3  # copied; split; in one stream

@@ -128,14 +128,14 @@ def test_tars_without_checksums_of_their_names(tmp_path: Path, name: str, data: 
 def test_zips(tmp_path: Path, todo: list[Change]) -> None:
     """What the directory still calls an image is seen, or the directory is damaged."""
     data = damaged(dirty.zipped(), todo)
-    found = outcome(lambda: seen(tmp_path / "x.zip", data), UserError)
-    images, damage = ([], []) if isinstance(found, UserError) else found
+    result = outcome(lambda: seen(tmp_path / "x.zip", data), UserError)
+    images, damage = ([], []) if isinstance(result, UserError) else result
     assert len(images) <= len(NAMES)
     if not damage:
         names = zipfile.ZipFile(io.BytesIO(data)).namelist()
         assert len(images) == sum(name.lower().endswith(".png") for name in names)
-    if isinstance(found, UserError):
-        assert "no image found" in str(found)
+    if isinstance(result, UserError):
+        assert "no image found" in str(result)
 
 
 ROWS = next(case.data for case in dirty.cases() if case.name == "whole.parquet")
@@ -166,8 +166,8 @@ def test_pictures(draw: st.DataObject) -> None:
     """A picture or a reason, never another exception or any amount of memory."""
     data = draw.draw(st.sampled_from(WHOLE))
     changed = damaged(data, draw.draw(changes(len(data))))
-    found = outcome(lambda: decode(changed), BadImage)
-    assert found.reason if isinstance(found, BadImage) else found.shape[2:] == (3,)
+    result = outcome(lambda: decode(changed), BadImage)
+    assert result.reason if isinstance(result, BadImage) else result.shape[2:] == (3,)
 
 
 # -- partials and groups -------------------------------------------------------------------------------------------
@@ -186,13 +186,13 @@ def test_partials(tmp_path: Path, vdna: VDNA, draw: st.DataObject) -> None:
     data = zipped(pack(to_dataset(vdna, {"task": "task", "provenance": "{}"}), consolidated=False))
     path = f"partials/{vdna.spec.id}/task.zip"
     store.put(path, damaged(data, draw.draw(changes(len(data)))))
-    found = outcome(lambda: store.get_partial(vdna.spec, "task"), DamagedError)
-    assert found is not None
-    if isinstance(found, DamagedError):
-        assert "task.zip is damaged" in str(found)
+    result = outcome(lambda: store.get_partial(vdna.spec, "task"), DamagedError)
+    assert result is not None
+    if isinstance(result, DamagedError):
+        assert "task.zip is damaged" in str(result)
         assert store.get(path) is None
     else:
-        assert (found[0].digest(), found[0].ledger) == (vdna.digest(), vdna.ledger)
+        assert (result[0].digest(), result[0].ledger) == (vdna.digest(), vdna.ledger)
 
 
 @tries(80)
@@ -202,11 +202,11 @@ def test_groups_without_a_checksum(vdna: VDNA, draw: st.DataObject) -> None:
     objects = pack(to_dataset(vdna, {}), consolidated=False)
     name = draw.draw(st.sampled_from(sorted(objects)))
     objects[name] = damaged(objects[name], draw.draw(changes(len(objects[name]))))
-    found = outcome(lambda: from_dataset(open_group(objects)), (DamagedError, UserError))
-    if isinstance(found, UserError):
-        assert NEWER in str(found)  # the damage made the format a later one
-    if isinstance(found, VDNA):
-        assert (found.spec.id, found.digest(), found.ledger) == (vdna.spec.id, vdna.digest(), vdna.ledger)
+    result = outcome(lambda: from_dataset(open_group(objects)), (DamagedError, UserError))
+    if isinstance(result, UserError):
+        assert NEWER in str(result)  # the damage made the format a later one
+    if isinstance(result, VDNA):
+        assert (result.spec.id, result.digest(), result.ledger) == (vdna.spec.id, vdna.digest(), vdna.ledger)
 
 
 # -- files of others -----------------------------------------------------------------------------------------------
@@ -222,13 +222,13 @@ def test_files_of_the_seed(tmp_path: Path, vdna: VDNA, distribution: str, ending
     path = tmp_path / f"x.{ending}"
     data = path.read_bytes()
     path.write_bytes(damaged(data, draw.draw(changes(len(data)))))
-    found = outcome(lambda: read(tmp_path / "x", vdna.spec.ranges), UserError)
-    if isinstance(found, UserError):
+    result = outcome(lambda: read(tmp_path / "x", vdna.spec.ranges), UserError)
+    if isinstance(result, UserError):
         return
-    assert all(array.shape[0] == sum(found.layers.values()) for array in found.state().values())
+    assert all(array.shape[0] == sum(result.layers.values()) for array in result.state().values())
     if ending == "npz":  # it has a checksum, and the other file none
         expected = vdna.state()
-        assert all(np.allclose(a, expected[n]) for n, a in found.state().items() if not n.startswith("histogram_"))
+        assert all(np.allclose(a, expected[n]) for n, a in result.state().items() if not n.startswith("histogram_"))
 
 
 @tries(200)
@@ -236,10 +236,10 @@ def test_files_of_the_seed(tmp_path: Path, vdna: VDNA, distribution: str, ending
 def test_ranges_files(ranges: HistogramAxes, draw: st.DataObject) -> None:
     data = ranges.to_json().encode()
     changed = damaged(data, draw.draw(changes(len(data)))).decode(errors="surrogateescape")
-    found = outcome(lambda: HistogramAxes.from_json(changed), ValueError)
-    if isinstance(found, ValueError):
-        assert "not a ranges file" in str(found)
+    result = outcome(lambda: HistogramAxes.from_json(changed), ValueError)
+    if isinstance(result, ValueError):
+        assert "not a ranges file" in str(result)
         return
-    neurons = sum(found.layers.values())
-    assert found.low.shape == found.high.shape == (neurons,)
-    assert (found.low <= found.high).all()
+    neurons = sum(result.layers.values())
+    assert result.low.shape == result.high.shape == (neurons,)
+    assert (result.low <= result.high).all()

@@ -60,9 +60,9 @@ def test_a_picture_or_the_reason(name: str, data: bytes, reason: str) -> None:
         picture = decode(data)
         assert (picture.shape[2:], picture.dtype) == ((3,), np.uint8)
         return
-    with pytest.raises(BadImage) as found:
+    with pytest.raises(BadImage) as error:
         decode(data)
-    assert found.value.reason == reason
+    assert error.value.reason == reason
 
 
 def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
@@ -74,11 +74,11 @@ def test_files_that_wait_to_be_decoded_are_bounded_by_bytes(
     task = Task(0, tuple(find(str(tmp_path))))
     before = worker.vdna(task).digest()
     read, decoded, most = 0, 0, 0
-    its, decodes = ShardReader._files, worker._walk._input
+    read_files, decodes = ShardReader._files, worker._walk._input
 
     def files(reader: ShardReader) -> Iterator[tuple[str, bytes | BadImage]]:
         nonlocal read, most
-        for entry in its(reader):
+        for entry in read_files(reader):
             read += 1
             most = max(most, read - decoded)
             yield entry

@@ -45,9 +45,11 @@ def options(store: ObjectStore) -> dict[str, Any]:
 
 def on(store: ObjectStore, catalogue: str, *overrides: str) -> RunContext:
     """The settings of a run whose shards and catalogue are in the store."""
-    its = [f"+{key}.{name}={value}" for key in ("storage", "dataset.storage") for name, value in options(store).items()]
+    given = [
+        f"+{key}.{name}={value}" for key in ("storage", "dataset.storage") for name, value in options(store).items()
+    ]
     where = ("dataset=images", "dataset.name=faces", "dataset.url=s3://shards/faces/")
-    return context(*where, f"catalogue={catalogue}", *TINY, *SMALL, *its, *overrides)
+    return context(*where, f"catalogue={catalogue}", *TINY, *SMALL, *given, *overrides)
 
 
 def test_s3_gives_what_a_disk_gives_and_keeps_its_secrets(calm: str, store: ObjectStore, tmp_path: Path) -> None:
@@ -60,16 +62,16 @@ def test_s3_gives_what_a_disk_gives_and_keeps_its_secrets(calm: str, store: Obje
             *("dataset.url=s3://shards/faces/", "actors=2"),
             environment={**store.environment, "RAY_TMPDIR": str(sessions)},
         )
-        code, said = driver.end()
-        assert code == 0, said
-        found = open_catalogue(f"{url}/c", **options(store)).vdna("faces", "test_vit")
-        assert found.digest() == calm
+        code, output = driver.end()
+        assert code == 0, output
+        vdna = open_catalogue(f"{url}/c", **options(store)).vdna("faces", "test_vit")
+        assert vdna.digest() == calm
         logs = [path.read_bytes() for path in sessions.rglob("*") if path.is_file() and not path.is_symlink()]
         fs = store.filesystem()
         objects = [fs.cat_file(name) for name in fs.find(f"{url}/c")]
         assert len(objects) > 50
         assert len(logs) > 5
-        for text in (said.encode(), *logs, *objects):
+        for text in (output.encode(), *logs, *objects):
             assert store.secret.encode() not in text
             assert store.key.encode() not in text
     finally:

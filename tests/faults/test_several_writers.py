@@ -71,26 +71,26 @@ def add_tokens(number: int, barrier: Barrier, kind: type[ObjectStore], where: Wh
     folder = kind(*where)
     for turn in range(rounds):
         barrier.wait(60)
-        change(folder, "list.json", lambda there, token=f"{number}:{turn}": with_token(there, token))
+        change(folder, "list.json", lambda content, token=f"{number}:{turn}": with_token(content, token))
 
 
-def with_token(there: bytes | None, token: str) -> bytes:
-    return json.dumps([*json.loads(there or b"[]"), token]).encode()
+def with_token(content: bytes | None, token: str) -> bytes:
+    return json.dumps([*json.loads(content or b"[]"), token]).encode()
 
 
 @pytest.mark.parametrize("kind", [ObjectStore, WithoutVersions])
 def test_no_change_of_an_object_is_lost(where: Where, kind: type[ObjectStore]) -> None:
     rounds = 40
     together(add_tokens, kind, where, rounds)
-    found = json.loads(ObjectStore(*where).get("list.json") or b"")
-    assert sorted(found) == sorted(f"{number}:{turn}" for number in range(WRITERS) for turn in range(rounds))
+    tokens = json.loads(ObjectStore(*where).get("list.json") or b"")
+    assert sorted(tokens) == sorted(f"{number}:{turn}" for number in range(WRITERS) for turn in range(rounds))
 
 
 def test_s3_is_asked_for_versions_and_a_disk_for_numbers(where: Where) -> None:
     folder = ObjectStore(*where)
     assert folder.refuses_other_versions == where[0].startswith("s3")
     for token in ("a", "b"):
-        change(folder, "list.json", lambda there, token=token: with_token(there, token))
+        change(folder, "list.json", lambda content, token=token: with_token(content, token))
     assert bool(folder.names(CLAIMS)) != folder.refuses_other_versions
 
 
@@ -99,7 +99,7 @@ def add_for_ever(number: int, where: Where) -> None:
     turn = 0
     while True:
         token = f"{number}:{turn}"
-        change(folder, "list.json", lambda there, token=token: with_token(there, token))
+        change(folder, "list.json", lambda content, token=token: with_token(content, token))
         folder.put(f"done/{number}-{turn}", b"")
         turn += 1
 
@@ -116,19 +116,19 @@ def test_writers_that_are_killed_stop_nobody_and_lose_nothing(where: Where) -> N
     for process in processes:
         process.kill()
         process.join()
-    change(folder, "list.json", lambda there: with_token(there, "last"))
-    found = json.loads(folder.get("list.json") or b"")
-    assert found[-1] == "last"
-    assert len(set(found)) == len(found)
-    assert {name.replace("-", ":") for name in folder.names("done")} <= set(found)
+    change(folder, "list.json", lambda content: with_token(content, "last"))
+    tokens = json.loads(folder.get("list.json") or b"")
+    assert tokens[-1] == "last"
+    assert len(set(tokens)) == len(tokens)
+    assert {name.replace("-", ":") for name in folder.names("done")} <= set(tokens)
 
 
 def after(folder: ObjectStore, *tokens: str) -> list[str]:
     """What is there when these were added."""
     for token in tokens:
-        change(folder, "list.json", lambda there, token=token: with_token(there, token))
-    found: list[str] = json.loads(folder.get("list.json") or b"")
-    return found
+        change(folder, "list.json", lambda content, token=token: with_token(content, token))
+    stored: list[str] = json.loads(folder.get("list.json") or b"")
+    return stored
 
 
 def age(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_state_of_before_may_be_restored(tmp_path: Path, aged: bool) -> None:
     folder.put("list.json", backup)
     if aged:
         age(tmp_path)
-    change(folder, "list.json", lambda there: there or b"")
+    change(folder, "list.json", lambda content: content or b"")
     assert folder.get("list.json") == backup
     assert after(folder, "b") == ["a", "b"]
     folder.remove("list.json")
@@ -245,14 +245,14 @@ def test_two_runs_of_one_dataset_never_get_one_version_number(where: Where) -> N
     store = Store(*where)
     (manifest,) = store.manifests()
     versions = [*manifest["versions"], manifest]
-    assert [its["version"] for its in versions] == list(range(1, WRITERS * rounds + 1))
+    assert [entry["version"] for entry in versions] == list(range(1, WRITERS * rounds + 1))
     wanted = {measured(f"{number}-{turn}").digest() for number in range(WRITERS) for turn in range(rounds)}
-    assert {its["digest"] for its in versions} == wanted
+    assert {entry["digest"] for entry in versions} == wanted
     assert manifest["thumbnails"] == [manifest["description"]]  # of its own pictures, not of another version's
     records = store.names(f"vdnas/mine/{manifest['extractor']}/versions", ".json")
     assert len(records) == WRITERS * rounds  # those of numbers that another run got are gone
-    for its in manifest["versions"]:
-        assert json.loads(store.get(its["manifest"]["path"]) or b"")["digest"] == its["digest"]
+    for version in manifest["versions"]:
+        assert json.loads(store.get(version["manifest"]["path"]) or b"")["digest"] == version["digest"]
 
 
 def test_runs_with_the_same_data_are_one_version(where: Where) -> None:
@@ -287,15 +287,15 @@ def test_of_two_publishes_none_takes_the_others_datasets_away(where: Where) -> N
     assert verify(Manifests(*where))[2] == []
 
 
-def publish_elsewhere(number: int, barrier: Barrier, sources: list[str], there: list[Where], said: str) -> None:
+def publish_elsewhere(number: int, barrier: Barrier, sources: list[str], targets: list[Where], folder: str) -> None:
     """Copies of catalogues that know nothing of each other to one target, whose readers must not lose anything."""
-    for turn, where in enumerate(there):
+    for turn, where in enumerate(targets):
         barrier.wait(60)
         try:
             copy(Manifests(sources[number]), target(*where), Manifests(*where))
         except LostVersionsError:
             continue
-        (Path(said) / f"{turn}-{number}").touch()
+        (Path(folder) / f"{turn}-{number}").touch()
 
 
 def test_of_catalogues_published_to_one_target_one_is_there_and_the_others_are_refused(
@@ -306,10 +306,10 @@ def test_of_catalogues_published_to_one_target_one_is_there_and_the_others_are_r
         store = Store(source)
         store.put_vdna(measured(str(number)), f"d-{number}", synthetic.facts_of(str(number), 0))
         publish(store)
-    there: list[Where] = [(f"{where[0]}/{turn}", where[1]) for turn in range(8)]
+    targets: list[Where] = [(f"{where[0]}/{turn}", where[1]) for turn in range(8)]
     (tmp_path / "said").mkdir()
-    together(publish_elsewhere, sources, there, str(tmp_path / "said"))
-    for turn, target_ in enumerate(there):
+    together(publish_elsewhere, sources, targets, str(tmp_path / "said"))
+    for turn, target_ in enumerate(targets):
         (done,) = (tmp_path / "said").glob(f"{turn}-*")
         index = published.read(ObjectStore(*target_)) or {"vdnas": []}
         assert [row["dataset"] for row in index["vdnas"]] == [f"d-{done.name[-1]}"]
@@ -356,15 +356,15 @@ def test_an_older_state_never_replaces_a_newer_one_at_a_target(where: Where, tmp
 def test_a_commit_of_another_upon_the_hub_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub_server(monkeypatch, tmp_path, []) as files:
         hub = target("hf:datasets/me/vdnas")
-        ours = hub.change("list.json", lambda there: with_token(there, "a"))
+        ours = hub.change("list.json", lambda content: with_token(content, "a"))
         assert ours == files["datasets/me/vdnas/list.json"] == b'["a"]'
         asked: list[bytes | None] = []
 
-        def make(there: bytes | None) -> bytes:
-            asked.append(there)
+        def make(content: bytes | None) -> bytes:
+            asked.append(content)
             if len(asked) == 1:
                 hub.put_all([("list.json", lambda: b'["theirs"]')])
-            return with_token(there, "b")
+            return with_token(content, "b")
 
         assert hub.change("list.json", make) == b'["theirs", "b"]'
         assert asked == [b'["a"]', b'["theirs"]']

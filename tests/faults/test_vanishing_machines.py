@@ -68,9 +68,9 @@ def test_kills_all_over_a_cluster_change_nothing(calm: str, many: Path, nodes: C
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rng.choice(actors), signal.SIGKILL)
                 kills["actor"] += 1
-    code, said = driver.end()
-    assert code == 0, said
-    assert sum(kills.values()) == KILLS, said[-2000:]
+    code, output = driver.end()
+    assert code == 0, output
+    assert sum(kills.values()) == KILLS, output[-2000:]
     assert min(kills.values()) > 0
     assert read(tmp_path) == calm
 
@@ -83,11 +83,11 @@ def test_a_driver_killed_three_times_goes_on(calm: str, many: Path, nodes: Clust
         while partials(tmp_path) < done and time.monotonic() < deadline:
             time.sleep(0.01)
         driver.process.kill()
-        code, said = driver.end()
-        assert code == -signal.SIGKILL, said
+        code, output = driver.end()
+        assert code == -signal.SIGKILL, output
     assert partials(tmp_path) >= 60
-    code, said = drive(tmp_path, *start, environment={"RAY_ADDRESS": nodes.address}).end()
-    assert code == 0, said
+    code, output = drive(tmp_path, *start, environment={"RAY_ADDRESS": nodes.address}).end()
+    assert code == 0, output
     assert read(tmp_path) == calm
 
 
@@ -99,8 +99,8 @@ def test_drivers_at_once_all_end_right(calm: str, many: Path, nodes: Cluster, tm
         for name in ("faces", "faces", "others")
     ]
     for driver in drivers:
-        code, said = driver.end()
-        assert code == 0, said
+        code, output = driver.end()
+        assert code == 0, output
     assert read(tmp_path) == read(tmp_path, "others") == calm
     matrix = open_catalogue(str(tmp_path)).distances("test_vit", "emd")
     assert sorted(matrix["dataset"].to_numpy()) == ["faces", "others"]
@@ -117,9 +117,9 @@ def test_a_notice_to_end_is_taken_cleanly(calm: str, many: Path, nodes: Cluster,
         time.sleep(0.01)
     if who == "driver":
         driver.process.terminate()
-        code, said = driver.end(60)
-        assert code == 128 + signal.SIGTERM, said
-        assert "what is done is kept" in said
+        code, output = driver.end(60)
+        assert code == 128 + signal.SIGTERM, output
+        assert "what is done is kept" in output
         driver = drive(tmp_path, *start, environment={"RAY_ADDRESS": nodes.address})
     elif who == "actor":
         for actor in actor_processes()[:1]:
@@ -127,7 +127,7 @@ def test_a_notice_to_end_is_taken_cleanly(calm: str, many: Path, nodes: Cluster,
     else:
         nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=True)
         nodes.add_node(num_cpus=1)
-    code, said = driver.end()
-    assert code == 0, said
+    code, output = driver.end()
+    assert code == 0, output
     assert read(tmp_path) == calm
     assert not list(tmp_path.rglob("*.tmp"))

@@ -69,17 +69,17 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     """Opens a page of the site. Afterwards: nothing failed, nothing was said on the console, nobody else was asked."""
-    contexts, said = [], []
+    contexts, messages = [], []
 
     def go(route: str = "#/", **options: Any) -> Any:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
-        page.on("response", lambda answer: answer.status < 400 or said.append(f"{answer.status}: {answer.url}"))
-        page.on("request", lambda request: request.url.startswith((site[:-5], "data:")) or said.append(request.url))
+        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: messages.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: messages.append(f"failed: {request.url}"))
+        page.on("response", lambda answer: answer.status < 400 or messages.append(f"{answer.status}: {answer.url}"))
+        page.on("request", lambda request: request.url.startswith((site[:-5], "data:")) or messages.append(request.url))
         page.goto(site + route)
         page.wait_for_selector("html[data-ready]")
         return page
@@ -87,7 +87,7 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     yield go
     for context in contexts:
         context.close()
-    assert said == []
+    assert messages == []
 
 
 def until(page: Any, holds: str) -> None:

@@ -40,8 +40,8 @@ def consistent(url: str, **options: Any) -> int:
     cat = open_catalogue(url, **options)
     names = cat.index()["dataset"].tolist()
     frame = cat.matrix("vit_small").frame
-    found = cat.compare(names[0], names[1], metrics=["emd"])
-    assert found.overall["emd"] == pytest.approx(frame.loc[names[0], names[1]], rel=1e-12)
+    comparison = cat.compare(names[0], names[1], metrics=["emd"])
+    assert comparison.overall["emd"] == pytest.approx(frame.loc[names[0], names[1]], rel=1e-12)
     return int(cat.index()["version"][0])
 
 

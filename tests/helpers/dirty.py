@@ -58,8 +58,8 @@ def write(folder: Path) -> None:
 
 def reasons() -> tuple[int, dict[str, int]]:
     """How many of the single images count, and why the others do not."""
-    said = Counter(reason for _, _, reason in pictures())
-    return said.pop(""), dict(said)
+    counts = Counter(reason for _, _, reason in pictures())
+    return counts.pop(""), dict(counts)
 
 
 # -- tars --------------------------------------------------------------------------------------------------------

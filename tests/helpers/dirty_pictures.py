@@ -23,9 +23,9 @@ UNKNOWN = "not an image of a supported format"
 @cache
 def pictures() -> tuple[tuple[str, bytes, str], ...]:
     """Name, bytes, and the reason why the image does not count, or ""."""
-    found = (*_jpegs(), *_pngs(), *_others(), *_no_images(), *_sizes())
-    assert len({name for name, *_ in found}) == len(found)
-    return found
+    cases = (*_jpegs(), *_pngs(), *_others(), *_no_images(), *_sizes())
+    assert len({name for name, *_ in cases}) == len(cases)
+    return cases
 
 
 def noise(height: int = 24, width: int = 40, seed: int = 0) -> Image.Image:

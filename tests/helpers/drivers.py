@@ -30,9 +30,9 @@ class Driver:
         code = self.process.exitcode
         self.process.kill()
         self.process.join()
-        said = self.output.read_text()
-        assert code is not None, f"still running after {seconds} s: {said[-2000:]}"
-        return code, said
+        output = self.output.read_text()
+        assert code is not None, f"still running after {seconds} s: {output[-2000:]}"
+        return code, output
 
 
 def drive(catalogue: str | Path, *arguments: str, environment: dict[str, str] | None = None) -> Driver:

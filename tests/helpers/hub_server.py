@@ -41,8 +41,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def _tree(self) -> None:
         folder = self.path.removeprefix("/api/").partition("/tree/main")[0] + "/"
-        its = {name.removeprefix(folder): data for name, data in self.files.items() if name.startswith(folder)}
-        listed = [{"type": "file", "path": path, "size": len(data), "oid": FIRST} for path, data in its.items()]
+        files = {name.removeprefix(folder): data for name, data in self.files.items() if name.startswith(folder)}
+        listed = [{"type": "file", "path": path, "size": len(data), "oid": FIRST} for path, data in files.items()]
         return self._say(200, json.dumps(listed).encode(), {})
 
     def _file(self, whole: bool) -> None:
@@ -58,8 +58,8 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
-            said = json.loads(body)
-            made = f"{self.headers['Host']}/datasets/{said.get('organization', 'me')}/{said['name']}"
+            request = json.loads(body)
+            made = f"{self.headers['Host']}/datasets/{request.get('organization', 'me')}/{request['name']}"
             return self._say(200, json.dumps({"url": f"http://{made}"}).encode(), {})
         kind, repository = self.path.removeprefix("/api/").split("/", 1)
         if "/preupload/" in repository:

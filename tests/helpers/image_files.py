@@ -30,9 +30,9 @@ MEAN = (0.5, 0.5, 0.5)
 def numbers(most: int, seed: int = 0, channels: int = 0, least: int = 0) -> np.ndarray:
     """Random ones, both ends of the range among them."""
     shape = (HEIGHT, WIDTH, channels) if channels else (HEIGHT, WIDTH)
-    found = np.random.default_rng(seed).integers(least, most + 1, shape)
-    found[0, 0], found[-1, -1] = least, most
-    return found
+    values = np.random.default_rng(seed).integers(least, most + 1, shape)
+    values[0, 0], values[-1, -1] = least, most
+    return values
 
 
 def tiff(data: np.ndarray, bits: int = 0, order: Literal["<", ">"] = "<", packed: bool = False, **tags: Any) -> bytes:
@@ -148,14 +148,14 @@ def _with_key() -> Iterator[Clear]:
     """PNGs with one colour that is transparent."""
     for bits in (1, 2, 4, 8):
         most = 2**bits - 1
-        found = numbers(most, bits)
+        values = numbers(most, bits)
         packed = [
-            sum(int(n) << (8 - bits - bits * i) for i, n in enumerate(part)) for part in found.reshape(-1, 8 // bits)
+            sum(int(n) << (8 - bits - bits * i) for i, n in enumerate(part)) for part in values.reshape(-1, 8 // bits)
         ]
-        rows = np.array(packed).reshape(HEIGHT, -1) if WIDTH * bits % 8 == 0 else _bits(found, bits)
+        rows = np.array(packed).reshape(HEIGHT, -1) if WIDTH * bits % 8 == 0 else _bits(values, bits)
         for key in {0, 1, most}:
             data = png(WIDTH, HEIGHT, bits, 0, rows_of(rows), (b"tRNS", struct.pack(">H", key)))
-            yield f"{bits} bits, {key}.png", data, grey(found * 255 // most), 255 * (found != key)
+            yield f"{bits} bits, {key}.png", data, grey(values * 255 // most), 255 * (values != key)
     deep = numbers(65_535, 1)
     deep[1, :4] = 300, 301, 300 + 256, 44
     data = png(WIDTH, HEIGHT, 16, 0, rows_of(deep, ">u2"), (b"tRNS", struct.pack(">H", 300)))
@@ -170,10 +170,10 @@ def _with_key() -> Iterator[Clear]:
     yield "RGB of 16 bits.png", data, wide >> 8, 255 * (wide != (1000, 2000, 3000)).any(2)
 
 
-def _bits(found: np.ndarray, bits: int) -> np.ndarray:
+def _bits(values: np.ndarray, bits: int) -> np.ndarray:
     """Rows of numbers of some bits, each row of whole bytes."""
     rows = []
-    for row in found:
+    for row in values:
         text = "".join(f"{n:0{bits}b}" for n in row)
         text += "0" * (-len(text) % 8)
         rows.append([int(text[i : i + 8], 2) for i in range(0, len(text), 8)])
@@ -196,10 +196,10 @@ PLACES: dict[int, Callable[[int, int, int, int], tuple[int, int]]] = {
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     rows, columns = stored.shape[:2]
     h, w = (rows, columns) if orientation < 5 else (columns, rows)
-    found = np.zeros((h, w, 3), stored.dtype)
+    picture = np.zeros((h, w, 3), stored.dtype)
     for r, c in product(range(rows), range(columns)):
-        found[PLACES[orientation](r, c, h, w)] = stored[r, c]
-    return found
+        picture[PLACES[orientation](r, c, h, w)] = stored[r, c]
+    return picture
 
 
 def exif(orientation: int) -> Image.Exif:

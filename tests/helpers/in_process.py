@@ -70,8 +70,8 @@ def _pool(arguments: Sequence[Any], size: int, cpus: int, gpus: float) -> Iterat
         pool.close()
 
 
-def _resources(its: Scheduler) -> Resources:
-    return Resources.of(its._config, 0, cores())
+def _resources(self: Scheduler) -> Resources:
+    return Resources.of(self._config, 0, cores())
 
 
 @contextmanager

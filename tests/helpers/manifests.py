@@ -41,8 +41,8 @@ def rendered(name: str) -> list[Manifest]:
 
 
 def one(manifests: list[Manifest], kind: str, name: str | None = None) -> Manifest:
-    (found,) = [m for m in manifests if m["kind"] == kind and name in (None, m["metadata"]["name"])]
-    return found
+    (manifest,) = [m for m in manifests if m["kind"] == kind and name in (None, m["metadata"]["name"])]
+    return manifest
 
 
 def ray_parts(rayjob: Manifest) -> dict[str, Manifest]:

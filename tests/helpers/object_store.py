@@ -141,12 +141,12 @@ def _command(ports: dict[str, int]) -> list[str]:
 def _free_ports() -> list[int]:
     """A port for each part, whose gRPC port, 10000 above, is free too. All lie below the range from which the
     kernel takes the ports of outgoing connections, or one of those could come between here and weed."""
-    found: list[int] = []
+    ports: list[int] = []
     for port in random.SystemRandom().sample(range(10_000, 20_000), 1000):
         if _is_free(port) and _is_free(port + 10_000):
-            found.append(port)
-        if len(found) == len(PARTS):
-            return found
+            ports.append(port)
+        if len(ports) == len(PARTS):
+            return ports
     raise OSError("no free ports between 10000 and 30000")
 
 

@@ -35,9 +35,9 @@ def digest(s: RunContext) -> str:
 
 
 def manifest(s: RunContext) -> dict[str, Any]:
-    found = s.store.manifest(s.settings.dataset.name, s.settings.extractor.name, s.spec().id)
-    assert found is not None
-    return found
+    entry = s.store.manifest(s.settings.dataset.name, s.settings.extractor.name, s.spec().id)
+    assert entry is not None
+    return entry
 
 
 def actor_processes(below: int | None = None) -> list[int]:

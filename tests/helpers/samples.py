@@ -59,7 +59,7 @@ def parquet(path: Path, columns: Mapping[str, Any]) -> Path:
 
 def tally(url: str | list[str], **options: Any) -> dict[str, int]:
     """How many images count, and the reasons of those that do not; `damaged` archives too."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for shard in find(url, **options):
         reader = ShardReader(Shard.from_row(shard.to_row()), options.get("storage"))
         for _, data in reader:
@@ -67,11 +67,11 @@ def tally(url: str | list[str], **options: Any) -> dict[str, int]:
                 if isinstance(data, BadImage):
                     raise data
                 decode(data)
-                found["counted"] += 1
+                counts["counted"] += 1
             except BadImage as bad:
-                found[bad.reason] += 1
-        found["damaged"] += bool(reader.damage)
-    return {key: count for key, count in found.items() if count}
+                counts[bad.reason] += 1
+        counts["damaged"] += bool(reader.damage)
+    return {key: count for key, count in counts.items() if count}
 
 
 def tree(folder: Path, files: Mapping[str, bytes]) -> Path:

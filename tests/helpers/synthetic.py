@@ -54,16 +54,16 @@ def spec_of(extractor: str = "vit_small", distributions: tuple[str, ...] = FULL)
 
 def names(count: int) -> list[tuple[str, int]]:
     """Names of datasets, each with the kind it is of."""
-    found: dict[str, int] = {}
+    kinds: dict[str, int] = {}
     generator = np.random.default_rng(3)
     weights = generator.dirichlet(np.full(len(KINDS), 1.5))
-    while len(found) < count:
-        kind = len(found) if len(found) < min(count, 4) else int(generator.choice(len(KINDS), p=weights))
+    while len(kinds) < count:
+        kind = len(kinds) if len(kinds) < min(count, 4) else int(generator.choice(len(KINDS), p=weights))
         name = f"{KINDS[kind]}-{generator.choice(SOURCES)}-{generator.integers(2011, 2026)}"
-        if name in found:
+        if name in kinds:
             name += f"-{generator.choice(PLACES)}"
-        found.setdefault(name, kind)
-    return list(found.items())
+        kinds.setdefault(name, kind)
+    return list(kinds.items())
 
 
 def filled(spec: Spec, name: str, kind: int, images: int, positions: int = 4) -> VDNA:

@@ -65,7 +65,7 @@ CLIENTS = pytest.mark.parametrize("client", [shard, catalogue, s3, weights, hub]
 Client = Callable[[str], bytes]
 
 
-def said(client: Client, url: str) -> str:
+def error_line(client: Client, url: str) -> str:
     """What a client says that does not get its file: one line, at once, without a password."""
     start = time.monotonic()
     with pytest.raises(ERRORS) as caught:

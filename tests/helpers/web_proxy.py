@@ -63,8 +63,8 @@ class Proxy(BaseHTTPRequestHandler):
                 self.end_headers()
             else:
                 parts = urlsplit(self.path)
-                its = {k: v for k, v in self.headers.items() if not k.lower().startswith(("proxy-", "connection"))}
-                head = "".join(f"{name}: {value}\r\n" for name, value in {**its, "Connection": "close"}.items())
+                headers = {k: v for k, v in self.headers.items() if not k.lower().startswith(("proxy-", "connection"))}
+                head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Connection": "close"}.items())
                 path = parts.path + ("?" * bool(parts.query)) + parts.query
                 server.sendall(f"{self.command} {path} HTTP/1.1\r\n{head}\r\n".encode())
             other = {server: self.connection, self.connection: server}

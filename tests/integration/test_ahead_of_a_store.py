@@ -27,6 +27,6 @@ def test_through_a_store_that_fails(tmp_path_factory: pytest.TempPathFactory, mo
             )
             shards = [shard for name in ("x.tar", "y") for shard in find(f"{url}/{name}", storage=near)]
             readers = [ShardReader(shard, far, 3) for shard in shards]
-            found = [data for _, _, data in in_turn(readers)]
-        assert found == [*files.values()] * 2
+            contents = [data for _, _, data in in_turn(readers)]
+        assert contents == [*files.values()] * 2
         assert len(set(proxy.injected)) > 5

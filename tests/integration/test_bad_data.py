@@ -37,10 +37,10 @@ class TestBadData:
     def test_the_run_goes_on_and_says_why(self, mixed: Path, tmp_path: Path) -> None:
         where = ("dataset=images", "dataset.name=mixed", f"dataset.url={mixed}", f"catalogue={tmp_path / 'cat'}")
         s = do(context(*where, *TINY, *SMALL, "max_bad_fraction=0.2", "images_per_shard=7"))
-        said = manifest(s)
-        assert said["images"] == 36
+        entry = manifest(s)
+        assert entry["images"] == 36
         reasons = {"empty file": 1, "not an image of a supported format": 2, "truncated": 1}
-        assert said["skipped_by_reason"] == reasons
+        assert entry["skipped_by_reason"] == reasons
         ledger = open_catalogue(s.settings.catalogue).vdna("mixed", "test_vit").ledger
         assert sum(record.seen for record in ledger) == 40
 

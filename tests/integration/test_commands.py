@@ -32,10 +32,10 @@ def test_mistakes_on_the_command_line_show_no_traceback(
 ) -> None:
     (tmp_path / "demo_data").symlink_to(demo_data)
     done = command(*arguments, cwd=tmp_path)
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert message in said
-    assert "Traceback" not in said
+    assert message in output
+    assert "Traceback" not in output
     assert not list(tmp_path.rglob("*.zip"))
 
 
@@ -53,14 +53,14 @@ def test_several_datasets_share_a_calibration_and_one_that_fails_stops_no_other(
         "calibration.datasets=[demo_digits,demo_faces]",
     )
     done = command(*arguments, cwd=tmp_path)
-    said = done.stdout + done.stderr
-    assert done.returncode == 2, said
-    assert "error: dataset.url=demo_data/demo_textures/*.tar: the pattern matches nothing" in said
-    assert "calibrate: ranges" in said
-    assert said.count("calibrating on demo_digits, demo_faces: 8 of 8 tasks") == 1
-    assert "EMD (bins), test_vit" in said
-    assert "FD (squared activation), test_vit" in said
-    assert "site: catalogue/site/index.html" in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 2, output
+    assert "error: dataset.url=demo_data/demo_textures/*.tar: the pattern matches nothing" in output
+    assert "calibrate: ranges" in output
+    assert output.count("calibrating on demo_digits, demo_faces: 8 of 8 tasks") == 1
+    assert "EMD (bins), test_vit" in output
+    assert "FD (squared activation), test_vit" in output
+    assert "site: catalogue/site/index.html" in output
     assert (tmp_path / "catalogue" / "site" / "index.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "demo_data"]
     again = command(*arguments, cwd=tmp_path)

@@ -138,9 +138,9 @@ class TestCompare:
         whole = three.store.get_distances("test_vit", three.spec().id)
         folder = Path(three.settings.catalogue)
         for path in folder.glob(f"vdnas/*/*/{three.spec().id}.json"):
-            said = json.loads(path.read_text())
-            assert said.pop("objects")
-            path.write_text(json.dumps(said))
+            manifest = json.loads(path.read_text())
+            assert manifest.pop("objects")
+            path.write_text(json.dumps(manifest))
         shutil.rmtree(folder / "distances")
         compare.run(three)
         xr.testing.assert_identical(three.store.get_distances("test_vit", three.spec().id), whole)
@@ -167,7 +167,7 @@ class TestCompare:
 @pytest.fixture(scope="module")
 def halves(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Path]]]:
     """Forty images of each half of every demo set, the halves drawn at random."""
-    folder, found = tmp_path_factory.mktemp("halves"), {}
+    folder, pairs = tmp_path_factory.mktemp("halves"), {}
     for number, source in enumerate(sorted(demo_data.iterdir())):
         images = []
         for path in sorted(source.glob("*.tar")):
@@ -179,8 +179,8 @@ def halves(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             with tarfile.open(path, "w") as tar:
                 for index in part:
                     tar.addfile(images[index][0], io.BytesIO(images[index][1]))
-        found[source.name] = paths
-    return found  # type: ignore[return-value]
+        pairs[source.name] = paths
+    return pairs  # type: ignore[return-value]
 
 
 def test_the_matrix_makes_sense(halves: dict[str, tuple[Path, Path]]) -> None:

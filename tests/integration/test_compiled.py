@@ -140,9 +140,9 @@ def test_his_own_folder_serves_him(place: Path) -> None:
     home = place / "home"
     home.mkdir()
     os.chown(home, OTHER, OTHER)
-    found = [as_another(place, str(home)) for _ in range(2)]
-    assert [(value, hits) for value, hits, _ in found] == [("42", "0"), ("42", "1")]
-    assert all(where.startswith(str(home)) for _, _, where in found)
+    runs = [as_another(place, str(home)) for _ in range(2)]
+    assert [(value, hits) for value, hits, _ in runs] == [("42", "0"), ("42", "1")]
+    assert all(where.startswith(str(home)) for _, _, where in runs)
 
 
 @as_root

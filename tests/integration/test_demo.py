@@ -48,5 +48,5 @@ def test_webdataset_reads_them_and_no_picture_feeds_two_sets(demo_data: Path) ->
                 image.load()
             origin = json.loads(sample["json"])["origin"]
             pictures.setdefault(name, set()).add(origin.split(",")[0])
-    everything = [picture for found in pictures.values() for picture in found]
+    everything = [picture for origins in pictures.values() for picture in origins]
     assert len(everything) == len(set(everything))

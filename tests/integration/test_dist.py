@@ -20,8 +20,8 @@ LICENCES = ("LICENSE", "NOTICE", "pipeline/site/vendor/fzstd.LICENSE.txt")
 
 def package_files() -> set[str]:
     """Files of the packages, as they lie in the repository; what running them leaves behind is none."""
-    found = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
-    return {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
+    paths = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
+    return {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
 
 
 @pytest.fixture(scope="module")

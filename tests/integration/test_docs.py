@@ -55,9 +55,9 @@ def test_the_site_has_a_place_for_every_page() -> None:
     """Pages that the navigation names are there; others join by its patterns (docs/build.py)."""
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     named = re.findall(r"[\w/.*-]+\.md", str(config["nav"]))
-    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} | MADE
-    assert {name for name in named if "*" not in name} - {"index.md"} <= there
-    for path in there - set(named):
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} | MADE
+    assert {name for name in named if "*" not in name} - {"index.md"} <= pages
+    for path in pages - set(named):
         assert path.count("/") == 0 or path.startswith("decisions/")
 
 

@@ -52,17 +52,17 @@ def examples() -> Iterator[Example]:
 
 def code_of(docstring: str) -> str:
     """The paragraphs that are Python and do something."""
-    found, start = [], 0
+    parts, start = [], 0
     paragraphs = docstring.split("\n\n")
     while start < len(paragraphs):
         # A blank line may stand within a block.
         for end in range(len(paragraphs), start, -1):
             text = textwrap.dedent("\n\n".join(paragraphs[start:end]))
             if is_code(text):
-                found.append(text)
+                parts.append(text)
                 break
-        start = end if found and is_code(text) else start + 1
-    return "\n".join(found)
+        start = end if parts and is_code(text) else start + 1
+    return "\n".join(parts)
 
 
 def is_code(text: str) -> bool:

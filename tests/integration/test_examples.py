@@ -69,8 +69,8 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     name = page.relative_to(ROOT).as_posix()
-    found = FENCE.findall(page.read_text())
-    return [Block(name, language, rest.strip(), text) for language, rest, text in found]
+    matches = FENCE.findall(page.read_text())
+    return [Block(name, language, rest.strip(), text) for language, rest, text in matches]
 
 
 def all_blocks(*languages: str) -> list[Block]:
@@ -184,7 +184,7 @@ def test_command_line(page: str, words: list[str], here: Path, monkeypatch: pyte
         given = rest if program == "vdna-catalogue" else rest[2:]
         parsed = catalogue._parser().parse_args(given)
         if parsed.command in ASK and not any(word.startswith(REMOTE) for word in given):
-            assert catalogue.main(given) == (0 if known(parsed.command, given) else 2)
+            assert catalogue.main(given) == (0 if can_answer(parsed.command, given) else 2)
     elif rest[:2] == ["-m", "pipeline.extractors"]:
         name = rest[-1] if "--all" not in rest else rest[-2]
         if rest[2] == "list" or name in BUILT:
@@ -198,7 +198,7 @@ def test_command_line(page: str, words: list[str], here: Path, monkeypatch: pyte
         pytest.fail(f"{page}: nobody knows how to try {' '.join(words)}")
 
 
-def known(command: str, given: list[str]) -> bool:
+def can_answer(command: str, given: list[str]) -> bool:
     """Whether the catalogue of these tests can answer: it has no files of other programs."""
     return not (command == "export" and "histogram-1000" in given)
 

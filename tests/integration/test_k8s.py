@@ -39,14 +39,14 @@ def unknown(value: Any, schema: Manifest, path: str = "") -> list[str]:
         return [p for i, item in enumerate(value) for p in unknown(item, schema.get("items", {}), f"{path}[{i}]")]
     if not isinstance(value, dict) or (path in (".metadata", "") and "properties" not in schema):
         return []
-    found = []
+    paths = []
     for key, item in value.items():
         inner = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
         if inner is None:
-            found.append(f"{path}.{key}")
+            paths.append(f"{path}.{key}")
         elif isinstance(inner, dict):
-            found += unknown(item, inner, f"{path}.{key}")
-    return found
+            paths += unknown(item, inner, f"{path}.{key}")
+    return paths
 
 
 @cache
@@ -73,8 +73,8 @@ def test_kuberay_accepts_the_rayjob(name: str) -> None:
 def test_a_misspelt_field_is_found() -> None:
     rayjob = json.loads(json.dumps(one(rendered("gpu"), "RayJob")))
     rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["ressources"] = {}
-    (found,) = unknown(rayjob, crd("RayJob"))
-    assert found == ".spec.rayClusterSpec.headGroupSpec.template.spec.containers[0].ressources"
+    (path,) = unknown(rayjob, crd("RayJob"))
+    assert path == ".spec.rayClusterSpec.headGroupSpec.template.spec.containers[0].ressources"
 
 
 @pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])

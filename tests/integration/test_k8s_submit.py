@@ -68,19 +68,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name, stages = self.path.removeprefix(f"{self.folder}/"), self.server.stages
-        found = self.server.rayjobs.get(name)
-        if found is None:
+        rayjob = self.server.rayjobs.get(name)
+        if rayjob is None:
             self.reply(404, {"message": f'rayjobs.ray.io "{name}" not found'})
             return
-        if "ownerReferences" in found["metadata"] and stages:
-            found["status"] = stages.pop(0) if len(stages) > 1 else stages[0]
-        self.reply(200, found)
+        if "ownerReferences" in rayjob["metadata"] and stages:
+            rayjob["status"] = stages.pop(0) if len(stages) > 1 else stages[0]
+        self.reply(200, rayjob)
 
     def do_POST(self) -> None:
         assert self.path == self.folder
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        there = self.server.rayjobs.setdefault(body["metadata"]["name"], body)
-        self.reply(201 if there is body else 409, body)
+        rayjob = self.server.rayjobs.setdefault(body["metadata"]["name"], body)
+        self.reply(201 if rayjob is body else 409, body)
 
 
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
@@ -196,9 +196,9 @@ def test_passing_faults_are_waited_for(server: Server, nightly: Start, capsys: p
     server.faults = [503, None, 0, None, 500, 429, 401]
     nightly()
     assert set(server.rayjobs) == {"vdna-catalogue", RUN}
-    said = capsys.readouterr().err
-    assert f"RayJob {RUN}: found" in said
-    assert said.count("asking again") == 5
+    errors = capsys.readouterr().err
+    assert f"RayJob {RUN}: found" in errors
+    assert errors.count("asking again") == 5
 
 
 def test_an_api_server_that_stays_away_is_another_pod_s_turn(

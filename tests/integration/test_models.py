@@ -40,8 +40,8 @@ def test_the_table_has_all_three_libraries() -> None:
 @pytest.mark.parametrize(("name", "layers", "neurons", "first", "last"), TABLE)
 def test_a_row(name: str, layers: str, neurons: str, first: str, last: str) -> None:
     vdna = make_vdna(PICTURES, name, ["gaussian"], weights="random")
-    found = list(vdna.layers)
-    assert (len(found), sum(vdna.layers.values()), found[0], found[-1]) == (int(layers), int(neurons), first, last)
+    names = list(vdna.layers)
+    assert (len(names), sum(vdna.layers.values()), names[0], names[-1]) == (int(layers), int(neurons), first, last)
     mean, variance = vdna.gaussian()
     assert np.isfinite(mean).all()
     assert (variance >= 0).all()
@@ -52,11 +52,11 @@ def test_every_name_of_conf_names_a_model() -> None:
     """Without building the large ones: their libraries know them."""
     from extractors.sources import names
 
-    known = {source: set(names(source)) for source in ("timm", "torchvision", "open_clip")}
-    known["timm"] |= set(timm.list_pretrained())
+    models = {source: set(names(source)) for source in ("timm", "torchvision", "open_clip")}
+    models["timm"] |= set(timm.list_pretrained())
     for name in known_extractors():
         config = named_extractor(name)
-        assert config.source == "python" or config.model in known[config.source], name
+        assert config.source == "python" or config.model in models[config.source], name
         assert config.licence, name
 
 
@@ -91,9 +91,9 @@ class TestTokens:
 
     def seen(self, tokens: Any) -> dict[str, torch.Tensor]:
         extractor = random("test_vit", tokens=tokens)
-        found: dict[str, torch.Tensor] = {}
-        extractor(self.images, lambda layer, a: found.update({layer: a.clone()}))
-        return found
+        activations: dict[str, torch.Tensor] = {}
+        extractor(self.images, lambda layer, a: activations.update({layer: a.clone()}))
+        return activations
 
     def test_which_count(self) -> None:
         every = self.seen("all")
@@ -107,8 +107,8 @@ class TestTokens:
         assert [some[layer].shape[1] for layer in some] == [1, 1, 1, 101, 101, 101, 100]
 
     def test_they_are_part_of_the_identity(self) -> None:
-        found = [random("test_vit", tokens=tokens).architecture for tokens in ("all", "cls", {"norm": "cls"})]
-        assert len(set(found)) == 3
+        architectures = [random("test_vit", tokens=tokens).architecture for tokens in ("all", "cls", {"norm": "cls"})]
+        assert len(set(architectures)) == 3
         v, w = (make_vdna(PICTURES, "test_vit", ["gaussian"], weights="random", tokens=t) for t in ("all", "cls"))
         with pytest.raises(IncompatibleError, match="architecture: timm:test_vit#"):
             nfd(v, w)
@@ -130,12 +130,12 @@ class TestTokens:
 
 def test_registers_are_no_patches() -> None:
     extractor = random("vit_small_patch14_reg4_dinov2", preprocess={"size": 56}, tokens="patches", layers=["norm"])
-    found: list[int] = []
-    extractor(torch.zeros(1, 3, 56, 56), lambda layer, a: found.append(a.shape[1]))
-    assert found == [16]
+    counts: list[int] = []
+    extractor(torch.zeros(1, 3, 56, 56), lambda layer, a: counts.append(a.shape[1]))
+    assert counts == [16]
     extractor = random("vit_small_patch14_reg4_dinov2", preprocess={"size": 56}, tokens="cls", layers=["norm"])
-    extractor(torch.zeros(1, 3, 56, 56), lambda layer, a: found.append(a.shape[1]))
-    assert found == [16, 1], "the class token, beside which there are registers"
+    extractor(torch.zeros(1, 3, 56, 56), lambda layer, a: counts.append(a.shape[1]))
+    assert counts == [16, 1], "the class token, beside which there are registers"
 
 
 def test_all_layers() -> None:
@@ -193,11 +193,11 @@ def test_a_network_that_remembers_runs_one_batch_at_a_time() -> None:
     assert extractor._turn is not None
     assert random("test_vit")._turn is None
     pictures = PICTURES * 8
-    found = {
+    means = {
         make_vdna(pictures, extractor, ["gaussian"], batch_size=1, threads=threads).gaussian().mean.round(9).tobytes()
         for threads in (1, 2, 2)
     }
-    assert len(found) == 1
+    assert len(means) == 1
 
 
 def test_normalised_as_it_was_trained() -> None:
@@ -411,16 +411,16 @@ class TestPositions:
 class TestCommandLine:
     def test_list(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["list"]) == 0
-        said = capsys.readouterr().out
-        assert all(name in said for name in ("mugs_vit_base", "clip_im_rn50", "dinov3_vit_base", "MIT"))
+        output = capsys.readouterr().out
+        assert all(name in output for name in ("mugs_vit_base", "clip_im_rn50", "dinov3_vit_base", "MIT"))
         assert main(["list", "torchvision"]) == 0
         assert "resnet50" in capsys.readouterr().out.splitlines()
 
     def test_show(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["show", "test_vit"]) == 0
-        said = capsys.readouterr().out
-        assert "7 layers, 448 neurons" in said
-        assert re.search(r"norm +│ norm +│ 64 +│ 101", said)
+        output = capsys.readouterr().out
+        assert "7 layers, 448 neurons" in output
+        assert re.search(r"norm +│ norm +│ 64 +│ 101", output)
         assert main(["show", "timm:test_vit", "--all"]) == 0
         assert "blocks.0.attn.qkv" in capsys.readouterr().out
         assert main(["show", "nothing"]) == 2

@@ -15,7 +15,7 @@ from tests.helpers.commands import ROOT
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 
 
-def said(cell: Any) -> str:
+def output_of(cell: Any) -> str:
     """What a cell put out, as a terminal shows it."""
     words = [out.get("text") or out.get("data", {}).get("text/plain") or "" for out in cell["outputs"]]
     return "\n".join("".join(each) for each in words)
@@ -27,15 +27,15 @@ def check(cells: list[Any]) -> None:
     outputs = [out for cell in code for out in cell["outputs"]]
     assert not [out for out in outputs if out["output_type"] == "error" or out.get("name") == "stderr"]
     by_end = {"".join(cell["source"]).splitlines()[-1]: cell for cell in code}
-    assert said(by_end["nearest.round(1)"]).splitlines()[1].startswith("demo_faces ")
+    assert output_of(by_end["nearest.round(1)"]).splitlines()[1].startswith("demo_faces ")
     strays = "['stray_digit_00', 'stray_texture_00', 'stray_texture_01']"
-    assert said(by_end["sorted(Path(name).stem for name in strays)"]) == strays
-    assert said(by_end["union.images, union.ledger.skipped"]) == "(124, {})"
+    assert output_of(by_end["sorted(Path(name).stem for name in strays)"]) == strays
+    assert output_of(by_end["union.images, union.ledger.skipped"]) == "(124, {})"
     for shows_itself in ("matrix", "faces", "pair"):
         html = "".join(by_end[shows_itself]["outputs"][0]["data"]["text/html"])
         assert "data:image/png;base64," in html
         assert len(html) < 200_000
-    assert "['faces.png', 'matrix.svg', 'pair.png']" in [said(cell) for cell in code]
+    assert "['faces.png', 'matrix.svg', 'pair.png']" in [output_of(cell) for cell in code]
 
 
 def test_it_was_executed_and_is_small() -> None:

@@ -79,18 +79,18 @@ def test_make_vdna_takes_them(tmp_path: Path) -> None:
     assert plain.spec.id == make_vdna(folder, "test_vit", **options, preprocess={"alpha": "drop"}).spec.id
 
 
-def ledger(url: str, said: dict[str, int] | None) -> Ledger:
-    found = Ledger([ShardRecord(url, counted=9)])
-    found.noticed = said
-    return found
+def ledger(url: str, counts: dict[str, int] | None) -> Ledger:
+    new_ledger = Ledger([ShardRecord(url, counted=9)])
+    new_ledger.noticed = counts
+    return new_ledger
 
 
 def test_what_was_noticed_merges_as_the_images_do() -> None:
     a, b, c = ({"transparent": n, "rotated": 2 * n} for n in (1, 2, 3))
     for order in ((a, b, c), (c, a, b)):
         total = Ledger()
-        for i, said in enumerate(order):
-            total.merge(ledger(f"{i}.tar", said))
+        for i, counts in enumerate(order):
+            total.merge(ledger(f"{i}.tar", counts))
         total.merge(Ledger())
         assert total.noticed == {"transparent": 6, "rotated": 12}
     total.merge(ledger("of before", None))
@@ -108,8 +108,8 @@ def ran(in_process: None, tmp_path: Path) -> Any:
 
 def test_a_run_counts_once_whatever_was_there_before(ran: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Partials of an ended run count, and none twice; without counts nothing is claimed; the digest is the same."""
-    said = manifest(do(ran))
-    assert said["noticed"] == NOTICED
+    entry = manifest(do(ran))
+    assert entry["noticed"] == NOTICED
     assert main(["show", "mine", "--catalogue", ran.settings.catalogue]) == 0
     assert json.loads(capsys.readouterr().out)["noticed"] == NOTICED
     store, spec = ran.store, ran.spec()
@@ -118,18 +118,18 @@ def test_a_run_counts_once_whatever_was_there_before(ran: Any, capsys: pytest.Ca
     store.remove(f"partials/{spec.id}/{ids[0]}.zip")
     store.remove(f"vdnas/mine/{ran.settings.extractor.name}/{spec.id}.json")
     again = manifest(do(ran))
-    assert (again["noticed"], again["digest"], again["group"]) == (NOTICED, said["digest"], said["group"])
+    assert (again["noticed"], again["digest"], again["group"]) == (NOTICED, entry["digest"], entry["group"])
     vdna, provenance = store.get_partial(spec, ids[1])
     vdna.ledger.noticed = None  # as a program of before has written it
     store.put_partial(vdna, ids[1], provenance)
     store.remove(f"vdnas/mine/{ran.settings.extractor.name}/{spec.id}.json")
     unknown = manifest(do(ran))
     assert "noticed" not in unknown
-    assert (unknown["digest"], unknown["group"]) == (said["digest"], said["group"])
+    assert (unknown["digest"], unknown["group"]) == (entry["digest"], entry["group"])
 
 
-@pytest.mark.parametrize("said", ["[]", "7", '{"rotated": -1}', '{"rotated": 1.5}', '{"rotated": 99}', "{", "null"])
-def test_impossible_counts_are_damage(said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", ["[]", "7", '{"rotated": -1}', '{"rotated": 1.5}', '{"rotated": 99}', "{", "null"])
+def test_impossible_counts_are_damage(counts: str, tmp_path: Path) -> None:
     config = named_extractor("test_vit", weights="random")
     spec = replace(network_spec(build(config)), distributions=("gaussian",))
     task = Task(0, tuple(find(str(mixed(tmp_path / "images")))))
@@ -141,7 +141,7 @@ def test_impossible_counts_are_damage(said: str, tmp_path: Path) -> None:
     assert written is not None
     before = json.dumps(json.dumps(NOTICED | {}))[1:-1].encode()
     assert before in written
-    changed = json.dumps(said)[1:-1].encode()
+    changed = json.dumps(counts)[1:-1].encode()
     archive = tmp_path / "changed.zip"
     archive.write_bytes(written)
     store.put(path, rewritten(written, before, changed))
@@ -176,8 +176,8 @@ def test_a_run_says_so_at_its_end(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_of_none() -> None:
-    for said in ({}, {"transparent": 0, "rotated": 0}):
-        assert noticed(said, {}) == ""
+    for counts in ({}, {"transparent": 0, "rotated": 0}):
+        assert noticed(counts, {}) == ""
     assert noticed({"rotated": 1}, {"exif": "apply"}) == "1 with an EXIF rotation (applied)"
 
 

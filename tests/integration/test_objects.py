@@ -358,7 +358,7 @@ def test_many_writers_and_one_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "options", "said"),
+    ("url", "options", "message"),
     [
         ("s3://b/c", {"endpoint_url": "127.0.0.1:9"}, "option endpoint_url of its store: give http://HOST:PORT"),
         ("s3://b/c", {"endpoint_url": "GEHEIM"}, "option endpoint_url of its store"),
@@ -368,9 +368,9 @@ def test_many_writers_and_one_first(tmp_path: Path) -> None:
         ("ftp://127.0.0.1:9/c", {}, "cannot be opened"),
     ],
 )
-def test_a_catalogue_that_cannot_be_opened_is_named(url: str, options: dict[str, Any], said: str) -> None:
+def test_a_catalogue_that_cannot_be_opened_is_named(url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         ObjectStore(url, options).get("catalogue.json")
     assert str(error.value).startswith(f"catalogue={url}: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "GEHEIM" not in str(error.value)

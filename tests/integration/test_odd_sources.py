@@ -72,7 +72,7 @@ def test_another_part_of_samples_is_other_tasks(tmp_path: Path) -> None:
     names = {f"{i}{end}": P[i] for i in range(4) for end in (".jpg", ".seg.png")}
     url = str(zipped(tmp_path / "k.zip", names))
     ids = [[task.id for task in group(find(url, image_key=key), 4)] for key in ("jpg", "seg.png", "")]
-    assert len({tuple(its) for its in ids}) == 3
+    assert len({tuple(task_ids) for task_ids in ids}) == 3
 
 
 @pytest.mark.parametrize(("key", "counted"), [("jpg", 1), ("jpg;", 1), ("seg.png", 1), ("jpg; seg.png", 2), ("", 2)])
@@ -107,9 +107,9 @@ def test_links_lead_to_the_same_images_everywhere(
     for name, leads in links.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(leads)
-    found = {kind: tally(url) for kind, url in archived(folder).items()}
-    assert found["folder"]["counted"] == 1
-    assert found["tar"] == found["zip"] == found["folder"]
+    tallies = {kind: tally(url) for kind, url in archived(folder).items()}
+    assert tallies["folder"]["counted"] == 1
+    assert tallies["tar"] == tallies["zip"] == tallies["folder"]
 
 
 def test_a_link_in_a_compressed_tar_is_not_lost_without_a_word(tmp_path: Path) -> None:

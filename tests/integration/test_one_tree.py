@@ -123,7 +123,7 @@ def sources(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
 
 def read(url: str, storage: dict[str, Any]) -> dict[str, str]:
     """The SHA-256 of each image that is read, by its path in the tree; a reason where there is one."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for shard in find(url, storage=storage):
         for number, (key, data) in enumerate(ShardReader(shard, storage)):
             name = key.partition("/")[2]
@@ -131,13 +131,13 @@ def read(url: str, storage: dict[str, Any]) -> dict[str, str]:
                 name = shard.members[number].partition("/tree/")[2]
             if shard.url.startswith("http") and shard.kind == "files":
                 name = urllib.parse.unquote(name)
-            assert name not in found, name
-            found[name] = data.reason if isinstance(data, BadImage) else hashlib.sha256(data).hexdigest()
-    return found
+            assert name not in digests, name
+            digests[name] = data.reason if isinstance(data, BadImage) else hashlib.sha256(data).hexdigest()
+    return digests
 
 
 def test_the_same_images_through_every_source(sources: dict[str, tuple[str, dict[str, Any]]]) -> None:
     wanted = {name: hashlib.sha256(data).hexdigest() for name, data in files().items() if name in IMAGES}
-    found = {kind: read(*source) for kind, source in sources.items()}
-    for kind, its in found.items():
-        assert its == wanted, kind
+    results = {kind: read(*source) for kind, source in sources.items()}
+    for kind, digests in results.items():
+        assert digests == wanted, kind

@@ -66,12 +66,12 @@ class TestOneOwn:
             tar.extractall(folder, filter="data")
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "black.png")
         (folder / "broken.png").write_bytes(b"nothing")
-        found = against(open_catalogue(quiet.settings.catalogue), folder, "faces")
-        assert found["image"].iloc[0].endswith("black.png")
-        assert found["emd"].iloc[:-1].is_monotonic_decreasing
-        assert found.iloc[-1]["differs most in"] == "not an image of a supported format"
-        assert len(found) == len(list(folder.iterdir()))
+        ranking = against(open_catalogue(quiet.settings.catalogue), folder, "faces")
+        assert ranking["image"].iloc[0].endswith("black.png")
+        assert ranking["emd"].iloc[:-1].is_monotonic_decreasing
+        assert ranking.iloc[-1]["differs most in"] == "not an image of a supported format"
+        assert len(ranking) == len(list(folder.iterdir()))
         assert main(["--catalogue", quiet.settings.catalogue, "nearest", str(folder)]) == 0
-        said = capsys.readouterr()
-        assert "17 images; left out: 1 not an image of a supported format" in said.err
-        assert said.out.splitlines()[1].startswith("faces\t")
+        captured = capsys.readouterr()
+        assert "17 images; left out: 1 not an image of a supported format" in captured.err
+        assert captured.out.splitlines()[1].startswith("faces\t")

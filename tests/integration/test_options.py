@@ -95,7 +95,7 @@ def given(store: ObjectStore, flag: str = "--storage") -> list[str]:
         (["verify"], "all as they were written"),
         (["publish", "s3://public/copy-{n}"], " MiB were new"),
     ],
-    ids=lambda its: its[0] if isinstance(its, list) else "",
+    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_commands_with_options_of_a_store(
     command: list[str], expected: str, behind: bool, stored: tuple[ObjectStore, str], capfd: pytest.CaptureFixture[str]
@@ -113,18 +113,18 @@ def test_commands_with_options_of_a_store(
         options = given(store)
         arguments = [*words, "--catalogue", url, *options] if behind else ["--catalogue", url, *options, *words]
         code = main([*arguments, *more])
-    said, errors = capfd.readouterr()
+    output, errors = capfd.readouterr()
     assert (code, errors) == (0, "")
-    assert expected.format(*names) in said
+    assert expected.format(*names) in output
     if words[0] in ("list", "nearest"):
-        assert names[-1] in said
+        assert names[-1] in output
 
 
 def test_a_wrong_secret_is_in_no_error(stored: tuple[ObjectStore, str], capfd: pytest.CaptureFixture[str]) -> None:
     store, url = stored
     assert main(["--catalogue", url, "list", *given(store), "--storage", "secret=geheim"]) == 2
-    said = capfd.readouterr().err
-    assert said.startswith(f"error: catalogue={url}: cannot be read (")
-    assert said.count("\n") == 1
-    assert "geheim" not in said
-    assert store.secret not in said
+    errors = capfd.readouterr().err
+    assert errors.startswith(f"error: catalogue={url}: cannot be read (")
+    assert errors.count("\n") == 1
+    assert "geheim" not in errors
+    assert store.secret not in errors

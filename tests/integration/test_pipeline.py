@@ -107,8 +107,8 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
 def test_a_new_description_needs_no_work(quiet: RunContext, tars: Path, tmp_path: Path) -> None:
     shutil.copytree(quiet.settings.catalogue, tmp_path / "catalogue")
     s = do(of(tars, tmp_path / "catalogue", "dataset.description=mended", "stages=[plan,reduce]"))
-    said = manifest(s)
-    assert said["description"] == "mended"
+    entry = manifest(s)
+    assert entry["description"] == "mended"
     assert digest(s) == digest(quiet)
 
 
@@ -209,18 +209,18 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 class TestTree:
     @pytest.mark.parametrize("partials", [1, 16, 17, 40, 300])
     def test_the_tree_loses_nothing_and_is_the_same_when_spread(self, partials: int, tmp_path: Path) -> None:
-        its = spec(None, ("gaussian", "activation-ranges"))
+        shared_spec = spec(None, ("gaussian", "activation-ranges"))
         store = Store(str(tmp_path))
         tasks = [Task(i, (Shard("tar", f"{i:04d}", 1, ""),)) for i in range(partials)]
-        straight = VDNA(its)
+        straight = VDNA(shared_spec)
         for task in tasks:
-            vdna = VDNA(its)
+            vdna = VDNA(shared_spec)
             for layer, batch in activations(task.index, 1).items():
                 vdna.update(layer, batch)
             vdna.ledger.add(ShardRecord(f"{task.index:04d}", counted=1))
             store.put_partial(vdna, task.id, {"batch_size": task.index % 2})
             straight.merge(vdna)
-        tree, made = reduce.merge_partials(store, its, [task.id for task in tasks])
+        tree, made = reduce.merge_partials(store, shared_spec, [task.id for task in tasks])
         assert [record.url for record in tree.ledger] == [f"{i:04d}" for i in range(partials)]
         np.testing.assert_allclose(tree.gaussian().variance, straight.gaussian().variance, rtol=1e-12)
         assert made == {"batch_size": [0, 1] if partials > 1 else [0]}
@@ -229,19 +229,19 @@ class TestTree:
         while len(parts) > reduce.FAN_IN:
             parts = reduce.next_level(parts)  # type: ignore[assignment]
             for merge in parts:
-                receipt = reduce.MergeWorker(its).run(merge, store)
+                receipt = reduce.MergeWorker(shared_spec).run(merge, store)
                 assert receipt.counted <= merge.size
-        spread, made_then = reduce.merge_partials(store, its, [part.id for part in parts])
+        spread, made_then = reduce.merge_partials(store, shared_spec, [part.id for part in parts])
         assert (spread.digest(), spread.ledger, made_then) == (tree.digest(), tree.ledger, made)
 
     def test_all_damaged_partials_are_named_at_once(self, filled: Callable[..., VDNA], tmp_path: Path) -> None:
         store = Store(str(tmp_path))
         for i in range(20):
             store.put_partial(filled(i), f"{i:02d}", {})
-        its = filled(0).spec
+        shared_spec = filled(0).spec
         for name in ("03", "17"):
-            store.put(f"partials/{its.id}/{name}.zip", b"x")
+            store.put(f"partials/{shared_spec.id}/{name}.zip", b"x")
         with pytest.raises(DamagedError, match=r"03\.zip.*17\.zip"):
-            reduce.merge_partials(store, its, [f"{i:02d}" for i in range(20)])
+            reduce.merge_partials(store, shared_spec, [f"{i:02d}" for i in range(20)])
         with pytest.raises(UserError, match="partial 03 is not there yet"):
-            reduce.merge_partials(store, its, [f"{i:02d}" for i in range(20)])
+            reduce.merge_partials(store, shared_spec, [f"{i:02d}" for i in range(20)])

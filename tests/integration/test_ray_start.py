@@ -103,10 +103,10 @@ def test_an_address_that_cannot_be(address: str, inherited: bool, monkeypatch: p
         monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError) as error:
         start_ray(PoolConfig(address="auto" if inherited else address))
-    said = str(error.value)
-    assert said.startswith(f"RAY_ADDRESS={address}: " if inherited else f"cluster.address={address}: ")
-    assert ADDRESSES[address] in said
-    assert "\n" not in said
+    message = str(error.value)
+    assert message.startswith(f"RAY_ADDRESS={address}: " if inherited else f"cluster.address={address}: ")
+    assert ADDRESSES[address] in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+PONG\r\n", SETTINGS[:3]])
@@ -295,23 +295,23 @@ def test_a_cluster_that_answers_but_refuses(monkeypatch: pytest.MonkeyPatch, tmp
     for key in [key for key in os.environ if key.startswith("RAY_")]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(tmp_path))
-    its = {"RAY_AUTH_TOKEN": "a" * 32, "RAY_AUTH_MODE": "token"}
+    credentials = {"RAY_AUTH_TOKEN": "a" * 32, "RAY_AUTH_MODE": "token"}
     command = [sys.executable, "-c", HEAD]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **its}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **credentials}
     ) as head:
         assert head.stdin
         assert head.stdout
         try:
             head_place, other_port = head.stdout.readline().split()
             start = time.monotonic()
-            for token in ({}, {**its, "RAY_AUTH_TOKEN": "b" * 32}):
+            for token in ({}, {**credentials, "RAY_AUTH_TOKEN": "b" * 32}):
                 with monkeypatch.context() as environment:
                     for key, value in token.items():
                         environment.setenv(key, value)
                     with pytest.raises(UserError, match=r"^cluster\.address=.*refuses the token.*RAY_AUTH_TOKEN"):
                         start_ray(PoolConfig(address=head_place))
-            for key, value in its.items():
+            for key, value in credentials.items():
                 monkeypatch.setenv(key, value)
             with pytest.raises(UserError, match=r"this is a port of a Ray cluster, but not its head's"):
                 start_ray(PoolConfig(address=other_port))

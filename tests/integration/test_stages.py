@@ -97,8 +97,8 @@ class TestRanges:
                 values = torch.ones(4, 3, neurons)
                 values[..., 1] = broken
                 vdna.update(layer, values)
-            found = store.put_vdna(vdna, name, {"fingerprint": "", "provenance": {}})
-            assert compare._is_comparable(store, spec, found) == (name == "other")
+            entry = store.put_vdna(vdna, name, {"fingerprint": "", "provenance": {}})
+            assert compare._is_comparable(store, spec, entry) == (name == "other")
 
     def test_unknown_ranges_are_refused(self, quiet: RunContext, tars: Path) -> None:
         with pytest.raises(UserError, match="ranges=nope: neither a file nor an id"):

@@ -160,10 +160,10 @@ def test_families_of_which_a_block_is_no_layer(model: str, layers: int, instead:
 
 def test_what_is_left_out_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "timm:crossvit_tiny_240"]) == 0
-    said = capfd.readouterr()
-    assert "8 layers" in said.out
-    assert "left out" in said.out
-    assert "norm (fires 0 times per image); instead norm.0, norm.1" in said.out
+    captured = capfd.readouterr()
+    assert "8 layers" in captured.out
+    assert "left out" in captured.out
+    assert "norm (fires 0 times per image); instead norm.0, norm.1" in captured.out
 
 
 def test_a_null_is_the_default() -> None:
@@ -248,7 +248,7 @@ def raising(error: BaseException) -> Make:
     "error", [KeyError("width"), RecursionError("deep\nand deeper"), SystemExit(2), ImportError("flash"), Exception()]
 )
 def test_what_fails_is_one_line_with_the_models_name(error: BaseException, own: Any) -> None:
-    said = [f"own_network.make: cannot be called ({type(error).__name__}"]
+    texts = [f"own_network.make: cannot be called ({type(error).__name__}"]
     with pytest.raises(ExtractorError) as made:
         own(raising(error))
     failures = [made.value]
@@ -259,8 +259,11 @@ def test_what_fails_is_one_line_with_the_models_name(error: BaseException, own: 
         with pytest.raises(ExtractorError) as batch:
             extractor(torch.rand(2, 3, 32, 32), lambda layer, a: None)
         failures += [run.value, batch.value]
-        said += ["own_network.make does not take images of 32 pixels (", "own_network.make fails on 2 images at once ("]
-    for failure, text in zip(failures, said, strict=True):
+        texts += [
+            "own_network.make does not take images of 32 pixels (",
+            "own_network.make fails on 2 images at once (",
+        ]
+    for failure, text in zip(failures, texts, strict=True):
         assert text in str(failure)
         assert "\n" not in str(failure)
 
@@ -392,11 +395,11 @@ def test_sizes_that_do_not_suit(name: str, size: int) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("said", [None, "stages", 3, [], ["a"], [{"num_chs": 4}], [{"module": None}], [{"module": 3}]])
-def test_something_of_ones_own_that_is_called_feature_info(said: Any, own: Any) -> None:
+@pytest.mark.parametrize("info", [None, "stages", 3, [], ["a"], [{"num_chs": 4}], [{"module": None}], [{"module": 3}]])
+def test_something_of_ones_own_that_is_called_feature_info(info: Any, own: Any) -> None:
     def make() -> nn.Module:
         made = Blocks(Block())
-        made.feature_info = said
+        made.feature_info = info
         return made
 
     assert set(own(make).layers) == {"blocks.0", "blocks.1", "blocks.2"}

@@ -30,10 +30,10 @@ from tests.helpers.web_clients import (
     SECRET,
     Client,
     catalogue,
+    error_line,
     forget,
     free_port,
     s3,
-    said,
     shard,
 )
 from tests.helpers.web_proxy import DATA, Site, proxying
@@ -109,8 +109,8 @@ def test_the_proxy_of_a_url(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    its = web.proxy(url)
-    assert (f"{its.variable} {its.url}" if its else "") == expected
+    proxy = web.proxy(url)
+    assert (f"{proxy.variable} {proxy.url}" if proxy else "") == expected
 
 
 @pytest.mark.parametrize("variable", ["no_proxy", "NO_PROXY"])
@@ -145,8 +145,8 @@ def test_what_no_proxy_names(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://p:1")
     monkeypatch.setenv(variable, without)
-    found = {host: web.proxy(f"http://{host}/x") is None for host in f"{direct} {through}".split()}
-    assert found == {**dict.fromkeys(direct.split(), True), **dict.fromkeys(through.split(), False)}
+    results = {host: web.proxy(f"http://{host}/x") is None for host in f"{direct} {through}".split()}
+    assert results == {**dict.fromkeys(direct.split(), True), **dict.fromkeys(through.split(), False)}
 
 
 @pytest.mark.parametrize(
@@ -177,17 +177,19 @@ def test_what_is_no_proxy(value: str, words: str, variable: str, monkeypatch: py
 @pytest.mark.parametrize("value", [f"socks5h://{GIVEN}@p:1", "http://me:geh/eim@p:1"])
 def test_clients_say_what_is_no_proxy(client: Client, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", value)
-    assert "ALL_PROXY: " in said(client, "http://host.invalid")
+    assert "ALL_PROXY: " in error_line(client, "http://host.invalid")
 
 
 def test_passwords_of_proxies_are_used_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{GIVEN}@p:3128/")
-    its = web.proxy("https://host.invalid")
-    assert its is not None
-    assert its.credentials == ("me", SECRET)
-    assert its.bare == "http://p:3128"
-    assert f"{its}" == "the proxy p:3128 that HTTPS_PROXY names"
-    assert not any("geh" in shown for shown in (str(its), repr(its), repr([its]), web.through("https://host.invalid")))
+    proxy = web.proxy("https://host.invalid")
+    assert proxy is not None
+    assert proxy.credentials == ("me", SECRET)
+    assert proxy.bare == "http://p:3128"
+    assert f"{proxy}" == "the proxy p:3128 that HTTPS_PROXY names"
+    assert not any(
+        "geh" in shown for shown in (str(proxy), repr(proxy), repr([proxy]), web.through("https://host.invalid"))
+    )
 
 
 @CLIENTS
@@ -226,7 +228,7 @@ def test_a_proxy_that_wants_a_password(
     variable = f"{scheme.upper()}_PROXY"
     with sites.proxying(LOGIN) as (address, asked):
         monkeypatch.setenv(variable, f"http://{given}{address}")
-        line = said(client, f"{scheme}://host.invalid")
+        line = error_line(client, f"{scheme}://host.invalid")
     assert f"the proxy {address} that {variable} names" in line
     assert ("does not accept the password" if given else "wants a password") in line
     assert len(asked) <= 2, "nothing is tried again; of a website fsspec asks first HEAD, then GET"
@@ -237,14 +239,14 @@ def test_a_proxy_that_wants_a_password(
 def test_a_dead_proxy(client: Client, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv(f"{scheme}_proxy", f"http://{GIVEN}@{address}")
-    line = said(client, f"{scheme}://host.invalid")
+    line = error_line(client, f"{scheme}://host.invalid")
     assert f"the proxy {address} that {scheme}_proxy names refuses the connection" in line
     assert "name host.invalid in NO_PROXY" in line
 
 
 @CLIENTS
 def test_a_certificate_of_nobody_known(client: Client, sites: Sites) -> None:
-    line = said(client, sites.secure)
+    line = error_line(client, sites.secure)
     assert sites.secure.removeprefix("https://") in line
     assert "certificate is not trusted" in line
     assert "SSL_CERT_FILE" in line
@@ -274,7 +276,7 @@ def test_an_authority_of_ones_own(
 @CLIENTS
 def test_an_authority_named_after_the_first_try(client: Client, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the line about the first asks for it, in the same process."""
-    assert "SSL_CERT_FILE" in said(client, sites.secure)
+    assert "SSL_CERT_FILE" in error_line(client, sites.secure)
     monkeypatch.setenv("SSL_CERT_FILE", str(sites.authority))
     assert client(sites.secure) == DATA
 
@@ -299,15 +301,15 @@ def test_the_authorities_of_the_system_stay(sites: Sites, monkeypatch: pytest.Mo
 
 
 @CLIENTS
-@pytest.mark.parametrize(("variable", "there"), [(name, i % 2 == 1) for i, name in enumerate(web.AUTHORITIES)])
+@pytest.mark.parametrize(("variable", "exists"), [(name, i % 2 == 1) for i, name in enumerate(web.AUTHORITIES)])
 def test_a_variable_that_names_no_authorities(
-    client: Client, variable: str, there: bool, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, variable: str, exists: bool, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "bundle.pem"
-    if there:
+    if exists:
         path.write_text("no certificate\n")
     monkeypatch.setenv(variable, str(path))
-    assert f"{variable}={path}: " in said(client, sites.secure)
+    assert f"{variable}={path}: " in error_line(client, sites.secure)
     if client is not s3:
         assert client(sites.plain) == DATA, "it is of no account to who needs no TLS"
 
@@ -316,7 +318,7 @@ def test_a_variable_that_names_no_authorities(
 def test_nobody_listens(client: Client) -> None:
     address = f"127.0.0.1:{free_port()}"
     for scheme in ("http", "https"):
-        assert f"{address} refuses the connection; is the address right" in said(client, f"{scheme}://{address}")
+        assert f"{address} refuses the connection; is the address right" in error_line(client, f"{scheme}://{address}")
 
 
 def test_a_catalogue_where_nobody_listens(capfd: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +332,7 @@ def test_a_catalogue_where_nobody_listens(capfd: pytest.CaptureFixture[str]) -> 
 
 @CLIENTS
 def test_a_website_without_tls(client: Client, sites: Sites) -> None:
-    assert "no TLS is spoken there" in said(client, sites.plain.replace("http:", "https:"))
+    assert "no TLS is spoken there" in error_line(client, sites.plain.replace("http:", "https:"))
 
 
 @pytest.mark.parametrize("client", [shard, catalogue, s3], ids=lambda client: client.__name__)

@@ -240,8 +240,8 @@ class TestCheckpoints:
     @pytest.mark.parametrize("around", ["", "state_dict", "model_state_dict", "model", "teacher"])
     def test_where_the_tensors_are(self, tmp_path: Path, around: str) -> None:
         tensors = {"module.a": torch.ones(2), "module.b": torch.zeros(3)}
-        found = read(self.saved(tmp_path, {around: tensors, "epoch": 3} if around else tensors))
-        assert list(found) == ["a", "b"]
+        state = read(self.saved(tmp_path, {around: tensors, "epoch": 3} if around else tensors))
+        assert list(state) == ["a", "b"]
 
     @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.ones(2)], torch.ones(2), {"a": {"b": torch.ones(2)}}])
     def test_what_is_none(self, tmp_path: Path, content: object) -> None:

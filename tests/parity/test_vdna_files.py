@@ -131,9 +131,9 @@ def test_through_a_repository_of_the_hub(
             assert message in capsys.readouterr().err
         assert main([*catalogue, "import", "hf:me/models/nothing", "--name", "x"]) == 2
         assert "error: hf:me/models/nothing: " in capsys.readouterr().err
-    found = open_catalogue(catalogue[1]).vdna("back", "net")
-    np.testing.assert_array_equal(found.histogram(), vdna.histogram())
-    assert emd(found, vdna) == 0, "what the files do not state does not hinder"
+    imported = open_catalogue(catalogue[1]).vdna("back", "net")
+    np.testing.assert_array_equal(imported.histogram(), vdna.histogram())
+    assert emd(imported, vdna) == 0, "what the files do not state does not hinder"
 
 
 def test_published_ranges(filled: Callable[..., VDNA], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +177,8 @@ def test_what_the_files_state_counts(filled: Callable[..., VDNA], tmp_path: Path
     for crop, other in made.items():
         other.load(vdna.state(), vdna.ledger)
         write(other, tmp_path / crop, "gaussian")
-    said = json.loads((tmp_path / "center.json").read_text())["data_settings"]
-    assert (said["crop_to_square_pre_resize"], said["resize_mode"]) == ("center", "clean")
+    settings = json.loads((tmp_path / "center.json").read_text())["data_settings"]
+    assert (settings["crop_to_square_pre_resize"], settings["resize_mode"]) == ("center", "clean")
     back = {crop: read(tmp_path / crop) for crop in made}
     assert nfd(back["center"], made["center"]) < 1e-9
     for a, b in ((back["center"], made["none"]), (made["none"], back["center"]), (back["none"], back["center"])):

@@ -62,8 +62,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ranges(pictures: Path, weights: Path) -> HistogramAxes:
     """As the vdna library would have published them."""
     seen = make_vdna(pictures, "mugs_vit_small", ["activation-ranges"], weights=str(weights))
-    found = {side: getattr(seen.ranges(), f"{side}imum") for side in ("min", "max")}
-    return HistogramAxes(seen.layers, *(side.astype(np.float64) for side in found.values()), "scale")  # type: ignore[call-arg]
+    extremes = {side: getattr(seen.ranges(), f"{side}imum") for side in ("min", "max")}
+    return HistogramAxes(seen.layers, *(side.astype(np.float64) for side in extremes.values()), "scale")  # type: ignore[call-arg]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def theirs(pictures: Path, weights: Path, ranges: HistogramAxes, tmp_path_factor
     file.write_text(ranges.to_json())
     with patched(mugs, hf_hub_download=lambda repo_id, filename: str(weights)):
         network = mugs.MugsViTFeatExtractor("small", SETTINGS)
-    said = json.loads(file.read_text())
+    limits = json.loads(file.read_text())
     from vdna.networks.feature_extraction_model import get_pre_hist_norm_params_from_min_max
 
-    network.norm_means_per_layer, network.norm_stds_per_layer = get_pre_hist_norm_params_from_min_max(said, 1.2)
+    network.norm_means_per_layer, network.norm_stds_per_layer = get_pre_hist_norm_params_from_min_max(limits, 1.2)
     network.name = "mugs_vit_small"
     network.extraction_settings.num_workers = 0
     network.extraction_settings.verbose = False
@@ -267,8 +267,8 @@ TENSORS = {
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_what_is_said_of_a_tensor_can_be_done(name: str) -> None:
-    said = remedy(TENSORS[name]).partition(" is an array")[0]
-    assert isinstance(eval(said, {"tensor": TENSORS[name]}), np.ndarray)
+    expression = remedy(TENSORS[name]).partition(" is an array")[0]
+    assert isinstance(eval(expression, {"tensor": TENSORS[name]}), np.ndarray)
 
 
 def test_an_array_of_names_has_no_remedy() -> None:

@@ -30,11 +30,11 @@ def imported(path: Path) -> set[str]:
 
 def users(module: str, folder: str = "pipeline") -> set[str]:
     """Files of a package that import a module or something below it."""
-    found = set()
+    files = set()
     for path in (ROOT / folder).rglob("*.py"):
         if any(name == module or name.startswith(f"{module}.") for name in imported(path)):
-            found.add(str(path.relative_to(ROOT)))
-    return found
+            files.add(str(path.relative_to(ROOT)))
+    return files
 
 
 def test_the_mathematics_and_the_networks_know_nothing_else() -> None:

@@ -79,11 +79,11 @@ def test_what_is_read_is_what_was_stored(store: Store) -> None:
         view, whole = cat.vdna(manifest["dataset"], "vit_small"), store.get_vdna(manifest)
         for layer in (None, *whole.layers):
             np.testing.assert_array_equal(view.histogram(layer), whole.histogram(layer))
-            for mine, its in (
+            for mine, expected in (
                 (view.gaussian(layer), whole.gaussian(layer)),
                 (view.ranges(layer), whole.ranges(layer)),
             ):
-                for a, b in zip(mine, its, strict=True):
+                for a, b in zip(mine, expected, strict=True):
                     np.testing.assert_array_equal(a, b)
         for layer in whole.layers:
             for a, b in zip(view.layer_gaussian(layer), whole.layer_gaussian(layer), strict=True):
@@ -121,9 +121,9 @@ class TestVersions:
         publish(store)
         store.put_facts(manifest, {"description": "said otherwise"})
         assert publish(store)
-        found = open_catalogue(store.url).manifest("mine", "net")
-        assert found["description"] == "said otherwise"
-        assert found["version"] == 1
+        entry = open_catalogue(store.url).manifest("mine", "net")
+        assert entry["description"] == "said otherwise"
+        assert entry["version"] == 1
 
     def test_one_is_taken_over_from_a_catalogue_of_before(self, tmp_path: Path, filled: Callable[..., VDNA]) -> None:
         """Format 1 had neither index nor versions nor, at first, hashes: it is read, and gets them when published."""
@@ -218,19 +218,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(store: Store) -> None:
 
 
 def test_on_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    there = ["--catalogue", store.url]
+    options = ["--catalogue", store.url]
     a, b = open_catalogue(store.url).index()["dataset"][:2]
-    assert main([*there, "nearest", a, "-k", "2", "--layers", "norm"]) == 0
+    assert main([*options, "nearest", a, "-k", "2", "--layers", "norm"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "dataset\tdistance"
     assert len(lines) == 3
-    assert main([*there, "compare", a, b, "-k", "3"]) == 0
+    assert main([*options, "compare", a, b, "-k", "3"]) == 0
     out = capsys.readouterr().out
     assert "all layers" in out
     assert out.index("all layers") < out.index("neuron")
-    assert main([*there, "compare", a, b, "--metrics", "emd"]) == 0
+    assert main([*options, "compare", a, b, "--metrics", "emd"]) == 0
     assert capsys.readouterr().out.startswith("layer\temd\n")
-    assert main([*there, "show", a, "--version", "1"]) == 0
+    assert main([*options, "show", a, "--version", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == 1
     for wrong, words in (
         (["nearest", "nowhere/at/all"], "neither a dataset of this catalogue nor a path"),
@@ -239,7 +239,7 @@ def test_on_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]) -
         (["compare", a, b, "--metrics", "far"], "allowed are emd, nfd, fd"),
         (["show", a, "net"], "no VDNA of dataset"),
     ):
-        assert main([*there, *wrong]) == 2
-        said = capsys.readouterr().err
-        assert words in said
-        assert len(said.splitlines()) == 1
+        assert main([*options, *wrong]) == 2
+        errors = capsys.readouterr().err
+        assert words in errors
+        assert len(errors.splitlines()) == 1

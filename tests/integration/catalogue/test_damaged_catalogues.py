@@ -65,8 +65,8 @@ def test_what_a_newer_program_wrote_is_refused(tmp_path: Path, filled: Callable[
     store = Store(str(tmp_path / "c"))
     store.put_vdna(filled(1), "mine", synthetic.facts_of("x", 0))
     publish(store)
-    said = store.get_json("catalogue.json")
-    store.put_json("catalogue.json", {**said, "format": FORMAT + 1})
+    pointer = store.get_json("catalogue.json")
+    store.put_json("catalogue.json", {**pointer, "format": FORMAT + 1})
     with pytest.raises(UserError, match="newer version of this program; update vdna-catalogue"):
         open_catalogue(store.url)
 

@@ -66,10 +66,10 @@ class TestNearest:
             asked.extend(those)
             return distances[those].tolist()
 
-        found = neighbours.nearest(0.9 * distances, read, 3)
-        assert list(found) == np.argsort(distances)[:3].tolist()
+        nearest = neighbours.nearest(0.9 * distances, read, 3)
+        assert list(nearest) == np.argsort(distances)[:3].tolist()
         assert len(asked) == len(set(asked)) < 20
-        assert list(neighbours.nearest(np.zeros(500), read, 3)) == list(found)
+        assert list(neighbours.nearest(np.zeros(500), read, 3)) == list(nearest)
         assert list(neighbours.nearest(0.9 * distances, read, 900)) == np.argsort(distances).tolist()
         assert neighbours.nearest(np.empty(0), read, 3) == {}
 
@@ -103,13 +103,13 @@ class TestNearest:
 def test_comparing(store: Store, stranger: VDNA) -> None:
     cat = open_catalogue(store.url)
     a, b = cat.index()["dataset"][:2]
-    found = cat.compare(a, b)
+    comparison = cat.compare(a, b)
     v, w = (cat.vdna(name, "vit_small") for name in (a, b))
-    assert found.names == (a, b)
+    assert comparison.names == (a, b)
     for metric, distance in METRICS.items():
-        assert found.overall[metric] == pytest.approx(distance(v, w), rel=1e-12)
-        assert found.layers[metric]["norm"] == pytest.approx(distance(v, w, layer="norm"), rel=1e-12)
-    most = found.most(3)
+        assert comparison.overall[metric] == pytest.approx(distance(v, w), rel=1e-12)
+        assert comparison.layers[metric]["norm"] == pytest.approx(distance(v, w, layer="norm"), rel=1e-12)
+    most = comparison.most(3)
     per_neuron = emd(v, w, per_neuron=True)
     highest = max((values.max(), layer, int(values.argmax())) for layer, values in per_neuron.items())
     assert most[0] == (highest[1], highest[2], highest[0])

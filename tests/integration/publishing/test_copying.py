@@ -28,41 +28,41 @@ from tests.helpers.hub_server import hub_server
 
 class TestCopying:
     def test_what_is_there_is_not_written_again(self, catalogue: Path, tmp_path: Path) -> None:
-        source, there = Manifests(str(catalogue)), tmp_path / "there"
-        (there / "partials").mkdir(parents=True)
-        objects, size = copy(source, target(str(there)))
+        source, destination = Manifests(str(catalogue)), tmp_path / "there"
+        (destination / "partials").mkdir(parents=True)
+        objects, size = copy(source, target(str(destination)))
         pointer = published.read_pointer(source) or {}
         assert objects == len(dict(walk(source, pointer, listed(source, pointer, []), []))) - 1  # but for the page
         assert size > 10_000
-        assert not list((there / "partials").iterdir())
-        assert not (there / "plans").exists()
-        assert copy(source, target(str(there))) == (0, 0)
-        assert consistent(str(there)) == 1
-        assert (there / "site" / "index.html").read_bytes() == (catalogue / "site" / "index.html").read_bytes()
+        assert not list((destination / "partials").iterdir())
+        assert not (destination / "plans").exists()
+        assert copy(source, target(str(destination))) == (0, 0)
+        assert consistent(str(destination)) == 1
+        assert (destination / "site" / "index.html").read_bytes() == (catalogue / "site" / "index.html").read_bytes()
         add(Store(str(catalogue)), 1)
-        again, _ = copy(Manifests(str(catalogue)), target(str(there)))
+        again, _ = copy(Manifests(str(catalogue)), target(str(destination)))
         assert 0 < again < objects
-        assert consistent(str(there)) == 2
+        assert consistent(str(destination)) == 2
 
     def test_what_another_catalogue_lists_is_not_taken_from_its_readers(
         self, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        other, there = tmp_path / "other", str(tmp_path / "there")
+        other, destination = tmp_path / "other", str(tmp_path / "there")
         synthetic.make(other, 3, images=8)
-        assert main(["--catalogue", str(catalogue), "publish", there]) == 0
-        assert main(["--catalogue", str(other), "publish", there]) == 2
+        assert main(["--catalogue", str(catalogue), "publish", destination]) == 0
+        assert main(["--catalogue", str(other), "publish", destination]) == 2
         assert "lists 5 VDNA(s) that" in capsys.readouterr().err
-        assert len(open_catalogue(there).index()) == 8
-        assert main(["--catalogue", str(other), "publish", there, "--replace"]) == 0
-        assert len(open_catalogue(there).index()) == 3
-        assert main(["--catalogue", str(catalogue), "publish", there]) == 0
+        assert len(open_catalogue(destination).index()) == 8
+        assert main(["--catalogue", str(other), "publish", destination, "--replace"]) == 0
+        assert len(open_catalogue(destination).index()) == 3
+        assert main(["--catalogue", str(catalogue), "publish", destination]) == 0
         (tmp_path / "there" / "catalogue.json").write_bytes(b"{}")
-        assert main(["--catalogue", str(other), "publish", there]) == 0  # which nobody could read any more
+        assert main(["--catalogue", str(other), "publish", destination]) == 0  # which nobody could read any more
 
     def test_goes_on_where_it_was_cut_off(
         self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        there, put, written = tmp_path / "there", ObjectStore.put, []
+        destination, put, written = tmp_path / "there", ObjectStore.put, []
 
         def failing(self: ObjectStore, path: str, data: bytes) -> None:
             if len(written) == 60:
@@ -72,41 +72,41 @@ class TestCopying:
 
         monkeypatch.setattr(ObjectStore, "put", failing)
         with pytest.raises(UserError, match="went dead"):
-            copy(Manifests(str(catalogue)), target(str(there)))
+            copy(Manifests(str(catalogue)), target(str(destination)))
         with pytest.raises(UserError, match="no catalogue here"):
-            open_catalogue(str(there))
+            open_catalogue(str(destination))
         monkeypatch.setattr(ObjectStore, "put", put)
-        objects, _ = copy(Manifests(str(catalogue)), target(str(there)))
-        assert consistent(str(there)) == 1
-        copied, pointer = Manifests(str(there)), published.read_pointer(ObjectStore(str(there))) or {}
+        objects, _ = copy(Manifests(str(catalogue)), target(str(destination)))
+        assert consistent(str(destination)) == 1
+        copied, pointer = Manifests(str(destination)), published.read_pointer(ObjectStore(str(destination))) or {}
         assert objects == len(dict(walk(copied, pointer, listed(copied, pointer, []), []))) - 1 - 60
 
     def test_what_is_cut_short_there_is_written_again(self, catalogue: Path, tmp_path: Path) -> None:
-        there = tmp_path / "there"
-        copy(Manifests(str(catalogue)), target(str(there)))
-        path = next(there.glob("vdnas/*/*/*.zarr/histogram/c/0/0"))
+        destination = tmp_path / "there"
+        copy(Manifests(str(catalogue)), target(str(destination)))
+        path = next(destination.glob("vdnas/*/*/*.zarr/histogram/c/0/0"))
         path.write_bytes(path.read_bytes()[:-1])
-        assert copy(Manifests(str(catalogue)), target(str(there)))[0] == 1
-        assert verify(Manifests(str(there)))[2] == []
+        assert copy(Manifests(str(catalogue)), target(str(destination)))[0] == 1
+        assert verify(Manifests(str(destination)))[2] == []
 
     def test_what_is_spoiled_there_is_written_again_if_asked(self, catalogue: Path, tmp_path: Path) -> None:
-        there = tmp_path / "there"
-        command = ["--catalogue", str(catalogue), "publish", str(there)]
+        destination = tmp_path / "there"
+        command = ["--catalogue", str(catalogue), "publish", str(destination)]
         assert main(command) == 0
-        flip(next(there.glob("vdnas/*/*/*.zarr/histogram/c/0/0")), 7)
+        flip(next(destination.glob("vdnas/*/*/*.zarr/histogram/c/0/0")), 7)
         assert main([*command, "--repair"]) == 0
-        assert verify(Manifests(str(there)))[2] == []
+        assert verify(Manifests(str(destination)))[2] == []
 
     def test_an_older_catalogue_does_not_take_versions_away(
         self, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        older, there = tmp_path / "older", str(tmp_path / "there")
+        older, destination = tmp_path / "older", str(tmp_path / "there")
         shutil.copytree(catalogue, older)
         add(Store(str(catalogue)), 1)
-        assert main(["--catalogue", str(catalogue), "publish", there]) == 0
-        assert main(["--catalogue", str(older), "publish", there]) == 2
+        assert main(["--catalogue", str(catalogue), "publish", destination]) == 0
+        assert main(["--catalogue", str(older), "publish", destination]) == 2
         assert "vit_small, version 2)" in capsys.readouterr().err
-        assert consistent(there) == 2
+        assert consistent(destination) == 2
 
     def test_a_hostile_source_writes_nothing_elsewhere(self, catalogue: Path, tmp_path: Path) -> None:
         record = next(catalogue.glob("vdnas/*/*/versions/*.json"))
@@ -119,24 +119,26 @@ class TestCopying:
         row["manifest"] = {"path": part["path"], "sha256": part["sha256"]}
         (catalogue / part["path"]).write_bytes(data)
         packed = published.packed(index)
-        its = published.named("index", ".json.gz", packed)
-        (catalogue / its["path"]).write_bytes(packed)
-        said = json.loads((catalogue / "catalogue.json").read_text())
-        (catalogue / "catalogue.json").write_text(json.dumps(published.pointer({"index": its, "site": said["site"]})))
+        entry = published.named("index", ".json.gz", packed)
+        (catalogue / entry["path"]).write_bytes(packed)
+        pointer = json.loads((catalogue / "catalogue.json").read_text())
+        (catalogue / "catalogue.json").write_text(
+            json.dumps(published.pointer({"index": entry, "site": pointer["site"]}))
+        )
         with pytest.raises(DamagedError, match="no path in a catalogue"):
             copy(Manifests(str(catalogue)), target(str(tmp_path / "there")))
         assert not list(tmp_path.rglob("victim"))
 
     def test_a_damaged_source_changes_nothing_there(self, catalogue: Path, tmp_path: Path) -> None:
-        there = tmp_path / "there"
-        copy(Manifests(str(catalogue)), target(str(there)))
-        pointer = (there / "catalogue.json").read_bytes()
+        destination = tmp_path / "there"
+        copy(Manifests(str(catalogue)), target(str(destination)))
+        pointer = (destination / "catalogue.json").read_bytes()
         add(Store(str(catalogue)), 1)
         flip(next((catalogue / "vdnas").glob("*/*/*.zarr/histogram/c/0/0")), 100)
-        shutil.rmtree(next((there / "vdnas").iterdir()))
+        shutil.rmtree(next((destination / "vdnas").iterdir()))
         with pytest.raises(DamagedError, match="is damaged"):
-            copy(Manifests(str(catalogue)), target(str(there)))
-        assert (there / "catalogue.json").read_bytes() == pointer
+            copy(Manifests(str(catalogue)), target(str(destination)))
+        assert (destination / "catalogue.json").read_bytes() == pointer
 
     def test_to_a_repository_of_the_hub(self, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with hub_server(monkeypatch, tmp_path, []) as files:
@@ -202,10 +204,10 @@ class TestVerifying:
         path = sorted(catalogue.glob(pattern))[seed % len(sorted(catalogue.glob(pattern)))]
         flip(path, random.Random(seed).randrange(path.stat().st_size))
         assert main(["verify", str(catalogue)]) == 1
-        said = capsys.readouterr()
-        assert str(path.relative_to(catalogue)) in said.err
-        assert "damaged" in said.err
-        assert "damaged" in said.out
+        captured = capsys.readouterr()
+        assert str(path.relative_to(catalogue)) in captured.err
+        assert "damaged" in captured.err
+        assert "damaged" in captured.out
 
     def test_what_is_gone_is_named(self, catalogue: Path) -> None:
         path = next(catalogue.glob("vdnas/*/*/*.zarr/mean/c/0"))

@@ -70,8 +70,8 @@ def test_readers_of_a_bucket_that_is_published_to(catalogue: Path, tmp_path: Pat
     with object_store.serve(tmp_path / "s3") as server:
         bucket = server.bucket("public")
         options = {"key": server.key, "secret": server.secret, "endpoint_url": server.endpoint}
-        store, there = Store(str(catalogue)), target(f"{bucket}/c", options)
-        copy(store, there)
+        store, destination = Store(str(catalogue)), target(f"{bucket}/c", options)
+        copy(store, destination)
 
         def write() -> None:
             for seed in range(10):
@@ -117,9 +117,9 @@ def test_a_damaged_manifest_is_restored_with_its_versions(catalogue: Path, caplo
     assert verify(Manifests(str(catalogue)))[2] == []
     assert consistent(str(catalogue)) == 2
     head.write_bytes(whole[:-1])  # what is measured anew goes on from the last record as well
-    found = store.put_vdna(synthetic.filled(synthetic.spec_of(), "anew", 1, 8), name, synthetic.facts_of(name, 1))
-    assert [version["version"] for version in found["versions"]] == [1, 2]
-    assert found["version"] == 3
+    manifest = store.put_vdna(synthetic.filled(synthetic.spec_of(), "anew", 1, 8), name, synthetic.facts_of(name, 1))
+    assert [version["version"] for version in manifest["versions"]] == [1, 2]
+    assert manifest["version"] == 3
     head.unlink()
     assert publish(store)  # a manifest that was removed is gone on purpose
     assert name not in set(open_catalogue(str(catalogue)).index()["dataset"])
@@ -137,10 +137,10 @@ def test_what_nothing_names_any_more_goes_when_it_is_old(catalogue: Path) -> Non
     assert all(path.exists() for path in old)  # those of the last hour are still being read
     assert first <= {path.name for path in catalogue.glob("distances/*/*/*.zarr")}
     assert reader.matrix("vit_small").frame.shape == (8, 8)
-    said = store.get_json("catalogue.json")
-    for one in said["superseded"]:
+    pointer = store.get_json("catalogue.json")
+    for one in pointer["superseded"]:
         one["until"] = "2020-01-01T00:00:00+00:00"
-    parts = {key: said[key] for key in ("index", "site", "superseded")}
+    parts = {key: pointer[key] for key in ("index", "site", "superseded")}
     store.put_json("catalogue.json", published.pointer(parts))
     add(store, 3)
     assert not [path for path in old if path.exists() and path.name not in _named(store)]

@@ -56,24 +56,24 @@ def test_cumulative_shares() -> None:
 @SHAPES
 def test_pairwise_emd(shape: tuple[int, int, int]) -> None:
     stack = shares(*shape)
-    found = pairwise_emd(torch.from_numpy(stack))
+    distances = pairwise_emd(torch.from_numpy(stack))
     expected = np.abs(stack[:, None] - stack[None]).sum((2, 3))
-    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
-    np.testing.assert_array_equal(found, found.T)
-    assert not found.diagonal().any()
+    np.testing.assert_allclose(distances, expected, rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(distances, distances.T)
+    assert not distances.diagonal().any()
     # The same bits in any block, either way round, neuron by neuron, and on any number of threads.
     first, others = torch.from_numpy(stack[:1]), torch.from_numpy(stack[1:])
     if len(others):
-        np.testing.assert_array_equal(pairwise_emd(first, others), found[:1, 1:])
-        np.testing.assert_array_equal(pairwise_emd(others, first), found[1:, :1])
+        np.testing.assert_array_equal(pairwise_emd(first, others), distances[:1, 1:])
+        np.testing.assert_array_equal(pairwise_emd(others, first), distances[1:, :1])
         rows = row_emd(stack[0], stack[-1])
         np.testing.assert_allclose(rows, np.abs(stack[0] - stack[-1]).sum(1), rtol=1e-13)
-        assert rows.sum() == pytest.approx(found[0, -1], rel=1e-13)
+        assert rows.sum() == pytest.approx(distances[0, -1], rel=1e-13)
     threads = torch.get_num_threads()
     try:
         for other in (1, 3):
             torch.set_num_threads(other)
-            np.testing.assert_array_equal(pairwise_emd(torch.from_numpy(stack)), found)
+            np.testing.assert_array_equal(pairwise_emd(torch.from_numpy(stack)), distances)
     finally:
         torch.set_num_threads(threads)
 
@@ -84,9 +84,9 @@ def test_emd_by_torch_alone(shape: tuple[int, int, int], monkeypatch: pytest.Mon
     stack = torch.from_numpy(shares(*shape))
     for small in (1, pairs.SMALL):
         monkeypatch.setattr(pairs, "SMALL", small)
-        found = pairs.on_device(stack, stack)
-        np.testing.assert_allclose(found, pairwise_emd(stack), rtol=1e-12, atol=1e-12)
-        assert not found.diagonal().any()
+        distances = pairs.on_device(stack, stack)
+        np.testing.assert_allclose(distances, pairwise_emd(stack), rtol=1e-12, atol=1e-12)
+        assert not distances.diagonal().any()
 
 
 @pytest.mark.gpu

@@ -100,14 +100,14 @@ def test_a_vdna(tmp_path: Path, kinds: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("kinds", KINDS[:4])
 def test_a_comparison(tmp_path: Path, kinds: tuple[str, ...]) -> None:
-    found = compare(vdna(1, kinds), vdna(4, kinds), (HOSTILE, "other"))
-    check_saves(found, tmp_path)
-    html = shown(found)
+    comparison = compare(vdna(1, kinds), vdna(4, kinds), (HOSTILE, "other"))
+    check_saves(comparison, tmp_path)
+    html = shown(comparison)
     assert "&lt;script&gt;" in html
-    words = repr(found)
-    layer, neuron, _ = found.most(1)[0]
+    words = repr(comparison)
+    layer, neuron, _ = comparison.most(1)[0]
     assert f"{layer} · {neuron} (" in words
-    for metric, value in found.overall.items():
+    for metric, value in comparison.overall.items():
         assert f"{metric} {value:.4g} " in words
 
 
@@ -126,14 +126,14 @@ def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
     check_saves(matrix(values, list("abcde")), tmp_path)
     check_saves(matrix(np.full((3, 3), np.nan), list("abc")), tmp_path)
     check_saves(matrix(np.zeros((3, 3)), list("abc")), tmp_path)
-    found = compare(vdna(1), vdna(2))
-    found.neurons["emd"]["first"][:2] = np.nan
-    found.layers["emd"]["first"] = np.nan
-    most = [neuron.distance for neuron in found.most()]
+    comparison = compare(vdna(1), vdna(2))
+    comparison.neurons["emd"]["first"][:2] = np.nan
+    comparison.layers["emd"]["first"] = np.nan
+    most = [neuron.distance for neuron in comparison.most()]
     assert most[:6] == sorted(most[:6], reverse=True)
     assert np.isnan(most[6:]).all()
-    assert "layers that differ most: second" in repr(found)
-    check_saves(found, tmp_path)
+    assert "layers that differ most: second" in repr(comparison)
+    check_saves(comparison, tmp_path)
 
 
 def test_alike_datasets_stand_side_by_side() -> None:
@@ -174,10 +174,10 @@ def test_layers_that_are_named(tmp_path: Path) -> None:
 
 
 def test_fd_alone_has_no_neurons(tmp_path: Path) -> None:
-    found = compare(vdna(1), vdna(2), metrics=["fd"])
-    check_saves(found, tmp_path)
-    assert "neurons" not in repr(found)
-    assert len(of_comparison(found).axes) == 1
+    comparison = compare(vdna(1), vdna(2), metrics=["fd"])
+    check_saves(comparison, tmp_path)
+    assert "neurons" not in repr(comparison)
+    assert len(of_comparison(comparison).axes) == 1
 
 
 def test_the_same_picture_each_time_and_in_any_thread(tmp_path: Path) -> None:

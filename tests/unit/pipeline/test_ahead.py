@@ -55,16 +55,16 @@ class Remote(AsyncFileSystem):
         self.fault: Callable[[str, Range, int], Any] = lambda *_: None
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        its = (start or 0, len(self.objects[path]) if end is None else end)
-        self.asked.append((path, its))
+        span = (start or 0, len(self.objects[path]) if end is None else end)
+        self.asked.append((path, span))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
             await asyncio.sleep(self.seconds)
-            said = self.fault(path, its, self.asked.count((path, its)))
-            if asyncio.iscoroutine(said):
-                said = await said
-            return self.objects[path][slice(*its)][:said]
+            length = self.fault(path, span, self.asked.count((path, span)))
+            if asyncio.iscoroutine(length):
+                length = await length
+            return self.objects[path][slice(*span)][:length]
         finally:
             self.under_way -= 1
 
@@ -77,7 +77,7 @@ class Remote(AsyncFileSystem):
         return {"name": path, "size": len(data), "type": "file", "ETag": f"{hash(data)}"}
 
     def ranges(self, path: str = "x") -> list[Range]:
-        return [its for name, its in self.asked if name == path]
+        return [span for name, span in self.asked if name == path]
 
     def is_idle(self) -> bool:
         """Whether nothing is under way, at once or in a moment: a request that is given up ends on the loop."""
@@ -176,7 +176,7 @@ class TestRanges:
             return count
 
         remote.seconds = 0
-        remote.fault = lambda path, its, again: some(*its, rng.random(), rng.randrange(its[1] - its[0]))
+        remote.fault = lambda path, span, again: some(*span, rng.random(), rng.randrange(span[1] - span[0]))
         with opened(remote) as file:
             assert b"".join(iter(lambda: file.read(rng.choice((512, 7000, 35_000))), b"")) == DATA
         marks = np.zeros(len(DATA), int)
@@ -188,7 +188,7 @@ class TestRanges:
     def test_any_order_of_reads_and_seeks(self, remote: Remote, seed: int) -> None:
         rng, twin = random.Random(seed), io.BytesIO(DATA)
         remote.seconds = 0
-        remote.fault = lambda path, its, again: None if rng.random() < 0.8 else rng.randrange(its[1] - its[0])
+        remote.fault = lambda path, span, again: None if rng.random() < 0.8 else rng.randrange(span[1] - span[0])
         with opened(remote) as file:
             for _ in range(60):
                 if rng.random() < 0.4:
@@ -199,7 +199,7 @@ class TestRanges:
 
     def test_a_stall_costs_the_rest_of_one_range(self, remote: Remote) -> None:
         """What arrived behind it is kept, and less is asked for at once."""
-        remote.fault = lambda path, its, again: hang() if its == (2 * BLOCK, 3 * BLOCK) else None
+        remote.fault = lambda path, span, again: hang() if span == (2 * BLOCK, 3 * BLOCK) else None
         with opened(remote, patience=0.8) as file:
             assert file.read() == DATA
         assert remote.ranges().count((3 * BLOCK, 4 * BLOCK)) == 1
@@ -208,7 +208,7 @@ class TestRanges:
         assert sum(end - start for start, end in remote.ranges()) <= len(DATA) + (MAX_RANGES_AHEAD + 1) * BLOCK
 
     def test_patience_is_a_time_without_a_byte(self, remote: Remote) -> None:
-        remote.fault = lambda path, its, again: hang() if its[1] > 5 * BLOCK else None
+        remote.fault = lambda path, span, again: hang() if span[1] > 5 * BLOCK else None
         start = time.monotonic()
         with opened(remote, patience=0.6) as file:
             assert file.read(5 * BLOCK) == DATA[: 5 * BLOCK]
@@ -217,8 +217,8 @@ class TestRanges:
         assert time.monotonic() - start < 3
 
     def test_what_cannot_pass_is_raised_when_its_turn_comes(self, remote: Remote) -> None:
-        def gone(path: str, its: Range, again: int) -> None:
-            if its[0] >= 2 * BLOCK:
+        def gone(path: str, span: Range, again: int) -> None:
+            if span[0] >= 2 * BLOCK:
                 raise PermissionError("no longer")
 
         remote.fault = gone
@@ -229,7 +229,7 @@ class TestRanges:
 
     @pytest.mark.parametrize("end", ["close", "error", "forgotten"])
     def test_nothing_is_left_of_a_reader_that_ends_early(self, remote: Remote, end: str) -> None:
-        remote.fault = lambda path, its, again: hang() if its[0] >= 2 * BLOCK else None
+        remote.fault = lambda path, span, again: hang() if span[0] >= 2 * BLOCK else None
         file = opened(remote)
         file.read(2 * BLOCK)
         assert eventually(lambda: remote.ranges()[2:])
@@ -246,7 +246,7 @@ class TestFiles:
     """Loose files, through the reader of their shard."""
 
     @pytest.fixture(autouse=True)
-    def there(self, monkeypatch: pytest.MonkeyPatch, remote: Remote) -> None:
+    def loose_files(self, monkeypatch: pytest.MonkeyPatch, remote: Remote) -> None:
         monkeypatch.setattr(readers, "filesystem", lambda url, options: (remote, url))
         remote.objects = {f"{i:03d}.png": bytes([i]) * (100 + i) for i in range(100)}
 
@@ -273,7 +273,7 @@ class TestFiles:
         assert remote.most <= 1000 // 100 + 1
 
     def test_faults_pass(self, remote: Remote) -> None:
-        def fault(path: str, its: Range, again: int) -> Any:
+        def fault(path: str, span: Range, again: int) -> Any:
             kind = int(path[:3]) % 5
             if again == 1 and kind == 0:
                 raise ConnectionError("reset")
@@ -302,7 +302,7 @@ class TestFiles:
         """What the store says of it is asked for when its bytes are there, never before."""
         shard = self.shard(remote)
 
-        def replaced(path: str, its: Range, again: int) -> None:
+        def replaced(path: str, span: Range, again: int) -> None:
             if path == "050.png":
                 remote.objects[path] = b"y" * 150
 
@@ -316,20 +316,20 @@ class TestFiles:
         sizes = (*shard.sizes[:5], -2, *shard.sizes[6:])
         reader = ShardReader(Shard("files", "folder", 1, "", "part", shard.members, sizes))
 
-        def fault(path: str, its: Range, again: int) -> None:
+        def fault(path: str, span: Range, again: int) -> None:
             if path == "005.png":
                 raise FileNotFoundError(path)
 
         remote.fault = fault
-        found = [data.reason if isinstance(data, BadImage) else data for _, data in reader]
+        contents = [data.reason if isinstance(data, BadImage) else data for _, data in reader]
         expected = [*remote.objects.values()]
-        assert found == [*expected[:5], "missing file", *expected[6:99], "too large"]
+        assert contents == [*expected[:5], "missing file", *expected[6:99], "too large"]
         assert "099.png" not in dict(remote.asked)
         with pytest.raises(FileNotFoundError):  # it was there when it was planned
             list(ShardReader(shard))
 
     def test_nothing_is_left_of_a_reader_that_ends_early(self, remote: Remote) -> None:
-        remote.fault = lambda path, its, again: hang() if path > "002.png" else None
+        remote.fault = lambda path, span, again: hang() if path > "002.png" else None
         with closing(iter(ShardReader(self.shard(remote)))) as files:
             assert next(files)[0] == "000.png"
             assert eventually(lambda: remote.under_way)
@@ -380,8 +380,8 @@ class TestShards:
     def test_a_tar_that_is_replaced_while_it_is_read(self, remote: Remote, tars: list[Shard]) -> None:
         other = remote.objects["0.tar"].replace(b"\1", b"\7")
 
-        def replaced(path: str, its: Range, again: int) -> None:
-            if its[0] == 3 * BLOCK:
+        def replaced(path: str, span: Range, again: int) -> None:
+            if span[0] == 3 * BLOCK:
                 remote.objects["1.tar"] = other
 
         remote.fault = replaced

@@ -73,9 +73,9 @@ def test_what_is_read(home: Path, filled: Callable[..., Any]) -> None:
     catalogue._check_picture("~/p.svg")
     with pytest.raises(UserError, match=f"there is no folder {home}/none"):
         catalogue._check_picture("~/none/p.svg")
-    its = settings(*arguments(["dataset=images", "dataset.name=a", "dataset.url=b", "ranges=~/r.json"]))
+    run_settings = settings(*arguments(["dataset=images", "dataset.name=a", "dataset.url=b", "ranges=~/r.json"]))
     with pytest.raises(UserError, match=r"ranges=~/r\.json: (?!neither)"):
-        RunContext(its).ranges_of("network")
+        RunContext(run_settings).ranges_of("network")
 
 
 @pytest.mark.parametrize(

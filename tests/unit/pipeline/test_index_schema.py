@@ -113,7 +113,7 @@ def test_keys_that_are_not_known_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("place", "value", "message"),
     [
         ("vdnas spec", "x", "no spec 'x'"),
         ("matrices spec", "x", "no spec 'x'"),
@@ -121,11 +121,11 @@ def test_keys_that_are_not_known_are_passed_over() -> None:
         ("matrices members", [0, 1, 0], "a dataset twice"),
     ],
 )
-def test_what_an_index_names_is_in_it(place: str, value: Any, said: str) -> None:
+def test_what_an_index_names_is_in_it(place: str, value: Any, message: str) -> None:
     index = copy.deepcopy(INDEX)
     part, key = place.split()
     index[part][0][key] = value
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         parse_index(URL, json.dumps(index).encode())
 
 

@@ -69,9 +69,9 @@ BLOCKS = {
 def test_a_broken_exif_is_no_bad_image(name: str, kind: str) -> None:
     picture = Image.fromarray(numbers(255, channels=3).astype("u1"))
     data = saved(picture, kind, exif=BLOCKS[name], **({"lossless": True} if kind == "WEBP" else {}))
-    found = decoded(data, exif="apply")
-    assert found.orientation == 1
-    assert found.pixels.shape == (HEIGHT, WIDTH, 3)
+    result = decoded(data, exif="apply")
+    assert result.orientation == 1
+    assert result.pixels.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_only_what_comes_before_the_pixels_is_read() -> None:

@@ -162,19 +162,19 @@ def test_columns_of_every_type(tmp_path: Path, column: pa.Array, named: str, key
         for url in (path, path.parent):
             for wanted in ("", named, named.upper()):
                 (shard,) = find(str(url), image_column=wanted)
-                found = list(ShardReader(Shard.from_row(shard.to_row())))
-                assert [key for key, _ in found] == [f"0.parquet/0/{key}" for key in keys.split()]
-                assert [data.rstrip(b"\0") if isinstance(data, bytes) else data.reason for _, data in found] == [
-                    data.rstrip(b"\0") for data in IMAGES[: len(found)]
+                entries = list(ShardReader(Shard.from_row(shard.to_row())))
+                assert [key for key, _ in entries] == [f"0.parquet/0/{key}" for key in keys.split()]
+                assert [data.rstrip(b"\0") if isinstance(data, bytes) else data.reason for _, data in entries] == [
+                    data.rstrip(b"\0") for data in IMAGES[: len(entries)]
                 ]
 
 
 def test_cells_without_an_image(tmp_path: Path) -> None:
     cells = pa.array([None, [None, *rows(IMAGES[0], None)], []], pa.list_(HUB))
     (shard,) = find(str(parquet(tmp_path / "0.parquet", {"images": cells})))
-    found = [(key, data if isinstance(data, bytes) else data.reason) for key, data in ShardReader(shard)]
+    entries = [(key, data if isinstance(data, bytes) else data.reason) for key, data in ShardReader(shard)]
     none = "no image in the row"
-    assert found == [
+    assert entries == [
         ("0.parquet/0/0", none),
         ("0.parquet/0/1/0", none),
         ("0.parquet/0/1/1", IMAGES[0]),
@@ -292,7 +292,7 @@ def test_two_columns_of_one_name(tmp_path: Path, others: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "wanted", "said"),
+    ("columns", "wanted", "message"),
     [
         ({"b64": [data.decode() for data in BASE64]}, "b64", r"b64 holds string, .*text \(base64\) is not decoded"),
         ({"b64": PATHS}, "B64", r"B64 holds string, .*text \(base64\) is not decoded"),
@@ -304,10 +304,10 @@ def test_two_columns_of_one_name(tmp_path: Path, others: Any) -> None:
     ],
 )
 def test_a_column_that_is_named_and_holds_no_bytes(
-    tmp_path: Path, columns: Mapping[str, Any], wanted: str, said: str
+    tmp_path: Path, columns: Mapping[str, Any], wanted: str, message: str
 ) -> None:
     path = parquet(tmp_path / "0.parquet", columns)
-    with pytest.raises(UserError, match=rf"0\.parquet: .*{said}"):
+    with pytest.raises(UserError, match=rf"0\.parquet: .*{message}"):
         find(str(path), image_column=wanted)
 
 

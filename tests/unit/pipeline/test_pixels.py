@@ -25,9 +25,9 @@ FLOATS, INTEGERS, UNKNOWN = (
 )
 
 
-def scaled(found: np.ndarray, most: int) -> np.ndarray:
+def scaled(values: np.ndarray, most: int) -> np.ndarray:
     """Levels as exact fractions rounded down, one by one."""
-    return grey(np.array([[int(n) * 255 // most for n in row] for row in found]))
+    return grey(np.array([[int(n) * 255 // most for n in row] for row in values]))
 
 
 @cache
@@ -151,9 +151,9 @@ def _channels() -> Iterator[Case]:
 @pytest.mark.parametrize(("name", "data", "expected"), levels(), ids=[name for name, *_ in levels()])
 def test_numbers_become_levels(name: str, data: bytes, expected: np.ndarray | str) -> None:
     if isinstance(expected, str):
-        with pytest.raises(BadImage) as found:
+        with pytest.raises(BadImage) as error:
             decode(data)
-        assert found.value.reason == expected
+        assert error.value.reason == expected
         return
     np.testing.assert_array_equal(decode(data), expected)
     assert not decoded(data).transparent

@@ -59,9 +59,9 @@ def test_compressed_archives_that_break(tmp_path: Path, packing: str) -> None:
         (tmp_path / f"{name}.tar").write_bytes(broken)
         (shard,) = find(str(tmp_path / f"{name}.tar"))
         reader = ShardReader(shard)
-        found = [data for _, data in reader if isinstance(data, bytes)]
-        assert found == IMAGES[: len(found)]
-        assert reader.damage or found == IMAGES
+        contents = [data for _, data in reader if isinstance(data, bytes)]
+        assert contents == IMAGES[: len(contents)]
+        assert reader.damage or contents == IMAGES
 
 
 @pytest.mark.parametrize("packing", ["gzip", "bz2", "xz", "zst", "lz4"])

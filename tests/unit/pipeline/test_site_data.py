@@ -76,11 +76,11 @@ def test_pairs_are_decoded_within_a_thousandth() -> None:
     entry = index["metrics"]["fd"]["overall"]
     codes = np.frombuffer(objects[entry["values"]], "<u2").astype(float)
     ratio = entry["high"] / entry["low"]
-    found = np.where(codes > 0, entry["low"] * ratio ** ((codes - 1) / 65534), 0.0)
+    decoded = np.where(codes > 0, entry["low"] * ratio ** ((codes - 1) / 65534), 0.0)
     expected = distances["fd_overall"].to_numpy()[np.triu_indices(60, 1)]
     assert ratio > 1e12
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
-    assert (found == 0).sum() == 1
+    np.testing.assert_allclose(decoded, expected, rtol=1e-3)
+    assert (decoded == 0).sum() == 1
 
 
 def test_equal_datasets_and_equal_distances_have_files_too() -> None:

@@ -156,16 +156,16 @@ class TestTar:
 
     def test_whole(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
         for options in ({}, {"format": tarfile.GNU_FORMAT}, {"format": tarfile.PAX_FORMAT}):
-            found, reader = read(tar_bytes({**FILES, "long/" * 40 + "x.png": FILES["000.png"]}, **options))
-            assert found == [*FILES.values(), FILES["000.png"]]
+            contents, reader = read(tar_bytes({**FILES, "long/" * 40 + "x.png": FILES["000.png"]}, **options))
+            assert contents == [*FILES.values(), FILES["000.png"]]
             assert (reader.damage, reader.lost_bytes) == ("", 0)
 
     def test_gzip(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
         data = gzip.compress(tar_bytes(FILES))
         assert read(data, "x.tar.gz")[0] == list(FILES.values())
-        found, reader = read(data[: len(data) // 2], "x.tar.gz")
-        assert 2 < len(found) < len(FILES)
-        assert found == [*list(FILES.values())[: len(found) - 1], "cut off in the archive"]
+        contents, reader = read(data[: len(data) // 2], "x.tar.gz")
+        assert 2 < len(contents) < len(FILES)
+        assert contents == [*list(FILES.values())[: len(contents) - 1], "cut off in the archive"]
         assert "end-of-stream" in reader.damage
         corrupt = bytearray(data)
         corrupt[len(data) // 2] ^= 0xFF
@@ -179,17 +179,17 @@ class TestTar:
         data = tar_bytes(FILES)
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             start = tar.getmembers()[member].offset
-        found, reader = read(data[: start + offset])
+        contents, reader = read(data[: start + offset])
         # From the end of its header on, the cut member is known to have been there.
         lost = ["cut off in the archive"] if offset >= 512 else []
-        assert found == list(FILES.values())[:member] + lost
+        assert contents == list(FILES.values())[:member] + lost
         assert reader.damage
         assert reader.lost_bytes == offset
 
     def test_without_end_blocks(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
         data = tar_bytes(FILES).rstrip(b"\0")
-        found, reader = read(data + bytes(-len(data) % 512))
-        assert found == list(FILES.values())
+        contents, reader = read(data + bytes(-len(data) % 512))
+        assert contents == list(FILES.values())
         assert "breaks off" in reader.damage
 
     @pytest.mark.parametrize("member", [0, 1, 3, 6])
@@ -200,22 +200,22 @@ class TestTar:
         with tarfile.open(fileobj=io.BytesIO(bytes(data))) as tar:
             start = tar.getmembers()[member].offset
         data[start + 10] ^= 0xFF
-        found, reader = read(bytes(data))
-        assert found == list(FILES.values())[:member]
+        contents, reader = read(bytes(data))
+        assert contents == list(FILES.values())[:member]
         assert reader.damage
         assert reader.lost_bytes == len(data) - start
 
     def test_data_behind_the_end(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
         one = tar_bytes(FILES)
         for data in (one + one, one.rstrip(b"\0") + bytes(1024 + 512) + b"x" * 512):
-            found, reader = read(data)
-            assert found[:7] == list(FILES.values())
+            contents, reader = read(data)
+            assert contents[:7] == list(FILES.values())
             assert reader.damage
 
     def test_empty(self, read: Callable[..., tuple[list[bytes | str], ShardReader]]) -> None:
         assert read(b"")[1].damage
-        found, reader = read(tar_bytes({}))
-        assert (found, reader.damage) == ([], "")
+        contents, reader = read(tar_bytes({}))
+        assert (contents, reader.damage) == ([], "")
 
     @pytest.mark.parametrize("missing", [1, 512, 20_000])
     def test_a_short_read_is_a_passing_fault(

@@ -27,10 +27,10 @@ NAMES = ("old [/b]", "[draft]", ":smile:", "a\x1b[31mb", "caf\xe9 \u2013 \u732b"
 
 def arrived(argument: str) -> Any:
     """The value that Hydra reads of an argument as it is typed."""
-    (known,) = [a for a in arguments([argument]) if a.partition("=")[0] == argument.partition("=")[0]]
-    check_overrides([known])
-    found = OverridesParser.create().parse_override(known).value()
-    return [getattr(item, "text", item) for item in found] if isinstance(found, list) else found
+    (override,) = [a for a in arguments([argument]) if a.partition("=")[0] == argument.partition("=")[0]]
+    check_overrides([override])
+    value = OverridesParser.create().parse_override(override).value()
+    return [getattr(item, "text", item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_free_texts_need_no_quotes(argument: str) -> None:
     ],
 )
 def test_what_has_a_type_keeps_it(argument: str, value: Any) -> None:
-    found = arrived(argument)
-    assert (found.text if hasattr(found, "text") else found) == value
+    parsed = arrived(argument)
+    assert (parsed.text if hasattr(parsed, "text") else parsed) == value
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
@@ -155,11 +155,11 @@ SECRET = "GEH=EIM"
 def test_no_error_of_the_command_line_has_a_value(
     given: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refusal([*PLAN, *given], monkeypatch, capsys)
-    assert named in said
-    assert len(said.splitlines()) == 1
-    assert "GEH" not in said
-    assert "EIM" not in said
+    message = refusal([*PLAN, *given], monkeypatch, capsys)
+    assert named in message
+    assert len(message.splitlines()) == 1
+    assert "GEH" not in message
+    assert "EIM" not in message
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])

@@ -162,10 +162,10 @@ ARRAYS: list[tuple[str, dict[str, Any]]] = [
 def test_arrays(objects: Objects, array: str, fields: dict[str, Any]) -> None:
     hostile = edited(objects, f"{array}/zarr.json", **fields)
     try:
-        found = from_dataset(unzip(zipped(hostile)))
+        vdna = from_dataset(unzip(zipped(hostile)))
     except DamagedError:
         return
-    assert found.digest() == from_dataset(open_group(objects)).digest()  # a name or a unit that nothing reads
+    assert vdna.digest() == from_dataset(open_group(objects)).digest()  # a name or a unit that nothing reads
 
 
 def test_an_index_is_not_made_of_any_size(objects: Objects) -> None:

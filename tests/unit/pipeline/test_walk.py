@@ -54,13 +54,13 @@ class Means:
 
 
 def images() -> list[bytes]:
-    draw, found = np.random.default_rng(0), []
+    draw, files = np.random.default_rng(0), []
     for _ in range(COUNT):
         buffer = io.BytesIO()
         Image.fromarray(draw.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
-        found.append(buffer.getvalue())
-    found[BROKEN] = found[BROKEN][:30]
-    return found
+        files.append(buffer.getvalue())
+    files[BROKEN] = files[BROKEN][:30]
+    return files
 
 
 def parts(number: int) -> dict[str, bytes]:
@@ -109,12 +109,12 @@ def _order(number: int, image: bytes) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "zip", "parquet"])
 def test_the_other_parts_of_a_sample_come_with_its_image(kind: str, sources: dict[str, str]) -> None:
     shards = find(sources[kind])
-    found = [sample for shard in shards for sample in ShardReader(shard, parts=("cls", "json", "txt")).samples()]
-    by_data = {sample.data: sample for sample in found}
+    samples = [sample for shard in shards for sample in ShardReader(shard, parts=("cls", "json", "txt")).samples()]
+    by_data = {sample.data: sample for sample in samples}
     assert [by_data[image].parts for image in images()] == [parts(n) for n in range(COUNT)]
-    assert {sample.folder for sample in found} == ({""} if kind == "parquet" else {"class_0", "class_1"})
+    assert {sample.folder for sample in samples} == ({""} if kind == "parquet" else {"class_0", "class_1"})
     plain = [(key, data) for shard in shards for key, data in ShardReader(shard)]
-    assert plain == [(sample.key, sample.data) for sample in found]
+    assert plain == [(sample.key, sample.data) for sample in samples]
     assert not any(sample.parts for shard in shards for sample in ShardReader(shard).samples())
 
 
@@ -185,17 +185,17 @@ def test_sinks_of_several_networks_share_one_walk(
 
 def _alone(network: Extractor, layer: str) -> dict[int, float]:
     """The mean of a layer for each image by itself."""
-    found: dict[int, float] = {}
+    means: dict[int, float] = {}
     for n, data in enumerate(images()):
         if n != BROKEN:
             pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
             def keep(fired: str, activations: torch.Tensor, n: int = n) -> None:
                 if fired == layer:
-                    found[n] = float(activations.mean())
+                    means[n] = float(activations.mean())
 
             network(network.preprocess(pixels)[None], keep)
-    return found
+    return means
 
 
 def test_networks_that_take_other_inputs_are_refused(extractor: Extractor) -> None:

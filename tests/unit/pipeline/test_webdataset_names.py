@@ -63,9 +63,10 @@ def library_images(archive: bytes) -> list[Image]:
 
 def our_images(archive: bytes) -> list[Image]:
     """The images that our reader gives with their labels."""
-    found = TarStream(io.BytesIO(archive), parts=ASKED).samples()
+    samples = TarStream(io.BytesIO(archive), parts=ASKED).samples()
     return [
-        (*split(name), data.reason if isinstance(data, BadImage) else data, dict(parts)) for name, data, parts in found
+        (*split(name), data.reason if isinstance(data, BadImage) else data, dict(parts))
+        for name, data, parts in samples
     ]
 
 

@@ -315,9 +315,9 @@ class TestRows:
         for part in (slice(0, 735), slice(0, 30), slice(30, 730), slice(523, 525), slice(734, 735)):
             for name, array in state.items():
                 fetched = {chunk: rows.fetch(chunk) for chunk in rows.objects(name, part)}
-                found = rows.read(name, part, fetched)
-                np.testing.assert_array_equal(found, array[part])
-                assert found.dtype == array.dtype
+                values = rows.read(name, part, fetched)
+                np.testing.assert_array_equal(values, array[part])
+                assert values.dtype == array.dtype
         assert rows.objects("histogram", slice(523, 525)) == ["histogram/c/0/0", "histogram/c/1/0"]
 
     def test_what_is_not_as_it_was_written_is_named(self, store: Store, wide: VDNA) -> None:
