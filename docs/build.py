@@ -48,10 +48,10 @@ OUTER = re.compile(r"(?P<before>\)\]\()(?P<target>[^)\s]+)\)")
 
 def pages() -> dict[str, str]:
     """Where each page is on the site, by its file in the repository."""
-    found = {f"docs/{path.relative_to(DOCS).as_posix()}": path.relative_to(DOCS).as_posix() for path in _files(".md")}
-    if "docs/index.md" not in found:
-        found["README.md"] = "index.md"
-    return found | ELSEWHERE
+    pages = {f"docs/{path.relative_to(DOCS).as_posix()}": path.relative_to(DOCS).as_posix() for path in _files(".md")}
+    if "docs/index.md" not in pages:
+        pages["README.md"] = "index.md"
+    return pages | ELSEWHERE
 
 
 def _files(*endings: str) -> Iterator[Path]:
@@ -135,8 +135,8 @@ def keys() -> str:
     for group in sorted(path for path in CONF.iterdir() if any(path.glob("*.yaml"))):
         made += f"\n## {group.name}\n\n| name | |\n|---|---|\n"
         for file in sorted(group.glob("*.yaml")):
-            said = [line for line in file.read_text().splitlines() if line.startswith("#") and "@package" not in line]
-            made += f"| `{file.stem}` | {said[0].lstrip('# ').replace('|', '&#124;') if said else ''} |\n"
+            notes = [line for line in file.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+            made += f"| `{file.stem}` | {notes[0].lstrip('# ').replace('|', '&#124;') if notes else ''} |\n"
     return made
 
 
@@ -150,11 +150,11 @@ def networks() -> str:
     return made
 
 
-def navigation(given: list[Any], there: list[str]) -> list[Any]:
+def navigation(given: list[Any], existing: list[str]) -> list[Any]:
     """The navigation with its patterns expanded to the pages that nothing else names. Raises `ValueError` for a page
     that is not there."""
     named = {page for page in _named(given) if "*" not in page}
-    if missing := named - set(there):
+    if missing := named - set(existing):
         raise ValueError(f"mkdocs.yml: there is no page {', '.join(sorted(missing))}")
 
     def expanded(item: Any) -> list[Any]:
