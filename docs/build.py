@@ -165,10 +165,10 @@ def navigation(given: list[Any], existing: list[str]) -> list[Any]:
         if "*" not in item:
             return [item]
         depth = item.count("/")
-        return [page for page in there if page not in named and page.count("/") == depth and fnmatch(page, item)]
+        return [page for page in existing if page not in named and page.count("/") == depth and fnmatch(page, item)]
 
     made = [new for item in given for new in expanded(item)]
-    if lost := set(there) - set(_named(made)):
+    if lost := set(existing) - set(_named(made)):
         raise ValueError(f"mkdocs.yml: nothing leads to {', '.join(sorted(lost))}")
     return made
 
