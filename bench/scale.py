@@ -27,7 +27,7 @@ import ray
 from bench.figures import VIT_B
 from distributions import VDNA, HistogramAxes, Ledger, ShardRecord, Spec
 from pipeline.catalogue.writer import Store
-from pipeline.cluster.actors import Pool
+from pipeline.cluster.actors import Pool, Setup
 from pipeline.cluster.scheduler import Report, dispatch
 from pipeline.data.discovery import find
 from pipeline.data.plan import OBSERVE, Plan
@@ -97,14 +97,14 @@ def planning(url: str) -> dict[str, Any]:
 class _Host:
     """A process that plays many actors."""
 
-    async def run(self, task: Task, store: Store) -> TaskResult:
+    async def run(self, setup: Setup, task: Task, store: Store) -> TaskResult:
         await asyncio.sleep(SECONDS)
         return TaskResult(counted=1, skipped={}, damaged=0, lost_bytes=0)
 
     async def node(self) -> str:
         return "node"
 
-    async def progress(self) -> tuple[int, int]:
+    async def progress(self, setup: str) -> tuple[int, int]:
         return 1, 0
 
 
@@ -114,7 +114,7 @@ def dispatching() -> dict[str, Any]:
     hosts = [ray.remote(_Host).options(max_concurrency=ACTORS).remote() for _ in range(PROCESSES)]
     ray.get([host.node.remote() for host in hosts])  # type: ignore[attr-defined]
     hired: Iterator[int] = iter(range(sys.maxsize))
-    pool = Pool(lambda: hosts[next(hired) % PROCESSES], ACTORS, kill=lambda _: None)
+    pool = Pool(lambda: hosts[next(hired) % PROCESSES], Setup(_Host, ()), ACTORS, kill=lambda _: None)
     tasks = [Task(i, (Shard("tar", f"s3://bucket/laion/{i:07d}.tar", 300_000_000, f"{i:032x}"),)) for i in range(TASKS)]
     report, cpu, start = Report(), time.process_time(), time.monotonic()
     for _ in dispatch(pool, tasks, Store("memory://scale"), 4, report):

@@ -69,6 +69,8 @@ def command() -> None:
             raise
         except Exception as error:  # an error of Hydra, OmegaConf or YAML; errors of a run are recorded in it
             raise composition_error(error, sys.argv[1:]) from None
+        finally:
+            runs.end_spares()
     except UserError as error:
         runs.failures.append(("", str(error)))
         sys.stderr.write(f"error: {error}\n")

@@ -1,4 +1,7 @@
-"""Shared material: the demo data, a small network, a Ray on this machine, and ways to run the command."""
+"""Shared material: the demo data, a small network, a Ray on this machine, and ways to run the command.
+
+The process that only hands tests to workers reads this file too, so what takes long to import is imported by fixtures.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,17 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from distributions import VDNA, HistogramAxes
+    from pipeline.stages.context import RunContext
 
 # Ray and its actors inherit these: one thread team each, and no spinning on shared cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-
-from distributions import VDNA, HistogramAxes, ShardRecord
-from pipeline.data import demo
-from pipeline.stages.context import RunContext
-from tests.helpers.material import ALL, LAYERS, activations, spec
 
 SLOWEST = (
     "tests/faults/test_vanishing_machines.py",
@@ -43,6 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pipeline.data import demo
+
     folder = tmp_path_factory.mktemp("demo_data")
     demo.write(folder)
     return folder
@@ -98,16 +100,23 @@ def quiet(tars: Path, tmp_path_factory: pytest.TempPathFactory) -> RunContext:
 
 @pytest.fixture
 def ranges() -> HistogramAxes:
+    import numpy as np
+
+    from distributions import HistogramAxes
+    from tests.helpers.material import LAYERS
+
     return HistogramAxes(LAYERS, np.linspace(-2, -1, 8), np.linspace(1, 3, 8))
 
 
 @pytest.fixture
 def filled(ranges: HistogramAxes) -> Callable[..., VDNA]:
     """A VDNA of random activations, under the shard name given."""
+    from distributions import VDNA, ShardRecord
+    from tests.helpers import material
 
     def make(seed: int, url: str = "", **options: Any) -> VDNA:
-        vdna = VDNA(spec(options.pop("ranges", ranges), options.pop("distributions", ALL)))
-        batch = activations(seed, **options)
+        vdna = VDNA(material.spec(options.pop("ranges", ranges), options.pop("distributions", material.ALL)))
+        batch = material.activations(seed, **options)
         for layer, values in batch.items():
             vdna.update(layer, values)
         vdna.ledger.add(

@@ -36,7 +36,7 @@ class StoredAxes(HistogramAxes):
         self._layers, self._read, self.id = layers, read, identity
 
     @property
-    def layers(self) -> Mapping[str, int]:  # type: ignore[override]
+    def layers(self) -> Mapping[str, int]:
         return self._layers
 
     @cached_property

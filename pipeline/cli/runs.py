@@ -23,6 +23,7 @@ from rich.console import Console
 from distributions import IncompatibleError
 from extractors import ExtractorError, FrozenNetwork
 from pipeline.cli import report
+from pipeline.cluster.actors import Spares
 from pipeline.config.settings import STAGES, Settings
 from pipeline.errors import DamagedError, UserError
 from pipeline.stages.context import RunContext
@@ -68,10 +69,15 @@ class Runs:
     def __init__(self) -> None:
         self.finished: list[RunContext] = []
         self.failures: list[tuple[str, str]] = []
+        self._spares = Spares()
+
+    def end_spares(self) -> None:
+        """End the actors that one run has left to the next."""
+        self._spares.end()
 
     def run_dataset(self, settings: Settings) -> None:
         """Run one dataset. Raises its errors; call it inside `recording`."""
-        context = RunContext(settings)
+        context = RunContext(settings, spares=self._spares)
         run_stages(context)
         self.finished.append(context)
 
@@ -87,6 +93,7 @@ class Runs:
                 if measured:
                     run_stages(measured[-1], OF_EXTRACTOR)
         if self.finished:
+            self.end_spares()
             with self.recording(SITE):
                 run_stages(self.finished[-1], OF_CATALOGUE)
 
@@ -96,7 +103,7 @@ class Runs:
         for number, job in enumerate(jobs, start=1):
             name = f"{job.dataset.name}, {job.extractor.name}"
             log.info("%s: %d of %d", name, number, len(jobs))
-            context = RunContext(job, network)
+            context = RunContext(job, network, self._spares)
             with self.recording(name):
                 run_stages(context, OF_DATASET, strict=False)
                 if REPORTED & set(job.stages):

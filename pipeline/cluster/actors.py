@@ -6,7 +6,8 @@
             ...
 
 An actor gets its first task after it has started, so an actor that waits for a node delays no task. An actor that dies
-is replaced.
+is replaced. An actor takes ten seconds to start, nearly all of them for its imports, so one pool can leave its actors
+to the next (`Spares`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import uuid4
 
 import ray
 import ray.exceptions
@@ -53,26 +55,38 @@ class TaskRunner(Protocol):
         """Images counted and skipped so far."""
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How the actors of a pool make their worker: its class, and Ray's references to the arguments of that class."""
+
+    make: Callable[..., TaskRunner]
+    arguments: Sequence[Any]
+    id: str = field(default_factory=lambda: uuid4().hex)
+
+
 class _Actor:
     """A worker in a process of its own, with three threads.
 
     Two threads run tasks, so that one task is read or stored while the images of the other go through the network. The
     third thread answers questions.
 
-    The first task makes the worker, and not the constructor: an error in making it is then the task's error, with its
-    message, and not the death of an actor.
+    The first task of a setup makes the worker, and not the constructor: an error in making it is then the task's
+    error, with its message, and not the death of an actor.
     """
 
-    def __init__(self, make: Callable[..., TaskRunner], *arguments: Any) -> None:
-        self._make, self._arguments = make, arguments
+    def __init__(self) -> None:
+        self._setup = ""
         self._worker: TaskRunner | None = None
         self._make_lock = threading.Lock()
 
     @ray.method(concurrency_group="work")
-    def run(self, task: Work, store: CatalogueWriter) -> TaskResult:
+    def run(self, setup: Setup, task: Work, store: CatalogueWriter) -> TaskResult:
         with self._make_lock:
-            self._worker = self._worker or self._make(*self._arguments)
-        return self._worker.run(task, store)
+            if self._worker is None or self._setup != setup.id:
+                self._worker = None  # two networks at once may be more than the device can hold
+                self._worker, self._setup = setup.make(*ray.get(list(setup.arguments))), setup.id
+            worker = self._worker
+        return worker.run(task, store)
 
     @ray.method(concurrency_group="talk")
     def node(self) -> str:
@@ -80,8 +94,9 @@ class _Actor:
         return str(ray.get_runtime_context().get_node_id())
 
     @ray.method(concurrency_group="talk")
-    def progress(self) -> tuple[int, int]:
-        return self._worker.progress() if self._worker else (0, 0)
+    def progress(self, setup: str) -> tuple[int, int]:
+        """Images that the worker of the setup with this id has counted and skipped."""
+        return self._worker.progress() if self._worker and self._setup == setup else (0, 0)
 
 
 @dataclass(eq=False)
@@ -108,8 +123,10 @@ class Pool:
     `spawn` makes an actor and `kill` ends one.
     """
 
-    def __init__(self, spawn: Callable[[], Any], size: int, kill: Callable[[Any], None] = ray.kill) -> None:
-        self._spawn, self._kill = spawn, kill
+    def __init__(
+        self, spawn: Callable[[], Any], setup: Setup, size: int, kill: Callable[[Any], None] = ray.kill
+    ) -> None:
+        self._spawn, self._setup, self._kill = spawn, setup, kill
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._members: set[Member] = set()
         self._by_load: list[dict[Member, None]] = [{} for _ in range(IN_FLIGHT)]  # started ones, by number of tasks
@@ -146,7 +163,7 @@ class Pool:
                 elsewhere = (m for load in self._by_load for m in load if m.node not in avoid)
                 member = (next(elsewhere, None) if avoid else None) or next(iter(members))
                 self._assign(member, task)
-                self._expect("done", member, task, member.actor.run.remote(task, store))
+                self._expect("done", member, task, member.actor.run.remote(self._setup, task, store))
                 return True
         return False
 
@@ -215,30 +232,70 @@ class Pool:
             for member in self._members:
                 if member.node and not member.asked:
                     member.asked = True
-                    self._expect("progress", member, None, member.actor.progress.remote())
+                    self._expect("progress", member, None, member.actor.progress.remote(self._setup.id))
             if not self.alive and now - self._last_start > PATIENCE_SECONDS:
                 self._last_start = now
                 log.warning("no actor runs: is there a node with the processors and GPUs it asks for?")
         answers = [member.progress for member in self._members]
         return sum(c for c, _ in answers), sum(s for _, s in answers)
 
+    def release(self) -> list[Any]:
+        """The actors, which are no longer in the pool. None may have a task."""
+        actors = [member.actor for member in self._members]
+        self._members.clear()
+        return actors
+
     def close(self) -> None:
         """End all actors."""
-        for member in self._members:
-            self._kill(member.actor)
+        for actor in self.release():
+            self._kill(actor)
+
+
+class Spares:
+    """Actors that a pool has left, without tasks, for the next pool that gives its actors the same resources."""
+
+    def __init__(self, kill: Callable[[Any], None] = ray.kill) -> None:
+        self._kill = kill
+        self._actors: list[Any] = []
+        self._resources: tuple[int, float] = (0, 0.0)
+
+    def take(self, cpus: int, gpus: float) -> Any | None:
+        """An actor with so many processors and GPUs, or None. Actors with others are ended: they may hold what new
+        actors need."""
+        if self._resources != (cpus, gpus):
+            self.end()
+        return self._actors.pop() if self._actors else None
+
+    def keep(self, actors: Sequence[Any], cpus: int, gpus: float) -> None:
+        """Keep actors with so many processors and GPUs."""
+        self._actors += actors
+        self._resources = cpus, gpus
+
+    def end(self) -> None:
+        """End the actors that are kept."""
+        while self._actors:
+            self._kill(self._actors.pop())
 
 
 @contextmanager
-def pool(arguments: Sequence[Any], size: int, cpus: int, gpus: float) -> Iterator[Pool]:
+def pool(worker: Sequence[Any], size: int, cpus: int, gpus: float, spares: Spares | None = None) -> Iterator[Pool]:
     """A pool of `size` actors, each with `cpus` processors and `gpus` GPUs, ended when the block is left.
 
-    `arguments` are the class of the worker and the arguments of that class.
+    `worker` is the class of the worker and the arguments of that class. With `spares`, the pool begins with the actors
+    there, and leaves its own there unless the block raises an exception.
     """
     make = ray.remote(  # type: ignore[call-overload]  # concurrency_groups is missing there
         num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"work": IN_FLIGHT, "talk": 1}
     )(_Actor)
-    actors = Pool(lambda: make.remote(*arguments), size)
+    kind, *arguments = worker
+    setup = Setup(kind, [ray.put(argument) for argument in arguments])
+    actors = Pool(lambda: (spares and spares.take(cpus, gpus)) or make.remote(), setup, size)
     try:
         yield actors
-    finally:
+    except BaseException:
         actors.close()
+        raise
+    if spares is None:
+        actors.close()
+    else:
+        spares.keep(actors.release(), cpus, gpus)

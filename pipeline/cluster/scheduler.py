@@ -24,7 +24,7 @@ import ray
 
 from distributions import Spec
 from pipeline.catalogue.writer import CatalogueWriter
-from pipeline.cluster.actors import ActorDiedError, Pool, pool
+from pipeline.cluster.actors import ActorDiedError, Pool, Spares, pool
 from pipeline.cluster.ray_start import GPU_THREADS, start_ray
 from pipeline.config.settings import PoolConfig
 from pipeline.data.shards import Work
@@ -106,11 +106,14 @@ WorkerFactory = Callable[[Resources], tuple[Any, ...]]
 class Scheduler:
     """Runs tasks on actors, configured by `config`, until each has its partial in `store`.
 
-    A run stops with `UserError` once more than `max_bad_fraction` of the data cannot be used.
+    A run stops with `UserError` once more than `max_bad_fraction` of the data cannot be used. Actors are left in
+    `spares`, and ended after each run if there are none.
     """
 
-    def __init__(self, config: PoolConfig, store: CatalogueWriter, max_bad_fraction: float) -> None:
-        self._config, self._store, self._limit = config, store, max_bad_fraction
+    def __init__(
+        self, config: PoolConfig, store: CatalogueWriter, max_bad_fraction: float, spares: Spares | None = None
+    ) -> None:
+        self._config, self._store, self._limit, self._spares = config, store, max_bad_fraction, spares
 
     def resources(self) -> Resources:
         """The actors' resources on the cluster. Joins or starts the cluster first."""
@@ -149,10 +152,9 @@ class Scheduler:
     ) -> Report:
         """Run these tasks on actors; `plan_bytes` is the size of the whole plan, finished tasks included."""
         resources, report = self.resources(), Report()
-        make, *arguments = worker(resources)
         per_actor = (cpus, 0.0) if cpus else (resources.threads, resources.gpus)
         with (
-            pool((make, *map(ray.put, arguments)), min(resources.actors, len(tasks)), *per_actor) as actors,
+            pool(worker(resources), min(resources.actors, len(tasks)), *per_actor, self._spares) as actors,
             Tracker(title, len(tasks)) as tracker,
         ):
             try:

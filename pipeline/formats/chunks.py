@@ -119,8 +119,9 @@ def _fill(meta: Mapping[str, Any]) -> Any:
 def kind_of_array(meta: Mapping[str, Any]) -> np.dtype:
     """The type of an array's values: numbers are little-endian, in memory as on disk."""
     if meta["data_type"] == "string":
-        return np.dtype(np.dtypes.StringDType())
-    return np.dtype(meta["data_type"]).newbyteorder("<")
+        return np.dtypes.StringDType()
+    kind: np.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
+    return kind
 
 
 def grid(array: str, meta: Mapping[str, Any], region: Sequence[slice]) -> Iterator[tuple[str, tuple[slice, ...]]]:

@@ -75,7 +75,10 @@ def _compare(context: RunContext, spec: Spec) -> bool:
         old = None
     new = reuse(matrix, old)
     todo, tiler = tiles(spec, members, new), Tiler(spec, members, _device(context))
-    if sum(tile.seconds for tile in todo) < STORE_TILES_FROM:
+    long = sum(tile.seconds for tile in todo) >= STORE_TILES_FROM
+    if long or tiler.device.type == "cuda":
+        context.end_spares()
+    if not long:
         fill(matrix, todo, lambda tile: tiler.distances(tile, store))
     else:
         _compute(context, spec, members, todo, tiler)

@@ -16,6 +16,7 @@ from distributions import HistogramAxes, Spec
 from distributions.spec import difference_between, has_histogram
 from extractors import ExtractorConfig, FrozenNetwork, build, check_device
 from pipeline.catalogue.writer import CatalogueWriter
+from pipeline.cluster.actors import Spares
 from pipeline.cluster.scheduler import Resources, Scheduler
 from pipeline.config.settings import DatasetConfig, Settings
 from pipeline.data.discovery import find
@@ -31,11 +32,12 @@ from pipeline.storage.disk import expand_home
 class RunContext:
     """One run of a dataset through an extractor into a catalogue.
 
-    `network` is the network of another run of the same extractor; None: the network is built on first use.
+    `network` is the network of another run of the same extractor; None: the network is built on first use. `spares` are
+    idle actors that runs share; None: actors are ended when their tasks are done.
     """
 
-    def __init__(self, settings: Settings, network: FrozenNetwork | None = None) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, network: FrozenNetwork | None = None, spares: Spares | None = None) -> None:
+        self.settings, self._spares = settings, spares
         self._network = network
         self._plan: Plan | None = None
 
@@ -53,7 +55,7 @@ class RunContext:
 
     @cached_property
     def scheduler(self) -> Scheduler:
-        return Scheduler(self.settings.pool, self.store, self.settings.max_bad_fraction)
+        return Scheduler(self.settings.pool, self.store, self.settings.max_bad_fraction, self._spares)
 
     @property
     def network(self) -> FrozenNetwork:
@@ -65,6 +67,11 @@ class RunContext:
     def release(self) -> None:
         """Free the memory of the network."""
         self._network = None
+
+    def end_spares(self) -> None:
+        """End the idle actors, before work that needs their memory or that takes long."""
+        if self._spares:
+            self._spares.end()
 
     @property
     def plan(self) -> Plan:

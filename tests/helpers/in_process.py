@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pytest
 import ray
 import ray.cloudpickle as cloudpickle
 
 from pipeline.cluster import actors, scheduler
-from pipeline.cluster.actors import IN_FLIGHT, Pool
+from pipeline.cluster.actors import IN_FLIGHT, Pool, Setup, Spares
 from pipeline.cluster.scheduler import Resources, Scheduler
 from pipeline.extraction.worker import cores
 
@@ -46,11 +47,29 @@ class _Method:
         return cloudpickle.loads(cloudpickle.dumps(self._method(*cloudpickle.loads(arguments))))
 
 
+class _Argument:
+    """An argument of a worker, as Ray keeps it: stored once, and passed on as a reference."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        _stored[id(self)] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _argument, (id(self),)
+
+
+_stored: WeakValueDictionary[int, _Argument] = WeakValueDictionary()
+
+
+def _argument(number: int) -> _Argument:
+    return _stored[number]
+
+
 class _Here:
     """The actor of the pool, with as many threads as Ray gives it."""
 
-    def __init__(self, *arguments: Any) -> None:
-        actor = actors._Actor(*arguments)
+    def __init__(self) -> None:
+        actor = actors._Actor()
         self._work, self._talk = ThreadPoolExecutor(IN_FLIGHT), ThreadPoolExecutor(1)
         self.run, self.progress = _Method(self._work, actor.run), _Method(self._talk, actor.progress)
         self.node = _Method(self._talk, lambda: "here")
@@ -62,8 +81,8 @@ class _Here:
 
 
 @contextmanager
-def _pool(arguments: Sequence[Any], size: int, cpus: int, gpus: float) -> Iterator[Pool]:
-    pool = Pool(lambda: _Here(*arguments), size, kill=_Here.end)
+def _pool(worker: Sequence[Any], size: int, cpus: int, gpus: float, spares: Spares | None = None) -> Iterator[Pool]:
+    pool = Pool(_Here, Setup(worker[0], [_Argument(argument) for argument in worker[1:]]), size, kill=_Here.end)
     try:
         yield pool
     finally:
@@ -80,5 +99,5 @@ def in_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "pool", _pool)
         patch.setattr(Scheduler, "resources", _resources)
-        patch.setattr(ray, "put", lambda value: value)
+        patch.setattr(ray, "get", lambda arguments: [argument.value for argument in arguments])
         yield

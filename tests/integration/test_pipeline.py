@@ -19,7 +19,9 @@ import pytest
 from distributions import VDNA, ShardRecord, Spec, emd
 from pipeline import make_vdna, open_catalogue
 from pipeline.catalogue.writer import Store
+from pipeline.cli.runs import run_stages
 from pipeline.cluster import scheduler
+from pipeline.cluster.actors import Spares
 from pipeline.config.settings import PoolConfig
 from pipeline.data.shards import Shard, Task
 from pipeline.errors import DamagedError, UserError
@@ -58,6 +60,39 @@ def test_an_actor_killed_midway_changes_nothing(quiet: RunContext, cluster: None
     reduce.run(s)
     assert killed
     assert digest(s) == digest(quiet)
+
+
+def test_actors_serve_one_run_after_the_other_and_may_die_between(
+    quiet: RunContext, cluster: None, tars: Path, tmp_path: Path
+) -> None:
+    """A worker is made anew for every run, so another dataset or another network gives what it gives alone."""
+    spares, processes = Spares(), list[set[int]]()
+
+    def after(name: str, *overrides: str, source: Path = tars) -> RunContext:
+        context = RunContext(of(source, tmp_path / name, "actors=2", *overrides).settings, spares=spares)
+        run_stages(context)
+        processes.append(set(actor_processes()))
+        return context
+
+    after("first", "extractor.seed=5", source=tars / "00.tar")
+    after("second", source=tars / "00.tar")
+    assert len(processes[0]) == 1
+    assert processes[1] == processes[0]
+    os.kill(max(processes[0]), signal.SIGKILL)
+    assert digest(after("third")) == digest(quiet)
+    assert len(processes[2]) == 2
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes((tars / "00.tar").read_bytes()[:-9000])
+    with pytest.raises(UserError, match="cannot be used"):  # a task may be under way, so its actor is ended
+        after("fourth", "max_bad_fraction=0", source=cut)
+    after("fifth", source=tars / "00.tar")
+    assert len(processes[3]) == 1
+    assert processes[3] < processes[2]
+    spares.end()
+    deadline = time.monotonic() + 60
+    while actor_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not actor_processes()
 
 
 def test_the_same_command_again_does_nothing(

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 
 from pipeline.catalogue.writer import Store
 from pipeline.cluster import actors, scheduler
-from pipeline.cluster.actors import IN_FLIGHT, Pool
+from pipeline.cluster.actors import IN_FLIGHT, Pool, Setup, Spares
 from pipeline.cluster.scheduler import Report, dispatch
 from pipeline.config.settings import PoolConfig
 from pipeline.data.shards import Shard, Task
@@ -22,6 +22,7 @@ from pipeline.errors import SourceChangedError, UserError
 from pipeline.extraction.worker import TaskResult
 
 STORE = Store("memory://pool")
+SETUP = Setup(NotImplemented, ())
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Answer:
 
 @dataclass
 class _Method:
-    remote: Callable[[], Answer]
+    remote: Callable[..., Answer]
 
 
 class Played:
@@ -53,12 +54,12 @@ class Played:
         self.dead, self.lives = False, 3
 
     @staticmethod
-    def _nothing_yet() -> Answer:
+    def _nothing_yet(setup: str) -> Answer:
         answer = Answer()
         answer.answer.set_result((0, 0))
         return answer
 
-    def remote(self, task: Task, store: Store) -> Answer:
+    def remote(self, setup: Setup, task: Task, store: Store) -> Answer:
         self.tried.append(task.index)
         answer = Answer()
         self.held.append((task, answer))
@@ -110,7 +111,7 @@ def play(
         return everyone[-1]
 
     report = Report()
-    crew = Pool(spawn, len(nodes), kill=lambda actor: None)
+    crew = Pool(spawn, SETUP, len(nodes), kill=lambda actor: None)
     for _ in dispatch(crew, tasks(count), STORE, attempts, report):
         for actor in everyone:
             actor.work()
@@ -190,10 +191,46 @@ def test_actors_that_never_start_end_the_run() -> None:
             super().__init__("a", None)
             self.started.answer.set_exception(RayActorError())
 
-    crew = Pool(NeverStarts, 2, kill=lambda actor: None)
+    crew = Pool(NeverStarts, SETUP, 2, kill=lambda actor: None)
     with pytest.raises(UserError, match="actors die before they have started"):
         for _ in dispatch(crew, tasks(3), STORE, 4, Report()):
             pass
+
+
+def test_spares_serve_pools_of_their_resources_and_end_before_others() -> None:
+    ended: list[Any] = []
+    spares = Spares(kill=ended.append)
+    assert spares.take(4, 1.0) is None
+    spares.keep(["a", "b"], 4, 1.0)
+    assert spares.take(4, 1.0) == "b"
+    assert (spares.take(1, 0.0), ended) == (None, ["a"])
+    spares.keep(["c", "d"], 1, 0.0)
+    spares.end()
+    assert ended == ["a", "d", "c"]
+    assert spares.take(1, 0.0) is None
+
+
+def test_an_actor_makes_one_worker_for_each_setup() -> None:
+    made: list[str] = []
+
+    class Worker:
+        def __init__(self, name: str) -> None:
+            made.append(name)
+
+        def run(self, task: Task, store: Store) -> TaskResult:
+            return TaskResult(counted=len(made), skipped={}, damaged=0, lost_bytes=0)
+
+        def progress(self) -> tuple[int, int]:
+            return len(made), 0
+
+    actor, (first, second) = actors._Actor(), (Setup(Worker, ["a"]), Setup(Worker, ["b"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actors.ray, "get", lambda arguments: arguments)  # type: ignore[attr-defined]
+        for setup in (first, first, second):
+            for task in tasks(2):
+                actor.run(setup, task, STORE)
+    assert made == ["a", "b"]
+    assert (actor.progress(first.id), actor.progress(second.id)) == ((0, 0), (2, 0))
 
 
 def test_a_folder_too_long_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
