@@ -64,6 +64,14 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def shared_ray(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands join that Ray, and need not start their own for five seconds."""
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
 @pytest.fixture(scope="session")
 def tars(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve small shards of faces."""

@@ -28,6 +28,7 @@ from pipeline.storage.changes import CLAIMS, change
 from pipeline.storage.folder import ObjectStore
 from tests.helpers import object_store, synthetic
 from tests.helpers.hub_server import hub_server
+from tests.helpers.schedule import FULL
 
 WRITERS = 3
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -80,7 +81,7 @@ def with_token(content: bytes | None, token: str) -> bytes:
 
 @pytest.mark.parametrize("kind", [ObjectStore, WithoutVersions])
 def test_no_change_of_an_object_is_lost(where: Where, kind: type[ObjectStore]) -> None:
-    rounds = 40
+    rounds = 40 if FULL else 15
     together(add_tokens, kind, where, rounds)
     tokens = json.loads(ObjectStore(*where).get("list.json") or b"")
     assert sorted(tokens) == sorted(f"{number}:{turn}" for number in range(WRITERS) for turn in range(rounds))

@@ -62,6 +62,9 @@ def _program(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    if encoding := env.get("PYTHONIOENCODING"):  # which Python reads when it starts
+        sys.stdout.reconfigure(encoding=encoding, errors="strict")  # type: ignore[union-attr]
+        sys.stderr.reconfigure(encoding=encoding)  # type: ignore[union-attr]
     ray_workers.use_forked_workers(workers)
     sys.argv = ["", *arguments]
     sys.path.insert(0, cwd)

@@ -1,11 +1,12 @@
-"""Ray's workers, forked from a process that has imported what an actor needs: without ten seconds of imports each.
+"""A Ray that starts and ends soon: workers are forked from a process that has imported what an actor needs.
 
     use_forked_workers(address())
     ray.init("local")
 
 A raylet starts a worker as `python SETUP.py default_worker.py ...`. Here SETUP.py is this file, which passes the
 arguments and the environment on to `serve`. Ray itself is imported after the fork: Ray reads the environment when it is
-imported.
+imported. Its programs that serve a dashboard, scale a cluster and forward the workers' output are left out: each takes
+a second of a processor to start.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ _servers: list[subprocess.Popen[bytes]] = []
 
 @functools.cache
 def use_forked_workers(address: str) -> None:
-    """From here on, each Ray that this process starts has workers from this server."""
+    """From here on, each Ray that this process starts has workers from this server, and no programs but those it needs."""
     from ray._private import services
+    from ray._private.node import Node
+
+    for name in ("start_api_server", "start_monitor", "start_log_monitor"):
+        setattr(Node, name, lambda self, *arguments, **options: None)
 
     start_raylet: Any = services.start_raylet
     place = list(inspect.signature(start_raylet).parameters).index("setup_worker_path")

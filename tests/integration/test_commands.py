@@ -39,6 +39,7 @@ def test_mistakes_on_the_command_line_show_no_traceback(
     assert not list(tmp_path.rglob("*.zip"))
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_several_datasets_share_a_calibration_and_one_that_fails_stops_no_other(
     demo_data: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_several_datasets_share_a_calibration_and_one_that_fails_stops_no_other(
     assert "error: no VDNA of dataset demo_face" in wrong.stderr
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_swept_datasets_are_calibrated_together(demo_data: Path, tmp_path: Path) -> None:
     (tmp_path / "demo_data").symlink_to(demo_data)
     done = command("-m", "dataset=demo_digits,demo_faces", *TINY, "stages=[plan,calibrate]", cwd=tmp_path)

@@ -226,8 +226,8 @@ def runs(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in which everything was done that CONTRIBUTING.md says."""
     copy = tmp_path_factory.mktemp("contributed")
-    for name in ("distributions", "extractors", "pipeline", "conf", "tests"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "site"))
+    for name in ("distributions", "extractors", "pipeline", "conf", "tests"):  # with the loops that Numba has compiled
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("site"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     for block in blocks(ROOT / "CONTRIBUTING.md"):
         if title := re.fullmatch(r'title="(.+)"', block.title):

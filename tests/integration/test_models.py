@@ -274,6 +274,7 @@ class TestOnesOwn:
         monkeypatch.delitem(sys.modules, "mine", raising=False)
         return tmp_path
 
+    @pytest.mark.usefixtures("shared_ray")
     def test_as_documented(self, module: Path, demo_data: Path) -> None:
         """With Ray's actors, which import the same module; and with weights of its own."""
         import safetensors.torch

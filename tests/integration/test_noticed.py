@@ -160,6 +160,7 @@ def rewritten(archive: bytes, before: bytes, after: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_a_run_says_so_at_its_end(tmp_path: Path) -> None:
     where = ("dataset=images", "dataset.name=mine", f"dataset.url={mixed(tmp_path / 'images')}")
     few = ("distributions=[gaussian]", "max_bad_fraction=1", "threads=1", "stages=[plan,extract,reduce]")

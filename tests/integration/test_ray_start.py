@@ -22,7 +22,7 @@ from pipeline.cluster import ray_start
 from pipeline.cluster.ray_start import start_ray
 from pipeline.config.settings import PoolConfig
 from pipeline.errors import UserError
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import TINY, command
 from tests.helpers.servers import web_server
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -160,6 +160,7 @@ def test_which_cluster_is_joined(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(ray_start, "PROBE_SECONDS", 0.2)  # what listens there never answers, and is left to Ray
     with listening(SETTINGS) as place:
         if inherited is not None:
             monkeypatch.setenv("RAY_ADDRESS", inherited.replace("PLACE", place))
@@ -259,22 +260,14 @@ def test_the_token_of_others_is_ray_s_own(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_the_command_ends_soon(tmp_path: Path) -> None:
+def test_the_command_ends_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RAY_ADDRESS left over from yesterday's cluster, and the default `cluster: local`."""
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0.png")
     dead = nowhere()
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pipeline.run", "dataset=images", "dataset.name=a", "dataset.url=photos"),
-            *("extractor=timm", "extractor.model=test_vit", "extractor.weights=random", "distributions=[gaussian]"),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": dead},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    monkeypatch.setenv("RAY_ADDRESS", dead)
+    where = ("dataset=images", "dataset.name=a", "dataset.url=photos")
+    done = command(*where, *TINY, "distributions=[gaussian]", cwd=tmp_path)
     assert done.returncode == 2
     assert f"error: RAY_ADDRESS={dead}: no Ray cluster answers there" in done.stderr
     assert "Traceback" not in done.stderr

@@ -131,6 +131,7 @@ class TestBatch:
         assert "no plan for dataset c" in why
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_the_command(tmp_path: Path) -> None:
     """A recipe and a dataset of one's own, one that fails: the table, exit code 2; and what `--help` lists."""
     for group in ("catalogue_recipe", "dataset", "pictures"):

@@ -146,11 +146,12 @@ def test_the_clean_way(folders: list[Path], weights: Path, half: float) -> None:
 
 
 def test_torch_fidelitys_way(folders: list[Path], weights: Path) -> None:
-    """TensorFlow 1's resize, and (x - 128) / 128 for the normalisation."""
+    """TensorFlow 1's resize, and (x - 128) / 128 for the normalisation. The layer of 768 neurons, as above."""
     expected = torch_fidelity.calculate_metrics(
         input1=str(folders[0]),
         input2=str(folders[1]),
         fid=True,
+        feature_layer_fid="768",
         cuda=False,
         verbose=False,
         batch_size=BATCH,
@@ -159,7 +160,9 @@ def test_torch_fidelitys_way(folders: list[Path], weights: Path) -> None:
         feature_extractor_weights_path=str(weights),
     )["frechet_inception_distance"]
     halves = [128 / 255] * 3
-    mine = [ours(folder, weights, resize="legacy_tensorflow", mean=halves, std=halves) for folder in folders]
+    mine = [
+        ours(folder, weights, "Mixed_6e", resize="legacy_tensorflow", mean=halves, std=halves) for folder in folders
+    ]
     assert fd(*mine) == pytest.approx(expected, rel=1e-4)
 
 

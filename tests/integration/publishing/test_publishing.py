@@ -74,14 +74,14 @@ def test_readers_of_a_bucket_that_is_published_to(catalogue: Path, tmp_path: Pat
         copy(store, destination)
 
         def write() -> None:
-            for seed in range(10):
+            for seed in range(5):
                 add(store, seed)
                 copy(Manifests(str(catalogue)), target(f"{bucket}/c", options))
 
         seen = poll(f"{bucket}/c", write, **options)
-        assert seen <= set(range(1, 12))
+        assert seen <= set(range(1, 7))
         assert len(seen) > 2
-        assert consistent(f"{bucket}/c", **options) == 11
+        assert consistent(f"{bucket}/c", **options) == 6
         assert verify(Manifests(f"{bucket}/c", options))[2] == []
 
 
