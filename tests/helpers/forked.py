@@ -63,8 +63,8 @@ def _program(
     os.environ.clear()
     os.environ.update(env)
     if encoding := env.get("PYTHONIOENCODING"):  # which Python reads when it starts
-        sys.stdout.reconfigure(encoding=encoding, errors="strict")  # type: ignore[union-attr]
-        sys.stderr.reconfigure(encoding=encoding)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(encoding=encoding, errors="strict")
+        sys.stderr.reconfigure(encoding=encoding)
     ray_workers.use_forked_workers(workers)
     sys.argv = ["", *arguments]
     sys.path.insert(0, cwd)

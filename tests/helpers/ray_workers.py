@@ -52,7 +52,7 @@ _servers: list[subprocess.Popen[bytes]] = []
 
 @functools.cache
 def use_forked_workers(address: str) -> None:
-    """From here on, each Ray that this process starts has workers from this server, and no programs but those it needs."""
+    """From here on, each Ray that this process starts has forked workers, and only the programs that it needs."""
     from ray._private import services
     from ray._private.node import Node
 
