@@ -48,7 +48,7 @@ AT_ONCE = 16
 
 
 class ObjectStore:
-    """The objects below one path or URL. Cheap to make; pickled as its URL and options.
+    """The objects below one path or URL. Cheap to make; pickled as its URL or full path, and its options.
 
     `options` are fsspec options of the store. Passing faults are retried until `patience` seconds have gone by without
     a byte. With `fail_fast`, a store that cannot be reached and has not answered before is not retried; workers, which
@@ -72,7 +72,8 @@ class ObjectStore:
         self.patience = 0 if self._local else patience
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, dict[str, Any], float, bool]]:
-        return type(self), (self.url, self.options, self.patience, False)  # the driver has reached the store before
+        # An actor may have another current folder. The driver has reached the store before.
+        return type(self), (self.root if self._local else self.url, self.options, self.patience, False)
 
     def _inside(self, path: str) -> str:
         """The full path of an object. Raises `DamagedError` for a path that leads out of the folder, as a foreign index

@@ -64,7 +64,7 @@ def _program(
     os.environ.update(env)
     if encoding := env.get("PYTHONIOENCODING"):  # which Python reads when it starts
         sys.stdout.reconfigure(encoding=encoding, errors="strict")
-        sys.stderr.reconfigure(encoding=encoding)
+        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")
     ray_workers.use_forked_workers(workers)
     sys.argv = ["", *arguments]
     sys.path.insert(0, cwd)

@@ -167,7 +167,7 @@ class TestCompare:
 
 @pytest.fixture(scope="module")
 def halves(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Path]]]:
-    """Forty images of each half of every demo set, the halves drawn at random."""
+    """Twenty-four images of each half of every demo set, the halves drawn at random."""
     folder, pairs = tmp_path_factory.mktemp("halves"), {}
     for number, source in enumerate(sorted(demo_data.iterdir())):
         images = []
@@ -176,7 +176,7 @@ def halves(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 images += [(m, tar.extractfile(m).read()) for m in tar if not m.name.endswith("json")]
         order = np.random.default_rng(number).permutation(len(images))
         paths = tuple(folder / f"{source.name}-{half}.tar" for half in "ab")
-        for path, part in zip(paths, (order[:40], order[len(images) // 2 :][:40]), strict=True):
+        for path, part in zip(paths, (order[:24], order[len(images) // 2 :][:24]), strict=True):
             with tarfile.open(path, "w") as tar:
                 for index in part:
                     tar.addfile(images[index][0], io.BytesIO(images[index][1]))

@@ -41,6 +41,7 @@ def poll(url: str, writer: Callable[[], None], **options: Any) -> set[int]:
         while not done.is_set():
             try:
                 seen.append(consistent(url, **options))
+                done.wait(0.02)  # the writer needs the processor too
             except BaseException as error:
                 failures.append(error)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -382,3 +383,15 @@ def test_tiles(store: Store) -> None:
     assert store.get_tile("spec", "tile-3") is None
     store.forget_tiles("spec", {"tile-1"})
     assert store.partials("spec") == {"tile-2", "tile-3", "0123456789abcdef"}  # young ones may be another run's
+
+
+def test_a_relative_folder_is_the_same_one_for_an_actor_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pickled = pickle.dumps(Store("catalogue"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pickle.loads(pickled).put("object", b"data")  # noqa: S301
+    assert (tmp_path / "here" / "catalogue" / "object").read_bytes() == b"data"
