@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from ray._raylet import Config
+
 from tests.helpers import ray_workers
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -65,6 +67,7 @@ def _program(
     if encoding := env.get("PYTHONIOENCODING"):  # which Python reads when it starts
         sys.stdout.reconfigure(encoding=encoding, errors="strict")
         sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")
+    Config.initialize("")  # Ray has read the environment of the process that this one is forked from
     ray_workers.use_forked_workers(workers)
     sys.argv = ["", *arguments]
     sys.path.insert(0, cwd)

@@ -256,16 +256,18 @@ def in_copy(copy: Path, *words: str) -> str:
 
 def test_contributing_is_followed(followed: Path) -> None:
     added = ["tests/unit/distributions/test_sparsity.py", "tests/unit/pipeline/test_idx.py"]
-    script = f"""
-        import numpy as np
+    script = """
         import pytest
+
+        assert pytest.main(["-q", "--noconftest", "-p", "no:cacheprovider", *ADDED]) == 0
+
+        import numpy as np
         from pipeline import make_vdna
         from pipeline.cli.runs import OF_DATASET
         from pipeline.config.settings import STAGES
         from pipeline.stages import tell
         import pipeline.cli.extractors as extractors
 
-        assert pytest.main(["-q", "--noconftest", "-p", "no:cacheprovider", *{added}]) == 0
         assert STAGES.index("tell") == 4 and OF_DATASET[-1] == "tell" and callable(tell.run)
         images = [np.full((32, 32, 3), value, np.uint8) for value in (0, 255)]
         vdna = make_vdna(images, "test_vit", ["sparsity"], weights="random", threads=1)
@@ -274,6 +276,6 @@ def test_contributing_is_followed(followed: Path) -> None:
         assert (mean.state()["sparsity_total"] == 2).all()
         assert extractors.main(["show", "mobilenet_v3_small"]) == 0
     """
-    output = in_copy(followed, "-c", textwrap.dedent(script))
+    output = in_copy(followed, "-c", textwrap.dedent(script).replace("ADDED", str(added)))
     assert int(re.findall(r"(\d+) passed", output)[0]) > 15
     assert "features.0" in output
