@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from tests.helpers import ray_workers
 
