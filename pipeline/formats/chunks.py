@@ -72,8 +72,10 @@ def decode(
     """The values of an array in `region`, a slice for each dimension, or of the whole array.
 
     `chunk_sizes` and `unpacked_size` have accepted the metadata and the chunks. A chunk that is not among the objects
-    has fill values alone.
+    has fill values alone. A whole array is decoded in several threads, and a region in the thread that asks for it:
+    regions are small and read in threads already.
     """
+    whole = not region
     region = region or [slice(0, size) for size in meta["shape"]]
     result = np.empty([part.stop - part.start for part in region], kind_of_array(meta))
 
@@ -92,11 +94,12 @@ def decode(
             target[...] = values.reshape(shape)[_within(shared, chunk)]
 
     chunks = list(grid(array, meta, region))
-    if len(chunks) > 1:
+    if whole and len(chunks) > 1:
         with ThreadPoolExecutor(min(THREADS, len(chunks))) as threads:
             list(threads.map(fill, *zip(*chunks, strict=True)))
-    elif chunks:
-        fill(*chunks[0])
+    else:
+        for name, chunk in chunks:
+            fill(name, chunk)
     return result
 
 
