@@ -62,23 +62,26 @@ class Rows:
     def objects(self, array: str, region: Region) -> list[str]:
         """Names of the stored chunks that hold a region. Chunks of fill values alone are not stored."""
         with damage(f"{self._path} is damaged: its array {array}"):
-            names = [name for name, _ in grid(array, self._arrays[array], self._parts(array, region))]
-        return [name for name in names if name in self._expected]
+            parts, _ = self._checked(array, region)
+            return self._stored(array, parts)
 
     def read(self, array: str, region: Region, fetched: Mapping[str, bytes]) -> np.ndarray:
         """A region of an array. `fetched` holds the bytes of each chunk that `objects` names for the region."""
         with damage(f"{self._path} is damaged: its array {array}"):
-            parts = self._parts(array, region)
-            _, chunk_bytes = chunk_sizes(array, self._arrays[array])
-            chunks = {name: fetched[name] for name in self.objects(array, region)}
+            parts, chunk_bytes = self._checked(array, region)
+            chunks = {name: fetched[name] for name in self._stored(array, parts)}
             for name, chunk in chunks.items():
                 if unpacked_size(chunk) != chunk_bytes:
                     raise DamagedError(f"{self._path} is damaged: {name} unpacks to another size than its array's")
             return decode(array, self._arrays[array], chunks, parts)
 
-    def _parts(self, array: str, region: Region) -> list[slice]:
-        """The region as a slice for every dimension."""
-        if not chunk_sizes(array, self._arrays[array])[0]:
+    def _stored(self, array: str, parts: list[slice]) -> list[str]:
+        return [name for name, _ in grid(array, self._arrays[array], parts) if name in self._expected]
+
+    def _checked(self, array: str, region: Region) -> tuple[list[slice], int]:
+        """The region as a slice for every dimension, and the bytes of an unpacked chunk."""
+        array_bytes, chunk_bytes = chunk_sizes(array, self._arrays[array])
+        if not array_bytes:
             raise DamagedError(f"{self._path} is damaged: its array {array} is empty")
         shape = self._arrays[array]["shape"]
         first = region if isinstance(region, tuple) else (region,)
@@ -86,4 +89,4 @@ class Rows:
         if len(parts) != len(shape) or not all(0 <= p.start < p.stop <= n for p, n in zip(parts, shape, strict=True)):
             words = ", ".join(f"{part.start} to {part.stop}" for part in first)
             raise DamagedError(f"{self._path} is damaged: its array {array} has no rows {words}")
-        return parts
+        return parts, chunk_bytes
