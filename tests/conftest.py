@@ -66,7 +66,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def shared_ray(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands join that Ray, and need not start their own for five seconds."""
+    """Commands join the Ray of `cluster`: one of their own takes five seconds to start."""
     import ray
 
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
